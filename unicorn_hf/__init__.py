@@ -1,0 +1,49 @@
+"""Train a vision-language model from text alone.
+
+Importing this package is cheap: a name is imported when it is first used, and the model classes are added to the Auto
+classes of transformers when transformers loads those (see `auto_classes.py`).
+"""
+
+import importlib
+
+from unicorn_hf import auto_classes
+
+__version__ = "0.1.0"
+
+# Every public name, and the module that holds it.
+_PUBLIC = {
+    "GrammarWriter": "unicorn_hf.synthesis",
+    "InputError": "unicorn_hf.errors",
+    "MeanShift": "unicorn_hf.transfer",
+    "MissingExtraError": "unicorn_hf.errors",
+    "ModalityTransfer": "unicorn_hf.transfer",
+    "Moments": "unicorn_hf.transfer",
+    "ReAlign": "unicorn_hf.transfer",
+    "UnicornConfig": "unicorn_hf.modeling",
+    "UnicornForConditionalGeneration": "unicorn_hf.modeling",
+    "UnicornModel": "unicorn_hf.modeling",
+    "UnicornProcessor": "unicorn_hf.modeling",
+    "embed": "unicorn_hf.embedding",
+    "evaluate": "unicorn_hf.evaluation",
+    "load_encoder": "unicorn_hf.embedding",
+    "publish": "unicorn_hf.hub",
+    "write_captions": "unicorn_hf.synthesis",
+    "write_instructions": "unicorn_hf.synthesis",
+}
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__
+
+
+auto_classes.register_when_loaded()

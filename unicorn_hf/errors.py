@@ -1,0 +1,22 @@
+"""What a user can get wrong, told in one sentence.
+
+The command line prints these two and exits with status 2; from Python they are ordinary exceptions.
+"""
+
+import importlib.util
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The message names the file, the row and the value, says what was expected and what to do."""
+
+
+class MissingExtraError(ImportError):
+    """A feature whose optional dependency is not installed. The message names the extra to install."""
+
+
+def require(package: str, extra: str) -> None:
+    """Raise `MissingExtraError` unless `package` (an import name) can be imported; `extra` is the extra that brings it."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(
+            f"This needs the package {package!r}, which is not installed: pip install 'unicorn-hf[{extra}]'"
+        )

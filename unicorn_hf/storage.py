@@ -1,0 +1,148 @@
+"""How every step reads a dataset and writes a dataset.
+
+A dataset on disk is a folder of Parquet shards with a card (`README.md`) that `datasets.load_dataset(folder)` reads. It
+is written to a hidden folder beside its place and renamed when complete, so a folder under its final name is whole.
+The card's metadata says under `unicorn` where each column of vectors comes from (its provenance), for instance
+`{"image_embeds": {"encoder": "sandbox", "embed_dim": 64, "transfer": "realign"}}`.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from unicorn_hf.errors import InputError
+
+# Suffix of a data file -> name of the `datasets` builder that reads it.
+FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+def read_dataset(source, name: str | None = None, split: str = "train"):
+    """One split of a dataset as a `datasets.Dataset`.
+
+    Args:
+        source: a `datasets.Dataset` (returned as it is), a folder that `load_dataset` reads, a file (Parquet, JSON
+            lines, CSV, text), or the id of a dataset on the Hub.
+        name: the configuration, where the source has several.
+        split: the split to read.
+
+    Raises:
+        InputError: the source does not exist, cannot be read, or has no row.
+    """
+    import datasets
+
+    if isinstance(source, datasets.Dataset):
+        return source
+    path = Path(source)
+    try:
+        if path.is_file():
+            if path.suffix not in FILE_FORMATS:
+                raise InputError(f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}")
+            dataset = datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train")
+        elif path.is_dir() or (not path.is_absolute() and str(source).count("/") <= 1 and not path.suffix):
+            dataset = datasets.load_dataset(str(source), name, split=split)
+        else:
+            raise InputError(f"{path}: no such file or folder; expected a dataset folder, a data file or a Hub id")
+    except InputError:
+        raise
+    except Exception as error:  # `datasets` raises dozens of types here; all mean that the source can't be read
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{source}: cannot be read as a dataset ({reason})") from error
+    if len(dataset) == 0:
+        raise InputError(f"{source}: is empty; expected at least one row")
+    return dataset
+
+
+def check_columns(dataset, *required: str, source) -> None:
+    """Raise `InputError` unless `dataset` has every column in `required`."""
+    for column in required:
+        if column not in dataset.column_names:
+            raise InputError(f"{source}: has no column {column!r}; its columns are {', '.join(dataset.column_names)}")
+
+
+def read_provenance(source) -> dict:
+    """Where each column of vectors of a dataset folder comes from; empty where the source does not say."""
+    from huggingface_hub import DatasetCard
+
+    card = Path(source) / "README.md" if isinstance(source, str | Path) else None
+    if card is None or not card.is_file():
+        return {}
+    return DatasetCard.load(card).data.to_dict().get("unicorn", {})
+
+
+def write_dataset(dataset, output, *, title: str, provenance: dict | None = None, shard_size: int = 500 << 20) -> Path:
+    """Write `dataset` as Parquet shards of at most about `shard_size` bytes, with a card. Returns the folder.
+
+    Raises:
+        InputError: `output` exists and is not an empty folder.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    with new_folder(output) as folder:
+        write_shards(dataset, folder / "data", shard_size=shard_size)
+        card_data = DatasetCardData(
+            pretty_name=title,
+            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+            unicorn=provenance or {},
+        )
+        columns = "\n".join(f"| `{name}` | {feature_text(dataset.features[name])} |" for name in dataset.column_names)
+        (folder / "README.md").write_text(
+            str(
+                DatasetCard(
+                    f"---\n{card_data}\n---\n\n# {title}\n\n{len(dataset):,} rows.\n\n| column | type |\n| --- | --- |\n{columns}\n"
+                )
+            ),
+            encoding="utf-8",
+        )
+    return Path(output)
+
+
+def write_shards(dataset, folder: Path, split: str = "train", shard_size: int = 500 << 20) -> None:
+    """Write `dataset` to `folder` as `<split>-00000-of-0000N.parquet`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    num_shards = max(1, -(-dataset.data.nbytes // shard_size))
+    for index in range(num_shards):
+        shard = dataset.shard(num_shards, index, contiguous=True)
+        shard.to_parquet(folder / f"{split}-{index:05d}-of-{num_shards:05d}.parquet")
+
+
+def feature_text(feature) -> str:
+    """A feature as a person reads it: `List(float16, length=64)`."""
+    return str(feature).replace("Value('", "").replace("')", "")
+
+
+@contextlib.contextmanager
+def new_folder(output) -> Iterator[Path]:
+    """A folder that appears under the name `output` only when the block has ended well.
+
+    Raises:
+        InputError: `output` exists and is not an empty folder.
+    """
+    output = Path(output)
+    check_new_folder(output)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(output) -> None:
+    """Raise `InputError` where `output` is something else than a missing or an empty folder."""
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: exists and is not an empty folder; name another folder, or remove this one")
+
+
+def write_json(value, path) -> None:
+    """Write `value` as JSON to `path`, through a temporary name."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
