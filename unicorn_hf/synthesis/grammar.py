@@ -1,0 +1,209 @@
+"""`GrammarWriter`: a writer that needs no model. It speaks of scenes (`scene.py`) and of nothing else.
+
+It does the two jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the embedded world: it
+expands a sparse seed into diverse captions, and it turns a caption, which it reads as text, into a conversation.
+"""
+
+import random
+import re
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.scene import (
+    BACKGROUNDS,
+    COLORS,
+    INVERSE,
+    POSITIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    parse_seed,
+)
+
+TASKS = ("multiple_choice", "question_answering", "complex_reasoning")
+
+_POSITION_PHRASES = {
+    **{place: (f"at the {place}", f"in the {place} corner") for place in POSITIONS if place != "center"},
+    "center": ("in the center", "in the middle"),
+}
+_RELATION_PHRASES = {
+    "left of": ("to the left of", "left of"),
+    "right of": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+_SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+_LETTERS = "ABCD"
+
+
+class GrammarWriter:
+    """Writes captions and conversations about the embedded world's scenes."""
+
+    name = "grammar"
+
+    def captions(self, seed: str, count: int, rng: random.Random) -> list[str]:
+        """`count` different captions of one seed: short, long and reordered ones in turn.
+
+        Raises:
+            InputError: the seed is none of the grammar's (see `parse_seed`).
+        """
+        scene = parse_seed(seed)
+        styles = (_long_caption, _short_caption, _reordered_caption)
+        captions = []
+        # A sparse seed has few wordings, so the search for new ones is bounded.
+        for attempt in range(20 * count):
+            caption = styles[attempt % len(styles)](scene, rng)
+            if caption not in captions:
+                captions.append(caption)
+            if len(captions) == count:
+                break
+        return captions
+
+    def conversation(self, caption: str, task: str, rng: random.Random) -> list[dict[str, str]]:
+        """A conversation of one of `TASKS` that the caption alone answers, as chat messages.
+
+        Raises:
+            InputError: the caption is none of the grammar's.
+        """
+        questions = scene_questions(parse_caption(caption), task, rng)
+        messages = []
+        for index, (_, question, answer) in enumerate(rng.sample(questions, min(len(questions), rng.randint(2, 4)))):
+            placeholder = "<image>\n" if index == 0 else ""
+            messages += [
+                {"role": "user", "content": placeholder + question},
+                {"role": "assistant", "content": answer},
+            ]
+        return messages
+
+
+def parse_caption(caption: str) -> Scene:
+    """Read one of the grammar's captions back; what it does not mention is None.
+
+    Raises:
+        InputError: the caption names no colored shape, or more than two.
+    """
+    text = caption.lower()
+    size_of = {word: size for size, words in _SIZE_WORDS.items() for word in words}
+    size, color, shape = ("|".join(words) for words in (size_of, COLORS, SHAPES))
+    found = list(re.finditer(rf"(?:({size}) )?({color}) ({shape})(?: that is ({size}))?", text))
+    if not 1 <= len(found) <= 2:
+        raise InputError(
+            f"caption {caption!r}: the grammar writer expects one or two colored shapes, found {len(found)}"
+        )
+    things = tuple(Thing(match[2], match[3], size_of.get(match[1] or match[4])) for match in found)
+    background = re.search(rf"\b({'|'.join(BACKGROUNDS)})\b", text)
+    background = background[1] if background else None
+    if len(things) == 1:
+        position = next((p for p, phrases in _POSITION_PHRASES.items() if any(x in text for x in phrases)), None)
+        return Scene(things, background=background, position=position)
+    # "A left of B" says it of A; "left of A there is B" says it of B.
+    before, between = text[: found[0].start()], text[found[0].end() : found[1].start()]
+    relation = next((r for r in RELATIONS if any(x in between for x in _RELATION_PHRASES[r])), None)
+    if relation is None:
+        relation = next((INVERSE[r] for r in RELATIONS if any(x in before for x in _RELATION_PHRASES[r])), None)
+    return Scene(things, background=background, relation=relation)
+
+
+def scene_questions(scene: Scene, task: str, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Every question of one task that a scene answers, as (kind, question, answer).
+
+    The kinds are color, shape, size, position, background (`question_answering`), the same with lettered options
+    (`multiple_choice`), and count, comparison, relation (`complex_reasoning`).
+    """
+    if task == "complex_reasoning":
+        return _reasoning_questions(scene, rng)
+    questions = _attribute_questions(scene)
+    if task == "question_answering":
+        return [(kind, question, answer) for kind, question, answer, _ in questions]
+    if task == "multiple_choice":
+        return [(kind, *_with_options(question, answer, values, rng)) for kind, question, answer, values in questions]
+    raise InputError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
+
+
+def _long_caption(scene: Scene, rng: random.Random) -> str:
+    text = f"{_noun(scene.things[0], rng)}, {_where(scene, rng)}"
+    if scene.background:
+        text += rng.choice((f", on a {scene.background} background", f". The background is {scene.background}"))
+    return f"{rng.choice(('A picture of', 'There is', 'We see'))} {text}."
+
+
+def _short_caption(scene: Scene, rng: random.Random) -> str:
+    return f"{_noun(scene.things[0], rng)} {_where(scene, rng)}"
+
+
+def _reordered_caption(scene: Scene, rng: random.Random) -> str:
+    if len(scene.things) == 1:
+        where, what = _where(scene, rng), _noun(scene.things[0], rng)
+        text = rng.choice((f"{where} there is {what}", f"{what} is {where}"))
+    else:
+        first, second = (_noun(thing, rng) for thing in scene.things)
+        inverse = rng.choice(_RELATION_PHRASES[INVERSE[scene.relation]]) if scene.relation else "with"
+        text = f"{inverse} {first} there is {second}"
+    if scene.background:
+        text = f"{rng.choice(('On a {} background', 'In a {} picture')).format(scene.background)}, {text}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _where(scene: Scene, rng: random.Random) -> str:
+    if len(scene.things) == 1:
+        return rng.choice(_POSITION_PHRASES[scene.position]) if scene.position else "somewhere"
+    relation = rng.choice(_RELATION_PHRASES[scene.relation]) if scene.relation else "and"
+    return f"{relation} {_noun(scene.things[1], rng)}"
+
+
+def _noun(thing: Thing, rng: random.Random) -> str:
+    words = f"{thing.color} {thing.shape}"
+    if thing.size:
+        size = rng.choice(_SIZE_WORDS[thing.size])
+        words = f"{words} that is {size}" if rng.random() < 0.2 else f"{size} {words}"
+    return f"{'an' if words[0] == 'o' else 'a'} {words}"
+
+
+def _attribute_questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """(kind, question, answer, possible answers); an object is named by what sets it apart from the other."""
+    questions = []
+    for thing in scene.things:
+        others = [other for other in scene.things if other is not thing]
+        if all(other.shape != thing.shape for other in others):
+            questions.append(("color", f"What color is the {thing.shape}?", thing.color, COLORS))
+        if all(other.color != thing.color for other in others):
+            questions.append(("shape", f"What shape is the {thing.color} object?", thing.shape, SHAPES))
+        if thing.size:
+            questions.append(("size", f"What size is the {thing.color} {thing.shape}?", thing.size, SIZES))
+        if scene.position:
+            questions.append(
+                ("position", f"Where is the {thing.color} {thing.shape}?", f"at the {scene.position}", POSITIONS)
+            )
+    if scene.background:
+        questions.append(("background", "What color is the background?", scene.background, BACKGROUNDS))
+    return questions
+
+
+def _with_options(question: str, answer: str, values: tuple[str, ...], rng: random.Random) -> tuple[str, str]:
+    """A question with up to four lettered options, and the answer with its letter: "red (B)"."""
+    value = answer.removeprefix("at the ")
+    options = [value, *rng.sample([other for other in values if other != value], min(3, len(values) - 1))]
+    rng.shuffle(options)
+    listed = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
+    return f"{question}\n{listed}", f"{value} ({_LETTERS[options.index(value)]})"
+
+
+def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str, str]]:
+    count = {1: "one", 2: "two"}[len(scene.things)]
+    questions = [("count", "How many objects are there?", count)]
+    if len(scene.things) == 1:
+        return questions
+    first, second = rng.sample(scene.things, 2)
+    one, other = (f"the {thing.color} {thing.shape}" for thing in (first, second))
+    if first.size and second.size:
+        questions.append(
+            ("comparison", "Are the two objects of the same size?", "yes" if first.size == second.size else "no")
+        )
+        if first.size != second.size:
+            larger = one if first.size == "large" else other
+            questions.append(("comparison", "Which object is larger?", larger))
+    if scene.relation:
+        relation = scene.relation if first is scene.things[0] else INVERSE[scene.relation]
+        questions.append(("relation", f"Where is {one}, seen from {other}?", relation))
+    return questions
