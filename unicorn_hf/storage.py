@@ -38,7 +38,9 @@ def read_dataset(source, name: str | None = None, split: str = "train"):
     try:
         if path.is_file():
             if path.suffix not in FILE_FORMATS:
-                raise InputError(f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}")
+                raise InputError(
+                    f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}"
+                )
             dataset = datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train")
         elif path.is_dir() or (not path.is_absolute() and str(source).count("/") <= 1 and not path.suffix):
             dataset = datasets.load_dataset(str(source), name, split=split)
