@@ -1,0 +1,6 @@
+"""The step between text, or pictures, and vectors of one contrastive space."""
+
+from unicorn_hf.embedding.encoder import Encoder, load_encoder
+from unicorn_hf.embedding.step import embed
+
+__all__ = ["Encoder", "embed", "load_encoder"]

@@ -1,0 +1,112 @@
+"""What a worker process does: texts -> token batches sorted by length, image files -> stacked tensors."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from unicorn_hf.embedding.token_windows import TokenWindows
+from unicorn_hf.errors import InputError
+
+OVERFLOWS = ("truncate", "error", "mean")
+# With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU). Constants,
+# not measured at start, since a vector's last bit depends on the batch it was in.
+TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65536}
+IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
+
+
+class TextBatches:
+    """The windows of some texts in batches of like length, longest first.
+
+    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; those of one
+    text stand side by side, in the texts' order), and the tensors for the text tower.
+
+    Attributes:
+        windows_per_text: how many windows each text has; one, unless `overflow` is `mean`.
+        num_windows, num_tokens, num_padded: in all: windows, tokens, and tokens with padding.
+        num_overflowing: texts longer than the context.
+
+    Raises:
+        InputError: a text is longer than the context and `overflow` is `error`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenWindows,
+        texts: Sequence[str],
+        *,
+        overflow: str = "truncate",
+        batch_size: int | str = "auto",
+        device: torch.device,
+    ):
+        if overflow not in OVERFLOWS:
+            raise InputError(f"overflow {overflow!r} is not known; expected one of {', '.join(OVERFLOWS)}")
+        windows = tokenizer(texts)
+        self.num_overflowing = sum(len(each) > 1 for each in windows)
+        if overflow == "error" and self.num_overflowing:
+            row = next(row for row, each in enumerate(windows) if len(each) > 1)
+            raise InputError(
+                f"text {row} ({texts[row][:60]!r}…) is longer than the encoder's {tokenizer.max_tokens} tokens; shorten it, "
+                "or choose the overflow truncate or mean"
+            )
+        if overflow == "truncate":
+            windows = [each[:1] for each in windows]
+        self.windows_per_text = [len(each) for each in windows]
+        self._windows = [window for each in windows for window in each]
+        self._tokenizer = tokenizer
+        self._batches = self._make_batches(batch_size, TOKENS_A_BATCH.get(device.type, TOKENS_A_BATCH["cuda"]))
+        self.num_windows = len(self._windows)
+        self.num_tokens = sum(map(len, self._windows))
+        self.num_padded = sum(len(batch) * self._length(batch[0]) for batch in self._batches)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        for batch in self._batches:
+            yield torch.tensor(batch), self._tokenizer.pad([self._windows[place] for place in batch])
+
+    def _make_batches(self, batch_size: int | str, budget: int) -> list[list[int]]:
+        order = sorted(range(len(self._windows)), key=lambda place: -len(self._windows[place]))
+        batches, start = [], 0
+        while start < len(order):
+            size = batch_size if batch_size != "auto" else max(1, budget // self._length(order[start]))
+            batches.append(order[start : start + size])
+            start += size
+        return batches
+
+    def _length(self, place: int) -> int:
+        return self._tokenizer.max_tokens if self._tokenizer.pad_to_max else len(self._windows[place])
+
+
+def image_batch_size(batch_size: int | str, device: torch.device) -> int:
+    return IMAGES_A_BATCH.get(device.type, IMAGES_A_BATCH["cuda"]) if batch_size == "auto" else batch_size
+
+
+def decode_images(
+    images: Sequence, transform: Callable[[Image.Image], dict[str, torch.Tensor]]
+) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
+    """The image tower's inputs of those images that can be decoded, and the reason for each that can't, by its place."""
+    examples, failures = [], {}
+    for place, image in enumerate(images):
+        try:
+            examples.append(transform(open_image(image)))
+        except Exception as error:  # Pillow and its plug-ins raise dozens of types for broken files
+            failures[place] = f"{type(error).__name__}: {error}"
+    names = examples[0] if examples else ()
+    return {name: torch.stack([example[name] for example in examples]) for name in names}, failures
+
+
+def open_image(image) -> Image.Image:
+    """An RGB image, upright, from a PIL image, a path or the bytes of an image file."""
+    if isinstance(image, str | Path):
+        image = Image.open(image)
+    elif isinstance(image, bytes):
+        image = Image.open(io.BytesIO(image))
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit values at 255, which leaves a white picture.
+        values = np.asarray(image).astype(np.float32)
+        image = Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,143 @@
+"""One object that holds the towers of a contrastive model, its tokenizer, its transform and its dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
+from unicorn_hf.embedding.token_windows import TokenWindows
+from unicorn_hf.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KNOWN_NAMES = (
+    "sandbox, open_clip/<architecture>/<pretrained tag>, open_clip/hf-hub:<org>/<name>, or a folder with an "
+    "open_clip_config.json"
+)
+
+
+def load_encoder(name: str | Path, *, device: str | torch.device | None = None, dtype: str = "auto") -> Encoder:
+    """Load a contrastive image-text encoder.
+
+    Args:
+        name: one of the forms in `KNOWN_NAMES`.
+        device: a torch device; by default the first CUDA device, or the CPU where there is none.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on CUDA, float32 elsewhere. Of the towers' weights
+            and arithmetic; the vectors are float32 whichever it is.
+
+    Raises:
+        InputError: the name has no known form, or what it names cannot be loaded.
+        MissingExtraError: the library that the encoder needs is not installed.
+    """
+    name = str(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
+    torch_dtype = DTYPES["bfloat16" if device.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]
+
+    from unicorn_hf.embedding.open_clip_towers import load_open_clip
+
+    library, _, spec = name.partition("/")
+    if name == "sandbox":
+        folder = Path(__file__).parent.parent / "sandbox" / "clip"
+        return load_open_clip(name, str(folder), device=device, dtype=torch_dtype)
+    if library == "open_clip" and spec:
+        return load_open_clip(name, spec, device=device, dtype=torch_dtype)
+    if (Path(name) / "open_clip_config.json").is_file():
+        return load_open_clip(name, name, device=device, dtype=torch_dtype)
+    raise InputError(f"encoder {name!r} is not known; expected {KNOWN_NAMES}")
+
+
+class Encoder:
+    """Text and images -> unit vectors of one contrastive space.
+
+    Attributes:
+        name: the name by which it was loaded; it is written beside every vector that the encoder made.
+        embed_dim: the dimension of its vectors.
+        device, dtype: where, and in which precision, its towers run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        embed_dim: int,
+        tokenizer: TokenWindows,
+        transform: Callable[[Image.Image], dict[str, torch.Tensor]],
+        text_tower: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        image_tower: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.name = name
+        self.embed_dim = embed_dim
+        self.tokenizer = tokenizer
+        self.transform = transform
+        self.text_tower = text_tower
+        self.image_tower = image_tower
+        self.device = device
+        self.dtype = dtype
+
+    def encode_text(
+        self, texts: Sequence[str], *, batch_size: int | str = "auto", overflow: str = "truncate"
+    ) -> np.ndarray:
+        """Unit vectors of texts, in their order.
+
+        Args:
+            texts: any number of strings.
+            batch_size: texts in a batch, or `auto`: as many as fill a budget of tokens.
+            overflow: what becomes of a text that is longer than the tower's context: `truncate` it, `error`, or the
+                `mean` of the vectors of its windows.
+
+        Returns:
+            float32 `[len(texts), embed_dim]`, rows of length one.
+
+        Raises:
+            InputError: a text is longer than the context and `overflow` is `error`.
+        """
+        batches = TextBatches(self.tokenizer, texts, overflow=overflow, batch_size=batch_size, device=self.device)
+        vectors = torch.empty(batches.num_windows, self.embed_dim, device=self.device)
+        for windows, inputs in batches:
+            vectors[windows] = self.forward(self.text_tower, inputs)
+        return mean_of_windows(vectors, batches.windows_per_text).cpu().numpy()
+
+    def encode_images(self, images: Sequence, *, batch_size: int | str = "auto") -> np.ndarray:
+        """Unit vectors of images, in their order.
+
+        Args:
+            images: PIL images, paths, or the bytes of image files.
+            batch_size: images in a batch, or `auto`.
+
+        Returns:
+            float32 `[len(images), embed_dim]`, rows of length one.
+
+        Raises:
+            InputError: an image cannot be decoded.
+        """
+        size = image_batch_size(batch_size, self.device)
+        vectors = torch.empty(len(images), self.embed_dim, device=self.device)
+        for start in range(0, len(images), size):
+            stop = min(start + size, len(images))
+            inputs, failures = decode_images(images[start:stop], self.transform)
+            for row, reason in failures.items():
+                raise InputError(f"image {start + row} of {len(images)} cannot be decoded: {reason}")
+            vectors[start:stop] = self.forward(self.image_tower, inputs)
+        return vectors.cpu().numpy()
+
+    @torch.inference_mode()
+    def forward(self, tower: Callable, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Unit vectors (float32 `[batch, embed_dim]`, on the encoder's device) of one prepared batch."""
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+        return torch.nn.functional.normalize(tower(inputs).float(), dim=-1)
+
+
+def mean_of_windows(vectors: torch.Tensor, windows_per_text: Sequence[int]) -> torch.Tensor:
+    """The unit mean of each text's windows: `[sum(windows_per_text), D]` -> `[len(windows_per_text), D]`."""
+    if len(vectors) == len(windows_per_text):
+        return vectors
+    lengths = torch.tensor(windows_per_text, device=vectors.device)
+    return torch.nn.functional.normalize(torch.segment_reduce(vectors, "mean", lengths=lengths), dim=-1)

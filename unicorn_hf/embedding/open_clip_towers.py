@@ -1,0 +1,120 @@
+"""Encoders of open_clip: `open_clip/ViT-B-32/laion2b_s34b_b79k`, `open_clip/hf-hub:org/name`, a local folder."""
+
+from pathlib import Path
+
+import torch
+
+from unicorn_hf import errors
+from unicorn_hf.embedding.encoder import Encoder
+from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
+from unicorn_hf.errors import InputError
+
+# "pure": layer norms too, which is as close to float32 as mixed precision and faster.
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
+
+
+def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """An open_clip model with its tokenizer and its transform.
+
+    Args:
+        name: the name by which the encoder was asked for.
+        spec: a folder with `open_clip_config.json`, `hf-hub:<org>/<name>`, or `<architecture>/<pretrained tag>`.
+
+    Raises:
+        InputError: no such architecture, tag, repository or folder, or it has no weights.
+        MissingExtraError: open_clip is not installed.
+    """
+    errors.require("open_clip", "clip")
+    import open_clip
+
+    pretrained = None
+    if Path(spec).is_dir():
+        model_name = f"local-dir:{spec}"
+    elif spec.startswith("hf-hub:"):
+        model_name = spec
+    else:
+        model_name, _, pretrained = spec.partition("/")
+        tags = open_clip.list_pretrained_tags_by_model(model_name)
+        if model_name not in open_clip.list_models():
+            raise InputError(f"encoder {name!r}: open_clip has no architecture {model_name!r} (see open_clip.list_models())")
+        if pretrained not in tags and not Path(pretrained).is_file():
+            raise InputError(
+                f"encoder {name!r}: open_clip has no weights {pretrained!r} for {model_name}; expected one of "
+                f"{', '.join(tags) or '(none)'}, or the path of a checkpoint"
+            )
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            model_name, pretrained, precision=PRECISIONS[dtype], device=device
+        )
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # open_clip raises many types here; all mean that the model can't be had
+        raise InputError(f"encoder {name!r}: open_clip cannot load it ({str(error).splitlines()[0]})") from error
+    model.eval()
+    return Encoder(
+        name,
+        embed_dim=model.text_projection.shape[-1] if hasattr(model, "text_projection") else model.visual.output_dim,
+        tokenizer=_token_windows(name, tokenizer, model),
+        transform=lambda image: {"pixel_values": preprocess(image)},
+        text_tower=_text_tower(model),
+        image_tower=lambda inputs: model.encode_image(inputs["pixel_values"].to(dtype)),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _token_windows(name, tokenizer, model) -> TokenWindows:
+    import open_clip
+
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        encode, pad_id = (lambda texts: [tokenizer.encode(text) for text in texts]), 0
+        prefix, suffix = [tokenizer.sot_token_id], [tokenizer.eot_token_id]
+    elif getattr(tokenizer, "tokenizer_mode", "") or getattr(tokenizer, "strip_sep_token", False):
+        raise InputError(f"encoder {name!r}: its tokenizer mode is not supported; take a model without `tokenizer_mode`")
+    else:
+        from open_clip.tokenizer import basic_clean, canonicalize_text
+
+        # Its two wrappers of transformers tokenizers clean the text first, each in its own way.
+        clean = getattr(tokenizer, "clean_fn", lambda text: canonicalize_text(basic_clean(text)))
+        inner = tokenizer.tokenizer
+
+        def encode(texts):
+            return inner([clean(text) for text in texts], add_special_tokens=False).input_ids
+
+        prefix, suffix = special_tokens(inner)
+        pad_id = inner.pad_token_id
+    return TokenWindows(encode, prefix, suffix, tokenizer.context_length, pad_id, pad_to_max=not _ignores_padding(model))
+
+
+def _ignores_padding(model) -> bool:
+    """Whether a caption's vector is the same for every length of padding on its right."""
+    from open_clip.hf_model import HFTextEncoder
+
+    tower = getattr(model, "text", model)
+    if isinstance(tower, HFTextEncoder):
+        return True  # it masks padding
+    pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    return causal and pool_type in ("argmax", "eos", "first")
+
+
+def _text_tower(model):
+    from open_clip.transformer import text_global_pool
+
+    if not isinstance(getattr(model, "positional_embedding", None), torch.nn.Parameter):
+        return lambda inputs: model.encode_text(inputs["input_ids"])
+
+    def encode_text(inputs):
+        # `CLIP.encode_text` takes rows of the full context length only; this is the same for shorter ones.
+        ids = inputs["input_ids"]
+        length = ids.shape[1]
+        dtype = model.transformer.get_cast_dtype()
+        mask = model.attn_mask
+        x = model.token_embedding(ids).to(dtype) + model.positional_embedding[:length].to(dtype)
+        x = model.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        x = text_global_pool(model.ln_final(x), ids, model.text_pool_type, eos_token_id=model.text_eos_id)
+        projection = model.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+
+    return encode_text
