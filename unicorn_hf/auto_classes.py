@@ -2,48 +2,59 @@
 
 `import unicorn_hf` must be cheap, yet `AutoModelForImageTextToText.from_pretrained(folder)` must find the class after it.
 So each Auto class gets ours at the moment transformers loads the module that holds it: at once where that has
-happened already, and otherwise through an import hook on these three modules.
+happened already, and otherwise through an import hook. Our modules import the Auto modules themselves, so either of the
+two may be the first to be complete: the hook watches both, and registers when both are there.
 """
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
 
-
-def _register_config(module):
-    from unicorn_hf.modeling.configuration_unicorn import UnicornConfig
-
-    module.AutoConfig.register("unicorn", UnicornConfig, exist_ok=True)
-
-
-def _register_models(module):
-    from unicorn_hf.modeling.configuration_unicorn import UnicornConfig
-    from unicorn_hf.modeling.modeling_unicorn import UnicornForConditionalGeneration, UnicornModel
-
-    module.AutoModel.register(UnicornConfig, UnicornModel, exist_ok=True)
-    module.AutoModelForImageTextToText.register(UnicornConfig, UnicornForConditionalGeneration, exist_ok=True)
-
-
-def _register_processor(module):
-    from unicorn_hf.modeling.configuration_unicorn import UnicornConfig
-    from unicorn_hf.modeling.processing_unicorn import UnicornProcessor
-
-    module.AutoProcessor.register(UnicornConfig, UnicornProcessor, exist_ok=True)
-
-
-_REGISTER = {
-    "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.models.auto.processing_auto": _register_processor,
+# Auto module of transformers -> our module, and which of its classes goes to which Auto class (keyed by `UnicornConfig`)
+_REGISTRATIONS = {
+    "transformers.models.auto.configuration_auto": (
+        "unicorn_hf.modeling.configuration_unicorn",
+        {"AutoConfig": "UnicornConfig"},
+    ),
+    "transformers.models.auto.modeling_auto": (
+        "unicorn_hf.modeling.modeling_unicorn",
+        {"AutoModel": "UnicornModel", "AutoModelForImageTextToText": "UnicornForConditionalGeneration"},
+    ),
+    "transformers.models.auto.processing_auto": (
+        "unicorn_hf.modeling.processing_unicorn",
+        {"AutoProcessor": "UnicornProcessor"},
+    ),
 }
+_AUTO_MODULE_OF = {ours: auto for auto, (ours, _) in _REGISTRATIONS.items()}
 
 
-class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Finds the three Auto modules as Python would, and registers our class after each has run."""
+def register_when_loaded() -> None:
+    for auto_module in _REGISTRATIONS:
+        if auto_module in sys.modules:
+            _register(auto_module)
+    if not any(isinstance(finder, _ModuleFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ModuleFinder())
+
+
+def _register(auto_module: str) -> None:
+    our_module, classes = _REGISTRATIONS[auto_module]
+    auto, ours = sys.modules.get(auto_module), importlib.import_module(our_module)
+    if not all(hasattr(auto, name) for name in classes) or not all(hasattr(ours, name) for name in classes.values()):
+        return  # one of the two is still being imported; this runs again when it is complete
+    from unicorn_hf.modeling.configuration_unicorn import UnicornConfig
+
+    for auto_class, our_class in classes.items():
+        key = UnicornConfig.model_type if auto_class == "AutoConfig" else UnicornConfig
+        getattr(auto, auto_class).register(key, getattr(ours, our_class), exist_ok=True)
+
+
+class _ModuleFinder(importlib.abc.MetaPathFinder):
+    """Finds the watched modules as Python would, and registers our classes after one of them has run."""
 
     def find_spec(self, fullname, path, target=None):
-        register = _REGISTER.get(fullname)
-        if register is None:
+        auto_module = fullname if fullname in _REGISTRATIONS else _AUTO_MODULE_OF.get(fullname)
+        if auto_module is None:
             return None
         sys.meta_path.remove(self)  # so that the search below does not come back here
         try:
@@ -56,15 +67,7 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
 
         def run_and_register(module):
             run(module)
-            register(module)
+            _register(auto_module)
 
         spec.loader.exec_module = run_and_register
         return spec
-
-
-def register_when_loaded() -> None:
-    for name, register in _REGISTER.items():
-        if name in sys.modules:
-            register(sys.modules[name])
-    if not any(isinstance(finder, _AutoModuleFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AutoModuleFinder())
