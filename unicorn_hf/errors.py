@@ -7,7 +7,7 @@ import importlib.util
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message names the file, the row and the value, says what was expected and what to do."""
+    """Input that cannot be used. The message names the file, the row and the value, what was expected, what to do."""
 
 
 class MissingExtraError(ImportError):
@@ -15,7 +15,7 @@ class MissingExtraError(ImportError):
 
 
 def require(package: str, extra: str) -> None:
-    """Raise `MissingExtraError` unless `package` (an import name) can be imported; `extra` is the extra that brings it."""
+    """Raise `MissingExtraError` unless `package` (an import name) is installed; `extra` is the extra that brings it."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(
             f"This needs the package {package!r}, which is not installed: pip install 'unicorn-hf[{extra}]'"

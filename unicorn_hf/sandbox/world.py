@@ -76,8 +76,8 @@ class Split:
 def split_scenes(seed: int, num_captions: int, num_pictures: int, num_test: int) -> Split:
     """Share the world's scenes out to captions, to the unpaired pictures of the statistics, and to the test.
 
-    A fifth of each set shows one object, the rest two. One-object scenes are few (960), so a set draws them from its own
-    share with replacement; so does the test from its held-out pairs.
+    A fifth of each set shows one object, the rest two. One-object scenes are few (960), so a set draws them from its
+    own share with replacement.
     """
     rng = random.Random(f"scenes {seed}")
     one, two = all_scenes()
