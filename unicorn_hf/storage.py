@@ -89,14 +89,8 @@ def write_dataset(dataset, output, *, title: str, provenance: dict | None = None
             unicorn=provenance or {},
         )
         columns = "\n".join(f"| `{name}` | {feature_text(dataset.features[name])} |" for name in dataset.column_names)
-        (folder / "README.md").write_text(
-            str(
-                DatasetCard(
-                    f"---\n{card_data}\n---\n\n# {title}\n\n{len(dataset):,} rows.\n\n| column | type |\n| --- | --- |\n{columns}\n"
-                )
-            ),
-            encoding="utf-8",
-        )
+        text = f"# {title}\n\n{len(dataset):,} rows.\n\n| column | type |\n| --- | --- |\n{columns}\n"
+        DatasetCard(f"---\n{card_data}\n---\n\n{text}").save(folder / "README.md")
     return Path(output)
 
 

@@ -11,8 +11,8 @@ def read_seeds(source):
     """The seeds of `source` as a `datasets.Dataset` with the columns `id, seed, domain`.
 
     Args:
-        source: a list of texts, a text file with one seed a line, or whatever `storage.read_dataset` reads, with a column
-            `seed` (or `text`) and, if wanted, `id` and `domain`.
+        source: a list of texts, a text file with one seed a line, or whatever `storage.read_dataset` reads, with a
+            column `seed` (or `text`) and, if wanted, `id` and `domain`.
 
     A seed without an id gets the hash of its text. A seed that occurs twice is kept once, blank ones are left out.
 
