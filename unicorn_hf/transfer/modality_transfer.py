@@ -1,0 +1,493 @@
+"""The three verbs of every method: `fit` on two unpaired sets, `apply` to text vectors, `condition_image` at inference.
+
+A method is one subclass, in a file of its own, with two short functions: `_learn` turns the moments of both sets into
+statistics, and `_map` moves a block of unit rows. Everything else (where vectors come from, unit length before and
+after, refused rows, threads, saving and loading) is here.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.moments import Moments, no_direction
+from unicorn_hf.transfer.vectors import (
+    ArrayVectors,
+    DatasetVectors,
+    ParquetVectors,
+    Vectors,
+    is_tensor,
+    open_vectors,
+    parallel_map,
+    unit_rows,
+)
+
+# Name of a method -> where its class is.
+METHODS = {
+    "none": "unicorn_hf.transfer.modality_transfer:NoTransfer",
+    "mean_shift": "unicorn_hf.transfer.mean_shift:MeanShift",
+    "realign": "unicorn_hf.transfer.realign:ReAlign",
+}
+
+CONFIG_FILE = "transfer_config.json"
+STATISTICS_FILE = "transfer.safetensors"
+
+# A moved row shorter than this was the mean itself, but for rounding: it points nowhere.
+_NO_LENGTH = 1e-6
+# Where a method magnifies its input's rounding by more than this, float32 would not be right to 1e-6.
+_LARGE_GAIN = 8.0
+
+
+class ModalityTransfer:
+    """A map from the text vectors of a contrastive encoder into the image vectors' distribution.
+
+    Attributes:
+        method: the method's name.
+        statistics: what was learned, name -> float64 array (`mu_text` [D], `mu_image` [D], ...).
+        config: counts, encoders, the centroid distance before and after, and the method's options; JSON values.
+    """
+
+    method: ClassVar[str]
+    needs_image: ClassVar[bool] = True
+    needs_covariance: ClassVar[bool] = False
+
+    def __init__(self, statistics: dict[str, np.ndarray], config: dict):
+        self.statistics = {name: np.asarray(value, np.float64) for name, value in statistics.items()}
+        self.config = config
+
+    @classmethod
+    def fit(
+        cls,
+        text,
+        image=None,
+        *,
+        method: str | None = None,
+        text_column: str = "text_embeds",
+        image_column: str = "image_embeds",
+        encoder: str | None = None,
+        skip_non_finite: bool = False,
+        allow_pickle: bool = False,
+        **options,
+    ) -> "ModalityTransfer":
+        """Fit on two unpaired sets of vectors, which may differ in size.
+
+        Args:
+            text, image: arrays or tensors [N, D], datasets, paths (see `vectors.open_vectors`), or `Moments`.
+            method: one of `METHODS` where this is called on `ModalityTransfer` itself; "realign" by default.
+            encoder: the encoder that made both sets, where the data do not say it.
+            skip_non_finite: leave out rows that are NaN, Inf or zero; `config["skipped"]` names them.
+            options: the method's own.
+
+        Raises:
+            InputError: unknown method; unusable data; sets of different dimensions or encoders.
+        """
+        if cls is ModalityTransfer:
+            return method_class(method or "realign").fit(
+                text,
+                image,
+                text_column=text_column,
+                image_column=image_column,
+                encoder=encoder,
+                skip_non_finite=skip_non_finite,
+                allow_pickle=allow_pickle,
+                **options,
+            )
+        if method not in (None, cls.method):
+            raise InputError(f"{cls.__name__} fits {cls.method!r}, not {method!r}; use ModalityTransfer.fit")
+        if image is None and cls.needs_image:
+            raise InputError(f"The method {cls.method!r} needs image vectors too: give an unpaired set of them")
+
+        def measure(source, column):
+            if source is None or isinstance(source, Moments):
+                return None, source
+            vectors = open_vectors(source, column, allow_pickle=allow_pickle)
+            moments = Moments.measure(
+                vectors, covariance=cls.needs_covariance, encoder=encoder, skip_non_finite=skip_non_finite
+            )
+            return vectors, moments
+
+        text_vectors, text = measure(text, text_column)
+        image_vectors, image = measure(image, image_column)
+        if image is not None and len(text.mean) != len(image.mean):
+            raise InputError(
+                f"The text vectors have {len(text.mean)} dimensions and the image vectors {len(image.mean)}; "
+                "both must come from one encoder"
+            )
+        if image is not None and text.encoder and image.encoder and text.encoder != image.encoder:
+            raise InputError(
+                f"The text vectors are of the encoder {text.encoder!r} and the image vectors of {image.encoder!r}; "
+                "both must come from one encoder"
+            )
+
+        def measure_again(vectors, through):
+            return Moments.measure(vectors, through=through, skip_non_finite=skip_non_finite)
+
+        def measure_text(through):
+            return measure_again(text_vectors, through)
+
+        transfer = cls._learn(text, image, measure_text if text_vectors is not None else None, **options)
+        before = after = None
+        if image is not None:
+            before = float(np.linalg.norm(text.mean - image.mean))
+            if text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
+                moved_image = image
+                if transfer.moves_images:
+                    moved_image = measure_again(image_vectors, transfer.on_units(transfer._map_image))
+                moved_text = measure_text(transfer.on_units(transfer._map))
+                after = float(np.linalg.norm(moved_text.mean - moved_image.mean))
+        transfer.config = {
+            "method": cls.method,
+            "embed_dim": len(text.mean),
+            "text_encoder": encoder or text.encoder,
+            "image_encoder": encoder or (image.encoder if image is not None else None) or text.encoder,
+            "text_count": text.count,
+            "image_count": 0 if image is None else image.count,
+            "centroid_distance_before": before,
+            "centroid_distance_after": after,
+            "skipped": text.skipped + ([] if image is None else image.skipped),
+            **transfer.config,
+        }
+        return transfer
+
+    def apply(
+        self,
+        x,
+        output=None,
+        *,
+        column: str = "text_embeds",
+        out_column: str = "image_embeds",
+        encoder: str | None = None,
+        skip_non_finite: bool = False,
+        allow_pickle: bool = False,
+    ):
+        """Move text vectors into image space; every row comes out with unit length.
+
+        Args:
+            x: an array or tensor [N, D] or [D], a dataset, or a path (see `vectors.open_vectors`).
+            output: a `.npy` file or a dataset folder to write; then any number of rows passes through bounded memory.
+            column: where a dataset has the text vectors.
+            out_column: the column to add to a dataset.
+            encoder: the encoder that made the vectors, where the data do not say it.
+            skip_non_finite: with `output`, leave out rows that are NaN, Inf or zero, and warn of them by name.
+
+        Returns:
+            float32 array of x's shape; for a tensor a float32 tensor on its device; for a dataset or a folder a
+            `datasets.Dataset` with the column `out_column`, List(float16, length=D); with `output` its `Path`.
+
+        Raises:
+            InputError: another dimension or encoder than it was fitted on; a row that is NaN, Inf or zero.
+        """
+        if output is None and is_tensor(x):
+            return self._map_tensor(x, self._map)
+        if output is None and isinstance(x, np.ndarray | list):
+            return self._map_array(np.asarray(x), self._map)
+        vectors = open_vectors(x, column, allow_pickle=allow_pickle)
+        self._check(vectors, encoder)
+        if output is None and isinstance(vectors, ParquetVectors | DatasetVectors):
+            return self._map_dataset(vectors, x, out_column)
+        if output is None:
+            return np.concatenate([block for _, block in self.moved_blocks(vectors)])
+        from unicorn_hf.transfer.writing import write_moved
+
+        return write_moved(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite)
+
+    def condition_image(self, x):
+        """What a real image's vectors [N, D] or [D] must go through before they meet a model trained on `apply`'s.
+
+        Returns float32 of x's kind and shape, unit rows. Only the centred space of the mean shift does more than that.
+        """
+        if is_tensor(x):
+            return self._map_tensor(x, self._map_image)
+        return self._map_array(np.asarray(x), self._map_image)
+
+    @property
+    def provenance(self) -> dict:
+        """What a dataset's card says of a column that `apply` has made."""
+        return {
+            "encoder": self.config["image_encoder"],
+            "embed_dim": self.config["embed_dim"],
+            "transfer": self.method,
+        }
+
+    @property
+    def moves_images(self) -> bool:
+        """Whether `condition_image` does more than bring rows to unit length."""
+        return False
+
+    @classmethod
+    def _learn(cls, text: Moments, image: Moments | None, measure_text, **options) -> "ModalityTransfer":
+        """`measure_text(through)` passes over the text set again; None where only its moments were given."""
+        raise NotImplementedError
+
+    def _map(self, unit, statistics):
+        """Move a block of unit rows, in place where that is faster; the result need not have unit length.
+
+        `unit` is an array or a tensor, and `statistics` has `self.statistics` of the same kind and type.
+        """
+        raise NotImplementedError
+
+    def _map_image(self, unit, statistics):
+        return unit
+
+    @property
+    def gain(self) -> float:
+        """How much the method magnifies the rounding of its input."""
+        return 1.0
+
+    def on_units(self, function) -> Callable[[np.ndarray], np.ndarray]:
+        """`function` (`_map` or `_map_image`) as one of a block of unit rows alone, with unit rows as its result.
+
+        A row that ends without a direction is NaN.
+        """
+        converted = {}
+
+        def run(unit):
+            if unit.dtype not in converted:
+                converted[unit.dtype] = {name: value.astype(unit.dtype) for name, value in self.statistics.items()}
+            return normalize(function(unit, converted[unit.dtype]))
+
+        return run
+
+    def moved_blocks(self, vectors: Vectors, *, blocks=None, function=None, keep_bad: bool = False) -> Iterator:
+        """Pairs of the bad rows' indices in a block, and the block's moved rows (float32, NaN where bad), in order.
+
+        Raises:
+            InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
+        """
+        function = self.on_units(function or self._map)
+        dtype = np.float64 if self.gain > _LARGE_GAIN else np.float32
+
+        def of_block(block):
+            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else dtype)
+            unit[bad] = np.nan
+            moved = function(unit).astype(np.float32, copy=False)
+            return block, moved, bad, np.flatnonzero(np.isnan(moved[:, 0]))
+
+        first_row = 0
+        for block, moved, bad, lost in parallel_map(of_block, vectors.blocks() if blocks is None else blocks):
+            if len(bad) and not keep_bad:
+                raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
+            if len(lost) and not keep_bad:
+                raise InputError(
+                    f"{vectors.name}: {vectors.row_name(first_row + int(lost[0]))} is the mean of the set it was "
+                    f"fitted on, so the method {self.method!r} leaves it no direction; leave the row out"
+                )
+            first_row += len(block)
+            yield lost, moved
+
+    def _check(self, vectors: Vectors, encoder: str | None = None) -> None:
+        if vectors.embed_dim != self.config["embed_dim"]:
+            raise InputError(
+                f"{vectors.name}: has vectors of {vectors.embed_dim} dimensions; this transfer was fitted on "
+                f"{self.config['embed_dim']} ({self.config['text_encoder'] or 'encoder unknown'})"
+            )
+        theirs, ours = encoder or vectors.encoder, self.config["text_encoder"]
+        if theirs and ours and theirs != ours:
+            raise InputError(
+                f"{vectors.name}: was made by the encoder {theirs!r}; this transfer was fitted on {ours!r}; "
+                "embed the text again, or fit a transfer for its encoder"
+            )
+
+    def _map_array(self, array: np.ndarray, function) -> np.ndarray:
+        vectors = ArrayVectors(np.atleast_2d(array), "the array")
+        self._check(vectors)
+        result = np.empty((vectors.num_rows, vectors.embed_dim), np.float32)
+        row = 0
+        for _, moved in self.moved_blocks(vectors, function=function):
+            result[row : row + len(moved)] = moved
+            row += len(moved)
+        return result.reshape(array.shape)
+
+    def _map_tensor(self, tensor, function):
+        """On the tensor's own device."""
+        import torch
+
+        rows = torch.atleast_2d(tensor.detach())
+        if rows.shape[1] != self.config["embed_dim"] or self.gain > _LARGE_GAIN or self.config.get("sigma"):
+            array = rows.cpu().to(torch.float64 if rows.dtype == torch.float64 else torch.float32).numpy()
+            moved = self._map_array(array, function)
+            return torch.from_numpy(moved).to(tensor.device).reshape(tensor.shape)
+        rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+        largest = rows.abs().amax(dim=1, keepdim=True)
+        bad = torch.nonzero(~(largest.isfinite() & (largest > 0)).squeeze(1))
+        if len(bad):
+            row = rows[bad[0]].cpu().numpy()
+            raise no_direction(ArrayVectors(row, "the tensor"), row, int(bad[0]))
+        rows = rows / largest
+        rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        statistics = {name: torch.as_tensor(value).to(rows) for name, value in self.statistics.items()}
+        moved = normalize(function(rows, statistics))
+        lost = torch.nonzero(moved[:, 0].isnan())
+        if len(lost):
+            raise InputError(f"the tensor: row {int(lost[0])} has no direction left after the method {self.method!r}")
+        return moved.float().reshape(tensor.shape)
+
+    def _map_dataset(self, vectors, source, out_column: str):
+        import datasets
+
+        dataset = storage.read_dataset(source)
+        if out_column in dataset.column_names:
+            raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with out_column")
+        column = vectors.column
+        features = dataset.features.copy()
+        features[out_column] = datasets.List(datasets.Value("float16"), length=vectors.embed_dim)
+
+        def add_column(table, indices):
+            from unicorn_hf.transfer.writing import as_lists
+
+            batch = DatasetVectors(datasets.Dataset(table.select([column])), column, vectors.name, {})
+            batch.row_name = lambda row: vectors.row_name(indices[row])
+            moved = np.concatenate([moved for _, moved in self.moved_blocks(batch)])
+            return table.append_column(out_column, as_lists(moved))
+
+        mapped = dataset.with_format("arrow").map(
+            add_column,
+            with_indices=True,
+            batched=True,
+            batch_size=2048,
+            features=features,
+            desc=f"transfer {self.method}",
+        )
+        return mapped.with_format(None)
+
+    def save_pretrained(self, folder) -> Path:
+        """Write `transfer.safetensors`, `transfer_config.json` and a card to `folder`. Returns it."""
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{STATISTICS_FILE}.partial"
+        save_file({name: np.ascontiguousarray(value) for name, value in self.statistics.items()}, partial)
+        partial.rename(folder / STATISTICS_FILE)
+        storage.write_json(self.config, folder / CONFIG_FILE)
+        (folder / "README.md").write_text(self.card(), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, *, revision: str | None = None, token=None) -> "ModalityTransfer":
+        """Load a transfer from a folder or from the Hub; the class is the one of the method that the config names.
+
+        Raises:
+            InputError: there is no transfer, its files are damaged, or it is of another method than the class called.
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            folder = _download(str(name_or_path), revision, token)
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            loaded_class = method_class(config["method"])
+            from safetensors.numpy import load_file
+
+            statistics = load_file(folder / STATISTICS_FILE)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{name_or_path}: holds no transfer that can be read ({type(error).__name__}: {error}); "
+                f"expected {CONFIG_FILE} and {STATISTICS_FILE}, as save_pretrained writes them"
+            ) from error
+        if not issubclass(loaded_class, cls):
+            raise InputError(f"{name_or_path}: is a transfer by {config['method']!r}, not by {cls.method!r}")
+        return loaded_class(statistics, config)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token=None, commit_message: str | None = None
+    ) -> str:
+        """Save to a model repository on the Hub, created where it does not exist. Returns its address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            message = commit_message or f"Upload a {self.method} transfer"
+            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=message)
+        return str(address)
+
+    def card(self) -> str:
+        """The Markdown card: what was fitted on what, and what it did to the centroid distance."""
+        known = {name: value for name, value in self.config.items() if name != "skipped"}
+        rows = "\n".join(f"| `{name}` | {_card_value(value)} |" for name, value in known.items())
+        return f"""---
+library_name: unicorn-hf
+tags:
+- modality-gap
+- unicorn
+- {self.method}
+---
+
+# Modality transfer: {self.method}
+
+Moves text vectors of the encoder {self.config["text_encoder"] or "(not recorded)"} into the distribution of image
+vectors of the encoder {self.config["image_encoder"] or "(not recorded)"}, {self.config["embed_dim"]} dimensions.
+
+| | |
+| --- | --- |
+{rows}
+
+{len(self.config["skipped"])} rows were left out because they were NaN, Inf or zero.
+
+```python
+from unicorn_hf import ModalityTransfer
+
+transfer = ModalityTransfer.from_pretrained("...")
+image_embeds = transfer.apply(text_embeds)  # [N, {self.config["embed_dim"]}] -> float32, unit rows
+real = transfer.condition_image(image_embeds_of_pictures)  # what real pictures' vectors go through at inference
+```
+"""
+
+
+class NoTransfer(ModalityTransfer):
+    """Unit length and nothing else: the baseline that shows the gap as it is."""
+
+    method = "none"
+    needs_image = False
+
+    @classmethod
+    def _learn(cls, text, image, measure_text):
+        means = {"mu_text": text.mean} | ({} if image is None else {"mu_image": image.mean})
+        return cls(means, {})
+
+    def _map(self, unit, statistics):
+        return unit
+
+
+def method_class(method: str) -> type[ModalityTransfer]:
+    """The class of the method of this name."""
+    if method not in METHODS:
+        raise InputError(f"There is no transfer method {method!r}; the methods are {', '.join(METHODS)}")
+    module, name = METHODS[method].split(":")
+    return getattr(import_module(module), name)
+
+
+def normalize(rows):
+    """Bring the rows of an array (in place) or tensor to unit length; rows without a length become NaN."""
+    if is_tensor(rows):
+        lengths = rows.norm(dim=1, keepdim=True)
+        return rows / lengths.masked_fill(lengths < _NO_LENGTH, float("nan"))
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths < _NO_LENGTH] = np.nan
+    rows *= (1 / lengths)[:, None]
+    return rows
+
+
+def _card_value(value) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _download(repo_id: str, revision: str | None, token) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(repo_id, revision=revision, token=token, allow_patterns=[CONFIG_FILE, STATISTICS_FILE])
+        )
+    except Exception as error:  # no such repository, no network, no name of a repository, ...
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{repo_id}: is neither a folder nor a repository that can be read ({reason})") from error

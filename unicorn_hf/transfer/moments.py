@@ -1,0 +1,184 @@
+"""What a transfer needs to know of a set of vectors: how many, their mean and, where a method asks, their covariance.
+
+One pass over the data; memory does not depend on the number of rows; sets measured apart merge exactly
+(Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances").
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors, parallel_map, unit_rows
+
+# Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
+_SMALL_TRACE = 0.02
+
+
+class Moments:
+    """Count, mean [D] and, optionally, scatter [D, D] (the sum of the centred outer products) of unit rows, in float64.
+
+    `skipped` names the rows that were left out because they have no direction.
+    """
+
+    def __init__(self, count: int, mean, scatter=None, *, encoder: str | None = None, skipped: list[str] | None = None):
+        self.count = count
+        self.mean = np.asarray(mean, np.float64)
+        self.scatter = scatter
+        self.encoder = encoder
+        self.skipped = skipped or []
+
+    @classmethod
+    def measure(
+        cls,
+        source,
+        column: str | None = None,
+        *,
+        covariance: bool = False,
+        encoder: str | None = None,
+        skip_non_finite: bool = False,
+        allow_pickle: bool = False,
+        through: Callable[[np.ndarray], np.ndarray] | None = None,
+        block_rows: int | None = None,
+    ) -> "Moments":
+        """Measure the vectors of `source` (see `open_vectors`), each brought to unit length first.
+
+        Args:
+            covariance: measure the scatter too; costs D^2 numbers of memory and about ten times the time.
+            encoder: the encoder's name, where the source does not say it.
+            skip_non_finite: leave out rows that are NaN, Inf or zero, and name them in `skipped`.
+            through: a function of a block of unit rows [n, D], whose results [n, D] are measured instead.
+
+        Raises:
+            InputError: the source cannot be read, or a row is NaN, Inf or zero and `skip_non_finite` is not set.
+        """
+        vectors = open_vectors(source, column, allow_pickle=allow_pickle)
+        if encoder and vectors.encoder and encoder != vectors.encoder:
+            raise InputError(f"{vectors.name}: was made by the encoder {vectors.encoder!r}, not by {encoder!r}")
+        options = (covariance, skip_non_finite, through, block_rows or (4096 if covariance else BLOCK_ROWS))
+        moments = cls._measure(vectors, np.float32, *options)
+        if through is None and moments.trace < _SMALL_TRACE:
+            moments = cls._measure(vectors, np.float64, *options)
+        moments.encoder = encoder or vectors.encoder
+        return moments
+
+    @classmethod
+    def _measure(cls, vectors: Vectors, dtype, covariance, skip_non_finite, through, block_rows) -> "Moments":
+        def of_block(block):
+            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else dtype)
+            if len(bad):
+                if not skip_non_finite:
+                    return block, bad, None
+                unit = np.delete(unit, bad, axis=0)
+            if through is not None:
+                unit = through(unit)
+            mean = np.einsum("ij->j", unit).astype(np.float64) / max(len(unit), 1)
+            scatter = None
+            if covariance:
+                unit -= mean.astype(unit.dtype)
+                scatter = (unit.T @ unit).astype(np.float64)
+            return block, bad, cls(len(unit), mean, scatter)
+
+        total = cls(0, np.zeros(vectors.embed_dim), np.zeros((vectors.embed_dim,) * 2) if covariance else None)
+        first_row = 0
+        # Matrix products bring their own threads.
+        for block, bad, moments in parallel_map(of_block, vectors.blocks(block_rows), 1 if covariance else None):
+            if moments is None:
+                raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
+            moments.skipped = [vectors.row_name(first_row + int(row)) for row in bad]
+            total = total.merge(moments)
+            first_row += len(block)
+        if not total.count:
+            raise InputError(f"{vectors.name}: every row is NaN, Inf or zero; expected vectors")
+        return total
+
+    @property
+    def trace(self) -> float:
+        """The mean squared distance to the mean; for unit rows exactly 1 - |mean|^2 (ReVision, "trace")."""
+        return max(0.0, 1.0 - float(self.mean @ self.mean))
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[D, D], divided by the count."""
+        if self.scatter is None:
+            raise InputError("These moments have no covariance: measure them with covariance=True (--covariance)")
+        return self.scatter / self.count
+
+    def merge(self, *others: "Moments") -> "Moments":
+        """The moments of all rows of both (or more) sets.
+
+        Raises:
+            InputError: the sets differ in dimension or encoder, or only one has a covariance.
+        """
+        total = self
+        for other in others:
+            total = total._merge(other)
+        return total
+
+    def _merge(self, other: "Moments") -> "Moments":
+        if len(self.mean) != len(other.mean):
+            raise InputError(f"Moments of {len(self.mean)} and of {len(other.mean)} dimensions cannot be merged")
+        if self.encoder and other.encoder and self.encoder != other.encoder:
+            raise InputError(f"Moments of the encoders {self.encoder!r} and {other.encoder!r} cannot be merged")
+        if (self.scatter is None) != (other.scatter is None):
+            raise InputError("Moments with and without a covariance cannot be merged: measure all with --covariance")
+        count = self.count + other.count
+        step = other.mean - self.mean
+        mean = self.mean + step * (other.count / max(count, 1))
+        scatter = None
+        if self.scatter is not None:
+            scatter = self.scatter + other.scatter
+            scatter += np.outer(step, step * (self.count * other.count / max(count, 1)))
+        return Moments(
+            count,
+            mean,
+            scatter,
+            encoder=self.encoder or other.encoder,
+            skipped=self.skipped + other.skipped,
+        )
+
+    def save(self, path, **info) -> None:
+        """Write a `.safetensors` file; `info` (JSON values) is kept with it."""
+        from safetensors.numpy import save_file
+
+        tensors = {"mean": self.mean} | ({} if self.scatter is None else {"scatter": self.scatter})
+        about = {"count": self.count, "encoder": self.encoder, "skipped": self.skipped, **info}
+        partial = Path(path).with_name(f".{Path(path).name}.partial")
+        save_file(tensors, partial, metadata={"moments": json.dumps(about)})
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path) -> "Moments":
+        """Read what `save` wrote. `moments.info` has what was kept with it."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "numpy") as file:
+                about = json.loads(file.metadata()["moments"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: is no file of moments ({error}); write one with `unicorn-hf transfer moments`"
+            ) from error
+        moments = cls(
+            about.pop("count"),
+            tensors["mean"],
+            tensors.get("scatter"),
+            encoder=about.pop("encoder"),
+            skipped=about.pop("skipped"),
+        )
+        moments.info = about
+        return moments
+
+
+def no_direction(vectors: Vectors, row: np.ndarray, index: int) -> InputError:
+    """The error for a row that cannot be brought to unit length."""
+    row = row.astype(np.float64)
+    value = "NaN" if np.isnan(row).any() else "Inf" if np.isinf(row).any() else "only zeros"
+    column = f" of {vectors.column!r}" if vectors.column else ""
+    return InputError(
+        f"{vectors.name}: {vectors.row_name(index)}{column} holds {value}; expected a finite vector that is not "
+        "zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+    )

@@ -1,0 +1,61 @@
+"""ReAlign: anchor, trace and centroid alignment from unpaired statistics (ReVision, arXiv 2602.07026)."""
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.modality_transfer import ModalityTransfer, normalize
+from unicorn_hf.transfer.moments import Moments
+
+
+class ReAlign(ModalityTransfer):
+    """Move the mean, scale the spread, then mend the mean that the projection to the sphere has moved.
+
+    anchor and trace: e2 = mu_image + s (e - mu_text), s = sqrt(trace_image / trace_text); projection: e' = e2 / |e2|;
+    centroid: out = normalize(e' - mu_aligned + mu_image), where mu_aligned is the mean of e' over the text set.
+    """
+
+    method = "realign"
+
+    @classmethod
+    def _learn(cls, text, image, measure_text, aligned: Moments | None = None):
+        """Options of `fit`.
+
+        aligned: the moments of e' over the text set, where the text is given as `Moments` (`ReAlign.trace_aligned`).
+        """
+        transfer = cls.trace_aligned(text, image)
+        if aligned is None and measure_text is None:
+            raise InputError(
+                "ReAlign's centroid step needs the text once more: fit on the vectors, or measure each shard with "
+                "`unicorn-hf transfer moments SHARD --modality text --aligned-by MOMENTS...` and give these moments too"
+            )
+        aligned = aligned or measure_text(transfer.on_units(transfer._trace_align))
+        if aligned.count != text.count:
+            raise InputError(f"The aligned moments are of {aligned.count} rows; the text's are of {text.count}")
+        transfer.statistics["mu_aligned"] = aligned.mean
+        return transfer
+
+    @classmethod
+    def trace_aligned(cls, text: Moments, image: Moments) -> "ReAlign":
+        """The transfer before its centroid is known; only `_trace_align` can be asked of it."""
+        if text.trace < 1e-12:
+            raise InputError("The text vectors are all the same (their trace is 0): ReAlign cannot scale their spread")
+        config = {
+            "scale": (image.trace / text.trace) ** 0.5,
+            "trace_text": text.trace,
+            "trace_image": image.trace,
+        }
+        return cls({"mu_text": text.mean, "mu_image": image.mean}, config)
+
+    def _trace_align(self, unit, statistics):
+        """e' of a block of unit rows."""
+        unit -= statistics["mu_text"]
+        unit *= self.config["scale"]
+        unit += statistics["mu_image"]
+        return normalize(unit)
+
+    def _map(self, unit, statistics):
+        unit = self._trace_align(unit, statistics)
+        unit += statistics["mu_image"] - statistics["mu_aligned"]
+        return unit
+
+    @property
+    def gain(self) -> float:
+        return self.config["scale"]

@@ -1,0 +1,162 @@
+"""Moved vectors written as they come: a `.npy` file, or a dataset folder with one column more than its source."""
+
+import json
+import logging
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.float16 import float32_to_float16
+from unicorn_hf.transfer.vectors import TABLE_ROWS, TableVectors, Vectors
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 500 << 20
+
+
+def write_moved(transfer, vectors: Vectors, output: Path, out_column: str, *, skip_non_finite: bool) -> Path:
+    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory."""
+    skipped: list[str] = []
+    if output.suffix == ".npy":
+        _write_npy(transfer, vectors, output, skip_non_finite, skipped)
+    else:
+        _write_folder(transfer, vectors, output, out_column, skip_non_finite, skipped)
+    if skipped:
+        logger.warning(
+            "%s: left out %d rows that hold NaN, Inf or zeros: %s", vectors.name, len(skipped), ", ".join(skipped)
+        )
+    return output
+
+
+def as_lists(moved: np.ndarray):
+    """Rows [n, D] as a `pyarrow` array of float16 lists of length D; overwrites float32 rows."""
+    import pyarrow as pa
+
+    half = float32_to_float16(moved) if moved.dtype == np.float32 else moved.astype(np.float16)
+    return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), moved.shape[1])
+
+
+def _write_npy(transfer, vectors: Vectors, output: Path, skip: bool, skipped: list[str]) -> None:
+    """In the type of the source where that is float16, else float32."""
+    half = getattr(vectors, "dtype", np.float16) == np.float16
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        with partial.open("wb", buffering=0) as file:
+            rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
+            written = 0
+            for moved, _ in _kept(transfer, vectors, skip, skipped):
+                block = float32_to_float16(moved) if half else moved
+                file.write(memoryview(np.ascontiguousarray(block)).cast("B"))
+                written += len(block)
+            if written != rows:
+                file.seek(0)
+                _write_npy_header(file, half, written, vectors.embed_dim)
+        partial.rename(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
+    # NumPy leaves room in the header for the number of rows to change in place.
+    header = {"descr": "<f2" if half else "<f4", "fortran_order": False, "shape": (rows, embed_dim)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return rows
+
+
+def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, skip: bool, skipped: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables: deque = deque()
+    source_schema = vectors.schema if isinstance(vectors, TableVectors) else pa.schema({"id": pa.string()})
+    if out_column in source_schema.names:
+        raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with --out-column")
+    schema = source_schema.append(pa.field(out_column, pa.list_(pa.float16(), vectors.embed_dim)))
+    schema = schema.with_metadata(_with_feature(source_schema.metadata, out_column, vectors.embed_dim))
+    vector_columns = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    other_columns = [name for name in schema.names if name not in vector_columns]
+
+    def blocks():
+        for table, block in _tables_and_blocks(vectors):
+            tables.append(table)
+            yield block
+
+    with storage.new_folder(output) as folder:
+        (folder / "data").mkdir()
+        shards, writer, num_rows = [], None, 0
+        try:
+            for moved, kept in _kept(transfer, vectors, skip, skipped, blocks()):
+                table = tables.popleft()
+                table = table if kept is None else table.take(kept)
+                table = table.append_column(schema.field(out_column), as_lists(moved)).cast(schema)
+                if writer is None or shards[-1].stat().st_size > SHARD_BYTES:
+                    if writer is not None:
+                        writer.close()
+                    shards.append(folder / "data" / f"{len(shards)}.parquet")
+                    # Vectors neither repeat nor compress; trying to costs most of the time of writing them.
+                    writer = pq.ParquetWriter(
+                        shards[-1],
+                        schema,
+                        compression={name: "NONE" if name in vector_columns else "ZSTD" for name in schema.names},
+                        use_dictionary=other_columns,
+                        write_statistics=other_columns,
+                    )
+                writer.write_table(table)
+                num_rows += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+        for index, shard in enumerate(shards):
+            shard.rename(shard.with_name(f"train-{index:05d}-of-{len(shards):05d}.parquet"))
+        storage.write_card(
+            folder,
+            title=f"{out_column} by the {transfer.method} transfer",
+            num_rows=num_rows,
+            columns={field.name: _type_text(field.type) for field in schema},
+            provenance={**vectors.provenance, out_column: transfer.provenance},
+        )
+
+
+def _tables_and_blocks(vectors: Vectors):
+    """The other columns of each block of vectors, and the block; bare vectors get an `id`, their row's number."""
+    import pyarrow as pa
+
+    if isinstance(vectors, TableVectors):
+        yield from vectors.tables()
+        return
+    row = 0
+    for block in vectors.blocks(TABLE_ROWS):
+        ids = [vectors.row_id(index) or str(index) for index in range(row, row + len(block))]
+        yield pa.table({"id": ids}), block
+        row += len(block)
+
+
+def _with_feature(metadata: dict | None, column: str, embed_dim: int) -> dict | None:
+    """The schema's metadata, in which `datasets` keeps its features, with the new column's added."""
+    if not metadata or b"huggingface" not in metadata:
+        return metadata
+    info = json.loads(metadata[b"huggingface"])
+    feature = {"feature": {"dtype": "float16", "_type": "Value"}, "length": embed_dim, "_type": "List"}
+    info["info"]["features"][column] = feature
+    return {**metadata, b"huggingface": json.dumps({"info": {"features": info["info"]["features"]}}).encode()}
+
+
+def _type_text(kind) -> str:
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(kind):
+        return f"List({str(kind.value_type).replace('halffloat', 'float16')}, length={kind.list_size})"
+    return str(kind)
+
+
+def _kept(transfer, vectors: Vectors, skip: bool, skipped: list[str], blocks=None):
+    """Pairs of moved rows, and the indices in their block of those that are kept (None: all)."""
+    first_row = 0
+    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, keep_bad=skip):
+        skipped += [vectors.row_name(first_row + int(row)) for row in lost]
+        first_row += len(moved)
+        yield (np.delete(moved, lost, axis=0), np.delete(np.arange(len(moved)), lost)) if len(lost) else (moved, None)
