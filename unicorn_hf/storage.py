@@ -79,19 +79,25 @@ def write_dataset(dataset, output, *, title: str, provenance: dict | None = None
     Raises:
         InputError: `output` exists and is not an empty folder.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
     with new_folder(output) as folder:
         write_shards(dataset, folder / "data", shard_size=shard_size)
-        card_data = DatasetCardData(
-            pretty_name=title,
-            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-            unicorn=provenance or {},
-        )
-        columns = "\n".join(f"| `{name}` | {feature_text(dataset.features[name])} |" for name in dataset.column_names)
-        text = f"# {title}\n\n{len(dataset):,} rows.\n\n| column | type |\n| --- | --- |\n{columns}\n"
-        DatasetCard(f"---\n{card_data}\n---\n\n{text}").save(folder / "README.md")
+        columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
+        write_card(folder, title=title, num_rows=len(dataset), columns=columns, provenance=provenance)
     return Path(output)
+
+
+def write_card(folder, *, title: str, num_rows: int, columns: dict[str, str], provenance: dict | None = None) -> None:
+    """Write the card of a folder with shards `data/train-*.parquet`; `columns` maps a name to its type in words."""
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    card_data = DatasetCardData(
+        pretty_name=title,
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        unicorn=provenance or {},
+    )
+    rows = "\n".join(f"| `{name}` | {kind} |" for name, kind in columns.items())
+    text = f"# {title}\n\n{num_rows:,} rows.\n\n| column | type |\n| --- | --- |\n{rows}\n"
+    DatasetCard(f"---\n{card_data}\n---\n\n{text}").save(folder / "README.md")
 
 
 def write_shards(dataset, folder: Path, split: str = "train", shard_size: int = 500 << 20) -> None:
