@@ -3,7 +3,9 @@
 The command line prints these two and exits with status 2; from Python they are ordinary exceptions.
 """
 
+import contextlib
 import importlib.util
+import sys
 
 
 class InputError(ValueError):
@@ -20,3 +22,13 @@ def require(package: str, extra: str) -> None:
         raise MissingExtraError(
             f"This needs the package {package!r}, which is not installed: pip install 'unicorn-hf[{extra}]'"
         )
+
+
+@contextlib.contextmanager
+def one_sentence_errors():
+    """For the outermost block of a command: print the two errors above as one sentence and exit with status 2."""
+    try:
+        yield
+    except (InputError, MissingExtraError) as error:
+        print(f"unicorn-hf: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,48 @@
+"""Stage 2: train the whole model, or LoRA adapters, on conversations and the synthetic image vectors of their captions.
+
+accelerate launch recipes/finetune.py --config recipes/demo/finetune.yaml \
+    --model_name_or_path STAGE_1_OUTPUT --dataset DATASET --output_dir OUTPUT
+"""
+
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
+
+import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
+from unicorn_hf.errors import one_sentence_errors
+from unicorn_hf.storage import read_dataset
+from unicorn_hf.training import DataArguments, ImageEmbedsCollator, freeze_vision_tower, tokenize_conversations
+
+
+def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    # Data
+    dataset = read_dataset(data_args.dataset, name=data_args.dataset_config, split=data_args.dataset_split)
+
+    # Model
+    model = AutoModelForImageTextToText.from_pretrained(
+        model_args.model_name_or_path, dtype=model_args.dtype, attn_implementation=model_args.attn_implementation
+    )
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
+    freeze_vision_tower(model)
+
+    # Training
+    training_args.remove_unused_columns = False
+    training_args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenize_conversations(dataset, processor, max_length=training_args.max_length).with_format(
+            "numpy"
+        ),
+        data_collator=ImageEmbedsCollator(processor.tokenizer.pad_token_id),
+        processing_class=processor,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    # Saving
+    trainer.save_model(training_args.output_dir)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main(*TrlParser((DataArguments, SFTConfig, ModelConfig)).parse_args_and_config())

@@ -1,0 +1,55 @@
+"""Stage 1: train the projector on captions and their synthetic image vectors; the language model stays frozen.
+
+accelerate launch recipes/pretrain.py --config recipes/demo/pretrain.yaml \
+    --model_name_or_path LANGUAGE_MODEL --dataset DATASET --output_dir OUTPUT
+"""
+
+from transformers import AutoTokenizer
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
+
+from unicorn_hf.errors import one_sentence_errors
+from unicorn_hf.storage import read_dataset, read_provenance
+from unicorn_hf.training import ImageEmbedsCollator, PretrainArguments, freeze_all_but_projector, tokenize_captions
+
+
+def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    # Data
+    dataset = read_dataset(data_args.dataset, name=data_args.dataset_config, split=data_args.dataset_split)
+    provenance = read_provenance(data_args.dataset).get("image_embeds", {})
+
+    # Model
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+    model = UnicornForConditionalGeneration.from_text_pretrained(
+        model_args.model_name_or_path,
+        tokenizer=tokenizer,
+        embed_dim=dataset.features["image_embeds"].length,
+        num_image_tokens=data_args.num_image_tokens,
+        projector_type=data_args.projector_type,
+        image_encoder=provenance.get("encoder"),
+        transfer=provenance.get("transfer"),
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    processor = UnicornProcessor.from_config(model.config, tokenizer)
+    freeze_all_but_projector(model)
+
+    # Training
+    training_args.remove_unused_columns = False
+    training_args.dataset_kwargs = {"skip_prepare_dataset": True}
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenize_captions(dataset, processor, max_length=training_args.max_length).with_format("numpy"),
+        data_collator=ImageEmbedsCollator(tokenizer.pad_token_id),
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    # Saving
+    trainer.save_model(training_args.output_dir)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main(*TrlParser((PretrainArguments, SFTConfig, ModelConfig)).parse_args_and_config())

@@ -1,0 +1,24 @@
+"""What a stage reads beside TRL's `SFTConfig` and `ModelConfig`. Every field is a YAML key and a flag of the recipes."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """The data of a stage."""
+
+    dataset: str = field(metadata={"help": "Dataset folder, data file or Hub id."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration, e.g. unicorn-1.2m."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+
+
+@dataclass
+class PretrainArguments(DataArguments):
+    """Stage 1 also makes the projector, so it has the projector's sizes."""
+
+    num_image_tokens: int = field(default=1, metadata={"help": "Tokens that one image vector becomes."})
+    projector_type: str = field(default="mlp2x_gelu", metadata={"help": "linear, mlp2x_gelu, mlp3x_gelu, ..."})
+    standardize_image_embeds: bool = field(
+        default=False,
+        metadata={"help": "Put every dimension to mean 0 and standard deviation 1 over the training vectors."},
+    )

@@ -1,0 +1,14 @@
+"""What each stage trains."""
+
+
+def freeze_all_but_projector(model) -> None:
+    """Stage 1: the language model (and a vision tower, where there is one) stays as it is. In place."""
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+
+
+def freeze_vision_tower(model) -> None:
+    """Stage 2: everything is trained but the vision tower, whose vectors the data already hold. In place."""
+    model.requires_grad_(True)
+    if getattr(model.model, "vision_tower", None) is not None:
+        model.model.vision_tower.requires_grad_(False)
