@@ -12,8 +12,8 @@ from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
 
 OVERFLOWS = ("truncate", "error", "mean")
-# With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU). Constants,
-# not measured at start, since a vector's last bit depends on the batch it was in.
+# With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU).
+# Constants, not measured at start, since a vector's last bit depends on the batch it was in.
 TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65536}
 IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
 
@@ -21,8 +21,8 @@ IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
 class TextBatches:
     """The windows of some texts in batches of like length, longest first.
 
-    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; those of one
-    text stand side by side, in the texts' order), and the tensors for the text tower.
+    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; the windows
+    of one text stand side by side, in the texts' order), and the tensors for the text tower.
 
     Attributes:
         windows_per_text: how many windows each text has; one, unless `overflow` is `mean`.
@@ -49,8 +49,8 @@ class TextBatches:
         if overflow == "error" and self.num_overflowing:
             row = next(row for row, each in enumerate(windows) if len(each) > 1)
             raise InputError(
-                f"text {row} ({texts[row][:60]!r}…) is longer than the encoder's {tokenizer.max_tokens} tokens; shorten it, "
-                "or choose the overflow truncate or mean"
+                f"text {row} ({texts[row][:60]!r}…) is longer than the encoder's {tokenizer.max_tokens} tokens; "
+                "shorten it, or choose the overflow truncate or mean"
             )
         if overflow == "truncate":
             windows = [each[:1] for each in windows]
@@ -86,7 +86,7 @@ def image_batch_size(batch_size: int | str, device: torch.device) -> int:
 def decode_images(
     images: Sequence, transform: Callable[[Image.Image], dict[str, torch.Tensor]]
 ) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
-    """The image tower's inputs of those images that can be decoded, and the reason for each that can't, by its place."""
+    """The image tower's inputs of the images that can be decoded, and by its place the reason for each that can't."""
     examples, failures = [], {}
     for place, image in enumerate(images):
         try:

@@ -7,13 +7,14 @@ import torch
 from unicorn_hf import errors
 from unicorn_hf.embedding.encoder import Encoder
 from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
+from unicorn_hf.embedding.transformers_towers import loading
 from unicorn_hf.errors import InputError
 
 # "pure": layer norms too, which is as close to float32 as mixed precision and faster.
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
 
 
-def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.dtype) -> Encoder:
+def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.dtype, compile: bool) -> Encoder:
     """An open_clip model with its tokenizer and its transform.
 
     Args:
@@ -36,29 +37,29 @@ def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.d
         model_name, _, pretrained = spec.partition("/")
         tags = open_clip.list_pretrained_tags_by_model(model_name)
         if model_name not in open_clip.list_models():
-            raise InputError(f"encoder {name!r}: open_clip has no architecture {model_name!r} (see open_clip.list_models())")
+            raise InputError(
+                f"encoder {name!r}: open_clip has no architecture {model_name!r} (see open_clip.list_models())"
+            )
         if pretrained not in tags and not Path(pretrained).is_file():
             raise InputError(
                 f"encoder {name!r}: open_clip has no weights {pretrained!r} for {model_name}; expected one of "
                 f"{', '.join(tags) or '(none)'}, or the path of a checkpoint"
             )
-    try:
+    with loading(name):
         model, preprocess = open_clip.create_model_from_pretrained(
             model_name, pretrained, precision=PRECISIONS[dtype], device=device
         )
         tokenizer = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # open_clip raises many types here; all mean that the model can't be had
-        raise InputError(f"encoder {name!r}: open_clip cannot load it ({str(error).splitlines()[0]})") from error
     model.eval()
     return Encoder(
         name,
-        embed_dim=model.text_projection.shape[-1] if hasattr(model, "text_projection") else model.visual.output_dim,
         tokenizer=_token_windows(name, tokenizer, model),
         transform=lambda image: {"pixel_values": preprocess(image)},
         text_tower=_text_tower(model),
         image_tower=lambda inputs: model.encode_image(inputs["pixel_values"].to(dtype)),
         device=device,
         dtype=dtype,
+        compile=compile,
     )
 
 
@@ -69,7 +70,9 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
         encode, pad_id = (lambda texts: [tokenizer.encode(text) for text in texts]), 0
         prefix, suffix = [tokenizer.sot_token_id], [tokenizer.eot_token_id]
     elif getattr(tokenizer, "tokenizer_mode", "") or getattr(tokenizer, "strip_sep_token", False):
-        raise InputError(f"encoder {name!r}: its tokenizer mode is not supported; take a model without `tokenizer_mode`")
+        raise InputError(
+            f"encoder {name!r}: its tokenizer mode is not supported; take a model without `tokenizer_mode`"
+        )
     else:
         from open_clip.tokenizer import basic_clean, canonicalize_text
 
@@ -82,7 +85,9 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
 
         prefix, suffix = special_tokens(inner)
         pad_id = inner.pad_token_id
-    return TokenWindows(encode, prefix, suffix, tokenizer.context_length, pad_id, pad_to_max=not _ignores_padding(model))
+    return TokenWindows(
+        encode, prefix, suffix, tokenizer.context_length, pad_id, pad_to_max=not _ignores_padding(model)
+    )
 
 
 def _ignores_padding(model) -> bool:

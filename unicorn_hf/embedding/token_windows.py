@@ -19,6 +19,7 @@ class TokenWindows:
         max_tokens: the tower's context length.
         pad_id: the id that fills up a row.
         pad_to_max: the tower reads its padding (SigLIP pools the last position), so every row is `max_tokens` long.
+        pad_left: the padding comes first.
     """
 
     encode: Callable[[Sequence[str]], list[list[int]]]
@@ -27,6 +28,7 @@ class TokenWindows:
     max_tokens: int
     pad_id: int
     pad_to_max: bool = False
+    pad_left: bool = False
 
     def __call__(self, texts: Sequence[str]) -> list[list[list[int]]]:
         """The windows of each text."""
@@ -37,11 +39,15 @@ class TokenWindows:
         ]
 
     def pad(self, windows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (int64, `[len(windows), longest]`), padded on the right."""
+        """`input_ids` and `attention_mask` (int64, `[len(windows), longest]`)."""
         length = self.max_tokens if self.pad_to_max else max(map(len, windows))
-        input_ids = torch.tensor([window + [self.pad_id] * (length - len(window)) for window in windows])
-        lengths = torch.tensor([len(window) for window in windows])
-        return {"input_ids": input_ids, "attention_mask": (torch.arange(length) < lengths[:, None]).long()}
+        input_ids = torch.full((len(windows), length), self.pad_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, window in enumerate(windows):
+            place = slice(length - len(window), length) if self.pad_left else slice(len(window))
+            input_ids[row, place] = torch.tensor(window)
+            attention_mask[row, place] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def special_tokens(tokenizer) -> tuple[list[int], list[int]]:

@@ -1,0 +1,97 @@
+"""Encoders of transformers: CLIP, SigLIP, SigLIP 2 and every model with the same two methods."""
+
+import contextlib
+
+import torch
+
+from unicorn_hf.embedding.encoder import Encoder
+from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
+from unicorn_hf.errors import InputError, MissingExtraError
+
+
+def load_transformers(
+    name: str, spec: str, *, device: torch.device, dtype: torch.dtype, trust_remote_code: bool, compile: bool
+) -> Encoder:
+    """A two-tower model of transformers with its tokenizer and its image processor.
+
+    Args:
+        name: the name by which the encoder was asked for.
+        spec: a folder or a repository on the Hub.
+
+    Raises:
+        InputError: it cannot be loaded, or has no `get_text_features` and `get_image_features`.
+    """
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    model = load_model(AutoModel, name, spec, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
+    with loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=trust_remote_code)
+        processor = AutoImageProcessor.from_pretrained(spec, trust_remote_code=trust_remote_code)
+    if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
+        raise InputError(
+            f"encoder {name!r}: {type(model).__name__} lacks a text or an image tower; expected a model like CLIP"
+        )
+    # SigLIP was trained on rows padded to the full length, without a mask, and pools the last position.
+    pad_to_max = model.config.model_type.startswith("siglip")
+    names = ("input_ids",) if pad_to_max else ("input_ids", "attention_mask")
+    max_tokens = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    return Encoder(
+        name,
+        tokenizer=token_windows(tokenizer, max_tokens, pad_to_max=pad_to_max),
+        transform=image_transform(processor),
+        text_tower=lambda inputs: features(model.get_text_features(**{key: inputs[key] for key in names})),
+        image_tower=lambda inputs: features(model.get_image_features(**cast_floats(inputs, dtype))),
+        device=device,
+        dtype=dtype,
+        compile=compile,
+    )
+
+
+def load_model(model_class, name: str, spec: str, **options):
+    """`model_class.from_pretrained(spec)`, but with an error where weights are missing: their random start values would
+    make vectors that look like any others."""
+    with loading(name):
+        model, info = model_class.from_pretrained(spec, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"encoder {name!r}: {spec} lacks {len(missing)} of its weights, {missing[0]} the first")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def loading(name: str):
+    """Turns whatever a library raises while it loads a model into one sentence."""
+    try:
+        yield
+    except (InputError, MissingExtraError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"encoder {name!r} cannot be loaded ({reason})") from error
+
+
+def token_windows(tokenizer, max_tokens: int, *, pad_to_max: bool = False) -> TokenWindows:
+    prefix, suffix = special_tokens(tokenizer)
+    return TokenWindows(
+        lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids,
+        prefix,
+        suffix,
+        max_tokens,
+        tokenizer.pad_token_id,
+        pad_to_max,
+        pad_left=tokenizer.padding_side == "left",
+    )
+
+
+def image_transform(processor):
+    """An image processor as a function of one image to tensors without a batch axis."""
+    return lambda image: {
+        key: torch.as_tensor(value[0]) for key, value in processor(images=[image], return_tensors="pt").items()
+    }
+
+
+def features(output) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def cast_floats(inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in inputs.items()}
