@@ -37,7 +37,8 @@ def write_instructions(captions, output=None, *, writer="grammar", mix: dict[str
     if output is not None:
         check_new_folder(output)
     source = read_dataset(captions)
-    check_columns(source, "id", "caption", source=captions)
+    name = "the captions" if isinstance(captions, datasets.Dataset) else captions
+    check_columns(source, "id", "caption", source=name)
     rows = []
     for row in tqdm(source.select_columns(["id", "caption"]), desc="instructions", unit="caption"):
         rng = random.Random(f"instructions {seed} {row['caption']}")
