@@ -1,6 +1,6 @@
 """Adds Unicorn's classes to transformers' Auto classes without importing transformers.
 
-`import unicorn_hf` must be cheap, yet `AutoModelForImageTextToText.from_pretrained(folder)` must find the class after it.
+`import unicorn_hf` must be cheap, yet `AutoModelForImageTextToText.from_pretrained(folder)` must find the class after.
 So each Auto class gets ours at the moment transformers loads the module that holds it: at once where that has
 happened already, and otherwise through an import hook. Our modules import the Auto modules themselves, so either of the
 two may be the first to be complete: the hook watches both, and registers when both are there.
@@ -11,7 +11,7 @@ import importlib.abc
 import importlib.util
 import sys
 
-# Auto module of transformers -> our module, and which of its classes goes to which Auto class (keyed by `UnicornConfig`)
+# Auto module of transformers -> our module, and which of its classes goes to which Auto class
 _REGISTRATIONS = {
     "transformers.models.auto.configuration_auto": (
         "unicorn_hf.modeling.configuration_unicorn",

@@ -1,0 +1,101 @@
+"""Unicorn model configuration."""
+
+import copy
+import re
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class UnicornConfig(PreTrainedConfig):
+    """A language model that reads images as vectors of a contrastive image-text space (arXiv 2503.22655, 2602.07026).
+
+    Args:
+        text_config: the language model's configuration; any causal LM that `AutoModel` knows.
+        vision_config: the image tower's configuration (CLIP, SigLIP, SigLIP 2), for a model that takes `pixel_values`.
+            Its output has `embed_dim` dimensions. `None`: the model takes `image_embeds` only.
+        embed_dim: dimension of an image vector.
+        num_image_tokens: how many tokens of the language model one image becomes.
+        projector_type: `linear`, or `mlp{n}x_gelu`: n linear layers with GELU between them.
+        projector_expand: `split` projects one vector to `num_image_tokens` different tokens; `copy` projects it once
+            and repeats the result (the released Unicorn's layout, with 576 copies).
+        normalize_image_embeds: scale every image vector to unit length before anything else, which makes a tower's raw
+            output and stored vectors the same thing.
+        image_token_id: the id of the placeholder `<image>`, which stands `num_image_tokens` times for each image.
+        image_encoder: the name of the encoder whose vectors the model was trained on.
+        transfer: the transfer that made those vectors from text vectors (`realign`, `mean_shift`, ...).
+        tie_word_embeddings: whether `lm_head` is the input embedding; the language model's own setting by default.
+    """
+
+    model_type = "unicorn"
+    sub_configs_defaults = {  # noqa: RUF012, the base class declares it
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model", optional=True),
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    embed_dim: int = 1280
+    num_image_tokens: int = 1
+    projector_type: str = "mlp2x_gelu"
+    projector_expand: Literal["split", "copy"] = "split"
+    normalize_image_embeds: bool = True
+    image_token_id: int | None = None
+    image_encoder: str | None = None
+    transfer: str | None = None
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        if self.image_token_id is None:
+            self.image_token_id = self.text_config.vocab_size - 1
+
+    def validate_architecture(self):
+        """Part of the validation that `@strict` runs."""
+        if self.embed_dim < 1 or self.num_image_tokens < 1:
+            raise ValueError(
+                f"embed_dim and num_image_tokens must be at least 1, got {self.embed_dim} and {self.num_image_tokens}"
+            )
+        if self.projector_type != "linear" and not re.fullmatch(r"mlp[1-9]\d*x_gelu", self.projector_type):
+            raise ValueError(
+                f"projector_type is {self.projector_type!r}; expected 'linear' or 'mlp2x_gelu', 'mlp3x_gelu', …"
+            )
+        if self.vision_config is not None and self.vision_embed_dim != self.embed_dim:
+            raise ValueError(
+                f"vision_config gives vectors of {self.vision_embed_dim} dimensions, but embed_dim is {self.embed_dim}"
+            )
+
+    @property
+    def vision_embed_dim(self) -> int:
+        """Dimension of the image tower's output: after the projection where it has one (CLIP), else its hidden size."""
+        return getattr(self.vision_config, "projection_dim", None) or self.vision_config.hidden_size
+
+    @property
+    def num_projector_layers(self) -> int:
+        return 1 if self.projector_type == "linear" else int(re.match(r"mlp(\d+)x", self.projector_type)[1])
+
+    @classmethod
+    def from_text_config(
+        cls, text_config, embed_dim: int, image_token_id: int | None = None, **kwargs
+    ) -> "UnicornConfig":
+        """The configuration of a model over the language model `text_config` (not changed).
+
+        Where `image_token_id` is not given or lies just behind the vocabulary, the vocabulary grows by that token.
+        """
+        text_config = copy.deepcopy(text_config)
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        if image_token_id is None:
+            image_token_id = text_config.vocab_size
+        text_config.vocab_size = max(text_config.vocab_size, image_token_id + 1)
+        return cls(text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **kwargs)
+
+
+UnicornConfig.register_for_auto_class()
+
+__all__ = ["UnicornConfig"]

@@ -1,0 +1,475 @@
+"""PyTorch Unicorn model: a language model that reads each image as one vector of a contrastive image-text space."""
+
+import inspect
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    CLIPVisionModelWithProjection,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, is_tracing, torch_compilable_check
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_unicorn import UnicornConfig
+
+# What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
+IMAGE_TOKEN = "<image>"
+IMAGE_INPUTS = ("image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+
+# Keyword arguments that `forward` passes on, beside the language model's own: what the trainers, the attention
+# functions, continuous batching and vLLM's transformers backend send through a model.
+_FORWARD_KWARGS = frozenset(TransformersKwargs.__annotations__) | {
+    "attention_instances",
+    "block_table",
+    "cache",
+    "logits_indices",
+    "logits_processor_args",
+    "mm_token_type_ids",
+    "read_index",
+    "return_dict",
+    "shift_labels",
+    "token_type_ids",
+    "use_cache",
+    "write_index",
+}
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+
+
+@dataclass
+class UnicornModelOutputWithPast(BaseModelOutputWithPast):
+    """`image_hidden_states`: the projected images, `[num_images, num_image_tokens, hidden_size]`."""
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class UnicornCausalLMOutputWithPast(ModelOutput):
+    """`logits`: `[batch_size, sequence_length, vocab_size]`; `image_hidden_states`: as `UnicornModelOutputWithPast`."""
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+class UnicornMultiModalProjector(nn.Module):
+    """Image vectors `[num_images, embed_dim]` to tokens `[num_images, num_image_tokens, hidden_size]`."""
+
+    def __init__(self, config: UnicornConfig):
+        super().__init__()
+        self.num_image_tokens = config.num_image_tokens
+        self.expand = config.projector_expand
+        hidden_size = config.text_config.hidden_size
+        sizes = [config.embed_dim] + [hidden_size] * config.num_projector_layers
+        if self.expand == "split":
+            sizes[-1] *= config.num_image_tokens
+        layers = []
+        for in_features, out_features in itertools.pairwise(sizes):
+            layers += [nn.Linear(in_features, out_features), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
+        projected = self.layers(image_embeds.to(self.layers[0].weight.dtype))
+        if self.expand == "copy":
+            return projected[:, None].expand(-1, self.num_image_tokens, -1)
+        return projected.unflatten(-1, (self.num_image_tokens, -1))
+
+
+class UnicornPreTrainedModel(PreTrainedModel):
+    config: UnicornConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012, the base class declares it
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The statistics of the input are a few thousand numbers, and their rounding would move every image.
+    _keep_in_fp32_modules_strict = ["image_embeds_mean", "image_embeds_scale"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, UnicornModel):
+            init.zeros_(module.image_embeds_mean)
+            init.ones_(module.image_embeds_scale)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if (tower := model.base_model.vision_tower) is not None:
+            tower.requires_grad_(False)  # loading makes new parameters, which are trainable
+        return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # Without this, only the saved class's own entry would be written.
+        self.config.auto_map = {
+            "AutoConfig": "configuration_unicorn.UnicornConfig",
+            "AutoModel": "modeling_unicorn.UnicornModel",
+            "AutoModelForImageTextToText": "modeling_unicorn.UnicornForConditionalGeneration",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class UnicornModel(UnicornPreTrainedModel):
+    """Projector and language model (and image tower, where the configuration has one), without the head."""
+
+    def __init__(self, config: UnicornConfig):
+        super().__init__(config)
+        self.vision_tower = None
+        if config.vision_config is not None:
+            self.vision_tower = _new_vision_tower(config.vision_config).requires_grad_(False)
+        self.multi_modal_projector = UnicornMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.register_buffer("image_embeds_mean", torch.zeros(config.embed_dim, dtype=torch.float32))
+        self.register_buffer("image_embeds_scale", torch.ones(config.embed_dim, dtype=torch.float32))
+        self._known_kwargs = _FORWARD_KWARGS.union(inspect.signature(self.language_model.forward).parameters)
+        self.post_init()
+
+    def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
+        """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
+
+        Args:
+            mean: `[embed_dim]`, or a number; `None` leaves it as it is.
+            scale: `[embed_dim]`, or a number, for instance one over the standard deviation; `None` leaves it as it is.
+        """
+        for name, value in (("image_embeds_mean", mean), ("image_embeds_scale", scale)):
+            if value is None:
+                continue
+            value, buffer = torch.as_tensor(value), getattr(self, name)
+            if value.dim() > 0 and value.shape != buffer.shape:
+                raise ValueError(
+                    f"{name} has shape {list(value.shape)}; expected [{self.config.embed_dim}] (embed_dim)"
+                )
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} holds NaN or infinite values")
+            buffer.copy_(value)
+
+    def get_image_embeds(
+        self, pixel_values: torch.Tensor, pixel_attention_mask=None, spatial_shapes=None
+    ) -> torch.Tensor:
+        """Pictures to vectors of the image tower, as it gives them: `[num_images, embed_dim]`."""
+        if self.vision_tower is None:
+            raise ValueError(
+                "This model has no image tower (vision_config is None), so it cannot read pixel_values: pass"
+                f" image_embeds of the encoder {self.config.image_encoder!r}, or give it a tower by `set_vision_tower`"
+            )
+        inputs = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        outputs = self.vision_tower(pixel_values.to(self.vision_tower.device, self.vision_tower.dtype), **inputs)
+        return outputs.image_embeds if hasattr(outputs, "image_embeds") else outputs.pooler_output
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Images as the language model's tokens, in `pooler_output`: `[num_images, num_image_tokens, hidden_size]`."""
+        if image_embeds is None:
+            image_embeds = self.get_image_embeds(pixel_values, pixel_attention_mask, spatial_shapes)
+        if image_embeds.dim() != 2 or image_embeds.shape[-1] != self.config.embed_dim:
+            raise ValueError(
+                f"image_embeds has shape {list(image_embeds.shape)}; expected [num_images, {self.config.embed_dim}]"
+                f" (this model reads vectors of the encoder {self.config.image_encoder!r})"
+            )
+        # float32 also where the vectors are float16: the statistics are small differences of small numbers.
+        image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)
+        torch_compilable_check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
+        if self.config.normalize_image_embeds:
+            image_embeds = F.normalize(image_embeds, dim=-1)
+        image_embeds = (image_embeds - self.image_embeds_mean.float()) * self.image_embeds_scale.float()
+        return BaseModelOutputWithPooling(pooler_output=self.multi_modal_projector(image_embeds))
+
+    def get_placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Where the prompts hold an image placeholder: `[batch_size, sequence_length]`, bool."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        image_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | UnicornModelOutputWithPast:
+        """
+        Args:
+            input_ids: `[batch_size, sequence_length]`, with `num_image_tokens` placeholders for each image.
+            image_embeds: `[num_images, embed_dim]`, any float type, in the order of the placeholders across the batch.
+            pixel_values: `[num_images, channels, height, width]`, instead of `image_embeds`, for the image tower.
+            pixel_attention_mask, spatial_shapes: what SigLIP 2 (NaFlex) takes beside its patches.
+
+        The others are the language model's own. Raises `ValueError` where placeholders and images do not match.
+        """
+        if unknown := kwargs.keys() - self._known_kwargs:
+            raise TypeError(
+                f"{type(self).__name__}.forward() got an unexpected keyword argument {sorted(unknown)[0]!r}"
+            )
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds")
+        if image_embeds is not None and pixel_values is not None:
+            raise ValueError("Got both image_embeds and pixel_values for the images: pass one of them")
+
+        text_embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        image_features = None
+        if image_embeds is not None or pixel_values is not None:
+            image_features = self.get_image_features(
+                pixel_values, image_embeds, pixel_attention_mask, spatial_shapes
+            ).pooler_output.to(text_embeds.device, text_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds)
+            _check_placeholders(mask, len(image_features), self.config.num_image_tokens)
+            text_embeds = text_embeds.masked_scatter(mask[..., None], image_features)
+        elif input_ids is not None and not is_tracing() and not _has_past(past_key_values):
+            _check_placeholders(self.get_placeholder_mask(input_ids, None), 0, self.config.num_image_tokens)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=text_embeds,
+            **kwargs,
+        )
+        return UnicornModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            image_hidden_states=image_features,
+        )
+
+
+class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
+    """`UnicornModel` with the language model's head: reads images and text, writes text."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+
+    def __init__(self, config: UnicornConfig):
+        super().__init__(config)
+        self.model = UnicornModel(config)
+        text_config = config.text_config
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
+        self.generation_config.suppress_tokens = [config.image_token_id]
+        self.post_init()
+
+    @classmethod
+    def from_text_pretrained(
+        cls, pretrained_model_name_or_path, embed_dim: int, tokenizer=None, **kwargs
+    ) -> "UnicornForConditionalGeneration":
+        """A model over a pretrained language model: its weights as they are, and a new projector.
+
+        Args:
+            pretrained_model_name_or_path: a causal language model, as a folder or an id on the Hub.
+            embed_dim: dimension of the image vectors.
+            tokenizer: its tokenizer, read from the same place by default. `<image>` is added to it where it has none,
+                and the embeddings grow by a row where the vocabulary has no spare one.
+            kwargs: fields of `UnicornConfig`, and what `from_pretrained` takes (`dtype`, `device_map`,
+                `quantization_config`, `attn_implementation`, `revision`, ...).
+        """
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        config_kwargs = {
+            name: kwargs.pop(name)
+            for name in list(kwargs)
+            if name in UnicornConfig.__dataclass_fields__ and name != "dtype"
+        }
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)
+        image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        text_config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        config = UnicornConfig(
+            text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **config_kwargs
+        )
+        model = cls.from_pretrained(
+            pretrained_model_name_or_path, config=config, key_mapping={r"^model\.": "model.language_model."}, **kwargs
+        )
+        del model._weight_conversions  # or saving would give the weights the language model's names again
+        if image_token_id >= text_config.vocab_size:
+            model.resize_token_embeddings(image_token_id + 1, mean_resizing=False)
+        model.generation_config.suppress_tokens = [image_token_id]
+        return model
+
+    def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
+        return self.model.get_image_features(*args, **kwargs)
+
+    def get_image_embeds(self, *args, **kwargs) -> torch.Tensor:
+        return self.model.get_image_embeds(*args, **kwargs)
+
+    def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
+        self.model.set_image_embeds_statistics(mean, scale)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        image_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | UnicornCausalLMOutputWithPast:
+        """
+        Args:
+            labels: `[batch_size, sequence_length]`, token ids, shifted inside; -100 and the image placeholder are not
+                counted, nor is a position that a two-dimensional `attention_mask` leaves out.
+            logits_to_keep: only the last so many positions' logits; 0: all.
+
+        The others as in `UnicornModel.forward`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            image_embeds=image_embeds,
+            pixel_values=pixel_values,
+            pixel_attention_mask=pixel_attention_mask,
+            spatial_shapes=spatial_shapes,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            if attention_mask is not None and attention_mask.shape == labels.shape:
+                labels = labels.masked_fill(attention_mask == 0, -100)
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return UnicornCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+    ):
+        images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
+            kwargs |= _images_not_in_cache(images, mask, next_sequence_length, self.config.num_image_tokens)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
+        if images and expand_size > 1:
+            # A prompt's images stay together: repeated as a group, they keep the order of the placeholders.
+            inputs_embeds = model_kwargs.get("inputs_embeds")
+            mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
+            num_images = len(next(iter(images.values())))
+            _check_placeholders(mask, num_images, self.config.num_image_tokens)
+            per_prompt = (mask.sum(-1) // self.config.num_image_tokens).tolist()
+            order = torch.cat([rows.repeat(expand_size) for rows in torch.arange(num_images).split(per_prompt)])
+            images = {name: value[order.to(value.device)] for name, value in images.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **images}
+
+
+def _new_vision_tower(vision_config) -> PreTrainedModel:
+    # AutoModel would give CLIP without the projection into the space that its text tower shares.
+    if vision_config.model_type == "clip_vision_model":
+        return CLIPVisionModelWithProjection._from_config(vision_config)
+    return AutoModel.from_config(vision_config)
+
+
+def _has_past(past_key_values: Cache | None) -> bool:
+    return past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
+
+
+def _images_not_in_cache(images: dict, mask: torch.Tensor, num_new: int | None, num_image_tokens: int) -> dict:
+    """The images whose placeholders are among the last `num_new` positions, where `images` covers the whole prompt."""
+    if not images or num_new is None:
+        return images
+    image_of_token = (mask.flatten().cumsum(0).view_as(mask) - 1) // num_image_tokens
+    num_images = len(next(iter(images.values())))
+    if num_images * num_image_tokens != mask.sum():
+        return images
+    new = image_of_token[:, -num_new:][mask[:, -num_new:]].unique()
+    return {name: value[new.to(value.device)] for name, value in images.items()} if len(new) else {}
+
+
+def _check_placeholders(mask: torch.Tensor, num_images: int, num_image_tokens: int) -> None:
+    counts = mask.sum(-1)
+    matches = (counts.sum() == num_images * num_image_tokens) & (counts % num_image_tokens == 0).all()
+    torch_compilable_check(matches, lambda: _mismatch_message(counts.tolist(), num_images, num_image_tokens))
+
+
+def _mismatch_message(counts: list[int], num_images: int, num_image_tokens: int) -> str:
+    message = (
+        f"Image features and image tokens do not match, tokens: {sum(counts)},"
+        f" features: {num_images * num_image_tokens} ({num_images} images of {num_image_tokens} tokens each)"
+    )
+    for prompt, count in enumerate(counts):
+        if count % num_image_tokens:
+            return f"{message}: prompt {prompt} has {count} image tokens, which is not a multiple of {num_image_tokens}"
+    seen = 0
+    for prompt, count in enumerate(counts):
+        needed = count // num_image_tokens
+        if seen + needed > num_images:
+            left = num_images - seen
+            return f"{message}: prompt {prompt} has placeholders for {needed} images, but {left} are left for it"
+        seen += needed
+    return f"{message}: the prompts have placeholders for {seen} images, so {num_images - seen} are without one"
+
+
+def _non_finite_message(image_embeds: torch.Tensor) -> str:
+    bad = (~torch.isfinite(image_embeds)).any(-1).nonzero().flatten().tolist()
+    return (
+        f"image_embeds holds NaN or infinite values in {len(bad)} of {len(image_embeds)} vectors,"
+        f" the first in vector {bad[0]}"
+    )
+
+
+UnicornModel.register_for_auto_class("AutoModel")
+UnicornForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["UnicornForConditionalGeneration", "UnicornModel", "UnicornPreTrainedModel"]
