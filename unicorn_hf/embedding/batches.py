@@ -21,8 +21,8 @@ IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
 class TextBatches:
     """The windows of some texts in batches of like length, longest first.
 
-    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; the windows
-    of one text stand side by side, in the texts' order), and the tensors for the text tower.
+    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; the
+    windows of one text stand side by side, in the texts' order), and the tensors for the text tower.
 
     Attributes:
         windows_per_text: how many windows each text has; one, unless `overflow` is `mean`.

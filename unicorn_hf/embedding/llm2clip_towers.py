@@ -2,8 +2,8 @@
 
 The text tower is a Llama with bidirectional attention, the mean of its last hidden states over the caption, and a
 residual MLP (the CLIP repository's `text_adapter`) into the image tower's space (Huang et al. 2024, arXiv 2411.04997).
-Both repositories carry code of their own, written for llm2vec and an older transformers; their weights fit the library's
-own classes, so none of that code is run here.
+Both repositories carry code of their own, written for llm2vec and an older transformers; their weights fit the
+library's own classes, so none of that code is run here.
 """
 
 import torch

@@ -94,30 +94,35 @@ def _ignores_padding(model) -> bool:
     """Whether a caption's vector is the same for every length of padding on its right."""
     from open_clip.hf_model import HFTextEncoder
 
+    return isinstance(getattr(model, "text", None), HFTextEncoder) or _is_causal(model)  # the first masks its padding
+
+
+def _is_causal(model) -> bool:
     tower = getattr(model, "text", model)
-    if isinstance(tower, HFTextEncoder):
-        return True  # it masks padding
     pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return causal and pool_type in ("argmax", "eos", "first")
+    masked = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    return masked and pool_type in ("argmax", "eos", "first")
 
 
 def _text_tower(model):
-    from open_clip.transformer import text_global_pool
-
-    if not isinstance(getattr(model, "positional_embedding", None), torch.nn.Parameter):
+    if not _is_causal(model):
         return lambda inputs: model.encode_text(inputs["input_ids"])
 
+    from open_clip.transformer import text_global_pool
+
+    tower = getattr(model, "text", model)
+    pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    eos_id = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+
     def encode_text(inputs):
-        # `CLIP.encode_text` takes rows of the full context length only; this is the same for shorter ones.
+        # open_clip's own takes rows of the full context length only; this is the same for shorter ones.
         ids = inputs["input_ids"]
         length = ids.shape[1]
-        dtype = model.transformer.get_cast_dtype()
-        mask = model.attn_mask
-        x = model.token_embedding(ids).to(dtype) + model.positional_embedding[:length].to(dtype)
-        x = model.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
-        x = text_global_pool(model.ln_final(x), ids, model.text_pool_type, eos_token_id=model.text_eos_id)
-        projection = model.text_projection
+        dtype = tower.transformer.get_cast_dtype()
+        x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        x = text_global_pool(tower.ln_final(x), ids, pool_type, eos_token_id=eos_id)
+        projection = tower.text_projection
         if projection is None:
             return x
         return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
