@@ -3,12 +3,13 @@
 Exit status: 0 done; 2 the input cannot be used (one sentence says why).
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unicorn_hf.errors import one_sentence_errors
+from unicorn_hf.errors import InputError, one_sentence_errors, require
 
 app = typer.Typer(
     help="Train a vision-language model from text alone.",
@@ -64,6 +65,191 @@ def publish(
     from unicorn_hf.hub import publish
 
     print(publish(pretrain, instruction, output))
+
+
+transfer_app = typer.Typer(help="Stage 3: move text vectors into image space.", no_args_is_help=True)
+app.add_typer(transfer_app, name="transfer")
+
+SkipNonFinite = Annotated[bool, typer.Option(help="Leave out rows that hold NaN, Inf or zeros, and list them.")]
+AllowPickle = Annotated[bool, typer.Option(help="Read .pkl files too, with a reader that admits plain data only.")]
+VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, .pkl."
+
+
+@transfer_app.command("fit")
+def transfer_fit(
+    output: Output,
+    more_moments: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", hidden=True)] = None,
+    text: Annotated[str | None, typer.Option(help=f"Text vectors: {VECTORS}")] = None,
+    image: Annotated[str | None, typer.Option(help="Image vectors, unpaired: as for --text.")] = None,
+    moments: Annotated[
+        list[Path] | None, typer.Option(help="Files of `transfer moments`, in place of vectors.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="none, mean_shift, realign, covariance or anisotropic.")] = "realign",
+    text_column: Annotated[str, typer.Option(help="The column of --text.")] = "text_embeds",
+    image_column: Annotated[str, typer.Option(help="The column of --image.")] = "image_embeds",
+    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="mean_shift: noise added to every coordinate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="mean_shift: of the noise.")] = None,
+    centred: Annotated[bool | None, typer.Option("--centred", help="mean_shift: stay in the centred space.")] = None,
+    shrinkage: Annotated[str | None, typer.Option(help="covariance: 0 to 1, or ledoit_wolf.")] = None,
+    rank: Annotated[int | None, typer.Option(help="covariance, anisotropic: how many directions.")] = None,
+    ridge: Annotated[float | None, typer.Option(help="covariance: share of the mean variance to add.")] = None,
+    bound: Annotated[float | None, typer.Option(help="anisotropic: the largest gain of a direction.")] = None,
+    skip_non_finite: SkipNonFinite = False,
+    allow_pickle: AllowPickle = False,
+):
+    """Learn a transfer from two unpaired sets, or from moments measured apart (`--moments a b c`)."""
+    from unicorn_hf.storage import new_folder
+    from unicorn_hf.transfer import ModalityTransfer
+    from unicorn_hf.transfer.moments import merge_files
+
+    measured = merge_files([*(moments or []), *(more_moments or [])])
+    if "aligned" in measured and text is not None:
+        raise InputError("--text and moments measured with --aligned-by exclude each other: give one of them")
+    if text is None and "text" not in measured:
+        raise InputError("There is no text to fit on: give --text VECTORS, or --moments FILES with the text's moments")
+    options = {"sigma": sigma, "seed": seed, "centred": centred, "shrinkage": shrinkage, "rank": rank, "ridge": ridge}
+    options |= {"bound": bound, "aligned": measured.get("aligned")}
+    if shrinkage is not None and shrinkage.replace(".", "", 1).isdigit():
+        options["shrinkage"] = float(shrinkage)
+    with new_folder(output) as folder:
+        transfer = ModalityTransfer.fit(
+            text or measured["text"],
+            image or measured.get("image"),
+            method=method,
+            text_column=text_column,
+            image_column=image_column,
+            encoder=encoder,
+            skip_non_finite=skip_non_finite,
+            allow_pickle=allow_pickle,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        transfer.save_pretrained(folder)
+    _print_skipped(transfer.config["skipped"])
+    before, after = transfer.config["centroid_distance_before"], transfer.config["centroid_distance_after"]
+    distance = "" if before is None else f"; centroid distance {before:.3g}"
+    distance += "" if after is None else f" -> {after:.3g}"
+    counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
+    print(f"{output}: {method} fitted on {counts}{distance}")
+
+
+@transfer_app.command("apply")
+def transfer_apply(
+    data: Annotated[str, typer.Argument(help=f"Text vectors: {VECTORS}")],
+    transfer: Annotated[str, typer.Option(help="A folder of `transfer fit`, or a Hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A dataset folder to write, or a .npy file.")],
+    column: Annotated[str, typer.Option(help="The column with the text vectors.")] = "text_embeds",
+    out_column: Annotated[str, typer.Option(help="The column to add.")] = "image_embeds",
+    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    skip_non_finite: SkipNonFinite = False,
+    allow_pickle: AllowPickle = False,
+):
+    """Move text vectors into image space: the dataset with one column more, or a .npy file of the vectors."""
+    from unicorn_hf.transfer import ModalityTransfer
+
+    ModalityTransfer.from_pretrained(transfer).apply(
+        data,
+        output,
+        column=column,
+        out_column=out_column,
+        encoder=encoder,
+        skip_non_finite=skip_non_finite,
+        allow_pickle=allow_pickle,
+    )
+    print(f"{output}: moved into image space")
+
+
+@transfer_app.command("moments")
+def transfer_moments(
+    data: Annotated[str, typer.Argument(metavar="SHARD", help=f"Vectors: {VECTORS}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    modality: Annotated[str, typer.Option(help="text or image: what the vectors are of.")],
+    column: Annotated[str | None, typer.Option(help="The column; text_embeds or image_embeds by default.")] = None,
+    covariance: Annotated[bool, typer.Option(help="Measure the covariance too (covariance, anisotropic).")] = False,
+    aligned_by: Annotated[list[Path] | None, typer.Option(help="ReAlign's second round: files of the first.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    skip_non_finite: SkipNonFinite = False,
+    allow_pickle: AllowPickle = False,
+):
+    """Measure one shard, so that shards on different machines can be fitted together (`transfer fit --moments`)."""
+    from unicorn_hf.transfer import Moments, ReAlign
+    from unicorn_hf.transfer.moments import merge_files
+
+    if modality not in ("text", "image"):
+        raise InputError(f"--modality is {modality!r}; expected text or image")
+    options = {"encoder": encoder, "skip_non_finite": skip_non_finite, "allow_pickle": allow_pickle}
+    column = column or f"{modality}_embeds"
+    if aligned_by:
+        first = merge_files(aligned_by)
+        if modality != "text" or not {"text", "image"} <= set(first):
+            raise InputError("--aligned-by needs --modality text, and the files of all text and all image moments")
+        moments = ReAlign.measure_aligned(data, column, text=first["text"], image=first["image"], **options)
+        modality = "aligned"
+    else:
+        moments = Moments.measure(data, column, covariance=covariance, **options)
+    moments.save(output, modality=modality, **moments.info)
+    _print_skipped(moments.skipped)
+    print(f"{output}: {moments.count:,} vectors of {len(moments.mean)} dimensions")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    stage: Annotated[str, typer.Argument(help="pretrain (the projector) or finetune (the whole model, or LoRA).")],
+    accelerate_config: Annotated[Path | None, typer.Option(help="A configuration of accelerate.")] = None,
+):
+    """Run a recipe under `accelerate launch`; further arguments go to it, e.g. --config recipes/demo/pretrain.yaml."""
+    import subprocess
+    from importlib.resources import files
+
+    require("accelerate", "train")
+    require("trl", "train")
+    if stage not in ("pretrain", "finetune"):
+        raise InputError(f"unknown stage {stage!r}; expected pretrain or finetune")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    if accelerate_config is not None:
+        launcher += ["--config_file", str(accelerate_config)]
+    recipe = files("unicorn_hf.recipes") / f"{stage}.py"
+    raise typer.Exit(subprocess.run([*launcher, str(recipe), *context.args]).returncode)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")],
+    data: Annotated[str, typer.Argument(help="A dataset with question, answer, kind and image_embeds.")],
+    transfer: Annotated[str | None, typer.Option(help="The transfer of the training data.")] = None,
+    blind: Annotated[bool, typer.Option(help="Leave the picture out and ask the question alone.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Questions a batch.")] = 64,
+):
+    """Ask a model questions about real pictures and score its answers by kind."""
+    from unicorn_hf.evaluation import evaluate
+    from unicorn_hf.transfer import ModalityTransfer
+
+    transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
+    result = evaluate(model, data, transfer=transfer, blind=blind, batch_size=batch_size)
+    for kind, score in {"all": result.overall, **result.by_kind()}.items():
+        print(f"{kind:20} {score.accuracy:.3f} ± {score.standard_error:.3f}  ({score.total:,} questions)")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that keeps everything.")] = Path(
+        "demo-output"
+    ),
+    fast: Annotated[
+        bool, typer.Option(help="The same road over a fraction of the data; no claim of accuracy.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the world, the writers and the training.")] = 0,
+):
+    """The whole path, offline, on a CPU: text in, a model that answers about pictures out. Goes on where it stopped."""
+    from unicorn_hf.sandbox.demo import demo
+
+    demo(output, fast=fast, seed=seed)
+
+
+def _print_skipped(rows: list[str]) -> None:
+    if rows:
+        print(f"left out {len(rows)} rows that hold NaN, Inf or zeros: {', '.join(rows)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,19 @@ Reading order: `vectors` (where vectors come from), `moments` (what is known of 
 condition_image, save, load), then one file a method, then `gap` and `gap_report`.
 """
 
+from unicorn_hf.transfer.anisotropic import AnisotropicTransfer
+from unicorn_hf.transfer.covariance import CovarianceTransfer
 from unicorn_hf.transfer.mean_shift import MeanShift
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer, NoTransfer
 from unicorn_hf.transfer.moments import Moments
 from unicorn_hf.transfer.realign import ReAlign
 
-__all__ = ["MeanShift", "ModalityTransfer", "Moments", "NoTransfer", "ReAlign"]
+__all__ = [
+    "AnisotropicTransfer",
+    "CovarianceTransfer",
+    "MeanShift",
+    "ModalityTransfer",
+    "Moments",
+    "NoTransfer",
+    "ReAlign",
+]

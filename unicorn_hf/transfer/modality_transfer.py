@@ -5,6 +5,7 @@ statistics, and `_map` moves a block of unit rows. Everything else (where vector
 after, refused rows, threads, saving and loading) is here.
 """
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ METHODS = {
     "none": "unicorn_hf.transfer.modality_transfer:NoTransfer",
     "mean_shift": "unicorn_hf.transfer.mean_shift:MeanShift",
     "realign": "unicorn_hf.transfer.realign:ReAlign",
+    "covariance": "unicorn_hf.transfer.covariance:CovarianceTransfer",
+    "anisotropic": "unicorn_hf.transfer.anisotropic:AnisotropicTransfer",
 }
 
 CONFIG_FILE = "transfer_config.json"
@@ -100,6 +103,14 @@ class ModalityTransfer:
             )
         if method not in (None, cls.method):
             raise InputError(f"{cls.__name__} fits {cls.method!r}, not {method!r}; use ModalityTransfer.fit")
+        known = [
+            name for name in inspect.signature(cls._learn).parameters if name not in ("text", "image", "measure_text")
+        ]
+        for name in options:
+            if name not in known:
+                raise InputError(
+                    f"The method {cls.method!r} has no option {name!r}; its options: {', '.join(known) or 'none'}"
+                )
         if image is None and cls.needs_image:
             raise InputError(f"The method {cls.method!r} needs image vectors too: give an unpaired set of them")
 
@@ -125,11 +136,12 @@ class ModalityTransfer:
                 "both must come from one encoder"
             )
 
-        def measure_again(vectors, through):
-            return Moments.measure(vectors, through=through, skip_non_finite=skip_non_finite)
+        def measure_again(vectors, transfer, function):
+            through, dtype = transfer.on_units(function), transfer.dtype
+            return Moments.measure(vectors, through=through, dtype=dtype, skip_non_finite=skip_non_finite)
 
-        def measure_text(through):
-            return measure_again(text_vectors, through)
+        def measure_text(transfer, function):
+            return measure_again(text_vectors, transfer, function)
 
         transfer = cls._learn(text, image, measure_text if text_vectors is not None else None, **options)
         before = after = None
@@ -138,8 +150,8 @@ class ModalityTransfer:
             if text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
                 moved_image = image
                 if transfer.moves_images:
-                    moved_image = measure_again(image_vectors, transfer.on_units(transfer._map_image))
-                moved_text = measure_text(transfer.on_units(transfer._map))
+                    moved_image = measure_again(image_vectors, transfer, transfer._map_image)
+                moved_text = measure_text(transfer, transfer._map)
                 after = float(np.linalg.norm(moved_text.mean - moved_image.mean))
         transfer.config = {
             "method": cls.method,
@@ -222,7 +234,10 @@ class ModalityTransfer:
 
     @classmethod
     def _learn(cls, text: Moments, image: Moments | None, measure_text, **options) -> "ModalityTransfer":
-        """`measure_text(through)` passes over the text set again; None where only its moments were given."""
+        """`measure_text(transfer, function)` measures the text set moved by a function of `transfer`.
+
+        It is None where only the text's moments were given.
+        """
         raise NotImplementedError
 
     def _map(self, unit, statistics):
@@ -239,6 +254,11 @@ class ModalityTransfer:
     def gain(self) -> float:
         """How much the method magnifies the rounding of its input."""
         return 1.0
+
+    @property
+    def dtype(self):
+        """Of the arithmetic that gives outputs right to 1e-6."""
+        return np.float64 if self.gain > _LARGE_GAIN else np.float32
 
     def on_units(self, function) -> Callable[[np.ndarray], np.ndarray]:
         """`function` (`_map` or `_map_image`) as one of a block of unit rows alone, with unit rows as its result.
@@ -261,10 +281,9 @@ class ModalityTransfer:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
         """
         function = self.on_units(function or self._map)
-        dtype = np.float64 if self.gain > _LARGE_GAIN else np.float32
 
         def of_block(block):
-            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else dtype)
+            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else self.dtype)
             unit[bad] = np.nan
             moved = function(unit).astype(np.float32, copy=False)
             return block, moved, bad, np.flatnonzero(np.isnan(moved[:, 0]))
@@ -309,7 +328,7 @@ class ModalityTransfer:
         import torch
 
         rows = torch.atleast_2d(tensor.detach())
-        if rows.shape[1] != self.config["embed_dim"] or self.gain > _LARGE_GAIN or self.config.get("sigma"):
+        if rows.shape[1] != self.config["embed_dim"] or self.dtype == np.float64 or self.config.get("sigma"):
             array = rows.cpu().to(torch.float64 if rows.dtype == torch.float64 else torch.float32).numpy()
             moved = self._map_array(array, function)
             return torch.from_numpy(moved).to(tensor.device).reshape(tensor.shape)
@@ -358,12 +377,12 @@ class ModalityTransfer:
 
     def save_pretrained(self, folder) -> Path:
         """Write `transfer.safetensors`, `transfer_config.json` and a card to `folder`. Returns it."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{STATISTICS_FILE}.partial"
-        save_file({name: np.ascontiguousarray(value) for name, value in self.statistics.items()}, partial)
+        partial.write_bytes(save({name: np.ascontiguousarray(value) for name, value in self.statistics.items()}))
         partial.rename(folder / STATISTICS_FILE)
         storage.write_json(self.config, folder / CONFIG_FILE)
         (folder / "README.md").write_text(self.card(), encoding="utf-8")

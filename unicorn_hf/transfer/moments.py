@@ -20,10 +20,11 @@ _SMALL_TRACE = 0.02
 class Moments:
     """Count, mean [D] and, optionally, scatter [D, D] (the sum of the centred outer products) of unit rows, in float64.
 
-    `skipped` names the rows that were left out because they have no direction.
+    `skipped` names the rows that were left out because they have no direction; `info` is what `save` was given to keep.
     """
 
     def __init__(self, count: int, mean, scatter=None, *, encoder: str | None = None, skipped: list[str] | None = None):
+        self.info: dict = {}
         self.count = count
         self.mean = np.asarray(mean, np.float64)
         self.scatter = scatter
@@ -41,6 +42,7 @@ class Moments:
         skip_non_finite: bool = False,
         allow_pickle: bool = False,
         through: Callable[[np.ndarray], np.ndarray] | None = None,
+        dtype=np.float32,
         block_rows: int | None = None,
     ) -> "Moments":
         """Measure the vectors of `source` (see `open_vectors`), each brought to unit length first.
@@ -49,7 +51,10 @@ class Moments:
             covariance: measure the scatter too; costs D^2 numbers of memory and about ten times the time.
             encoder: the encoder's name, where the source does not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero, and name them in `skipped`.
-            through: a function of a block of unit rows [n, D], whose results [n, D] are measured instead.
+            through: a function of a block of unit rows [n, D] to unit rows [n, D], which are measured instead.
+            dtype: of the arithmetic inside a block; sums over blocks are float64 always. float64 input is never
+                narrowed, and a set of so little spread that float32 would show is measured again in float64.
+            block_rows: rows read at once; the result does not depend on it.
 
         Raises:
             InputError: the source cannot be read, or a row is NaN, Inf or zero and `skip_non_finite` is not set.
@@ -58,8 +63,8 @@ class Moments:
         if encoder and vectors.encoder and encoder != vectors.encoder:
             raise InputError(f"{vectors.name}: was made by the encoder {vectors.encoder!r}, not by {encoder!r}")
         options = (covariance, skip_non_finite, through, block_rows or (4096 if covariance else BLOCK_ROWS))
-        moments = cls._measure(vectors, np.float32, *options)
-        if through is None and moments.trace < _SMALL_TRACE:
+        moments = cls._measure(vectors, dtype, *options)
+        if dtype != np.float64 and through is None and moments.trace < _SMALL_TRACE:
             moments = cls._measure(vectors, np.float64, *options)
         moments.encoder = encoder or vectors.encoder
         return moments
@@ -74,7 +79,7 @@ class Moments:
                 unit = np.delete(unit, bad, axis=0)
             if through is not None:
                 unit = through(unit)
-            mean = np.einsum("ij->j", unit).astype(np.float64) / max(len(unit), 1)
+            mean = unit.sum(axis=0, dtype=np.float64) / max(len(unit), 1)
             scatter = None
             if covariance:
                 unit -= mean.astype(unit.dtype)
@@ -141,17 +146,17 @@ class Moments:
 
     def save(self, path, **info) -> None:
         """Write a `.safetensors` file; `info` (JSON values) is kept with it."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         tensors = {"mean": self.mean} | ({} if self.scatter is None else {"scatter": self.scatter})
         about = {"count": self.count, "encoder": self.encoder, "skipped": self.skipped, **info}
         partial = Path(path).with_name(f".{Path(path).name}.partial")
-        save_file(tensors, partial, metadata={"moments": json.dumps(about)})
+        partial.write_bytes(save(tensors, metadata={"moments": json.dumps(about)}))
         partial.rename(path)
 
     @classmethod
     def load(cls, path) -> "Moments":
-        """Read what `save` wrote. `moments.info` has what was kept with it."""
+        """Read what `save` wrote."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -171,6 +176,22 @@ class Moments:
         )
         moments.info = about
         return moments
+
+
+def merge_files(paths) -> dict[str, Moments]:
+    """The moments in the files that `unicorn-hf transfer moments` wrote, merged by modality (text, image, aligned)."""
+    merged: dict[str, Moments] = {}
+    for path in paths:
+        moments = Moments.load(path)
+        modality = moments.info.get("modality")
+        if modality not in ("text", "image", "aligned"):
+            raise InputError(f"{path}: does not say whether it is of text or images; measure it with --modality")
+        try:
+            merged[modality] = merged[modality].merge(moments) if modality in merged else moments
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        merged[modality].info = moments.info
+    return merged
 
 
 def no_direction(vectors: Vectors, row: np.ndarray, index: int) -> InputError:

@@ -1,5 +1,7 @@
 """ReAlign: anchor, trace and centroid alignment from unpaired statistics (ReVision, arXiv 2602.07026)."""
 
+import math
+
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer, normalize
 from unicorn_hf.transfer.moments import Moments
@@ -18,22 +20,40 @@ class ReAlign(ModalityTransfer):
     def _learn(cls, text, image, measure_text, aligned: Moments | None = None):
         """Options of `fit`.
 
-        aligned: the moments of e' over the text set, where the text is given as `Moments` (`ReAlign.trace_aligned`).
+        aligned: the moments of e' over the text set (`measure_aligned`), where the text is given as `Moments`.
         """
-        transfer = cls.trace_aligned(text, image)
+        transfer = cls._trace_aligned(text, image)
         if aligned is None and measure_text is None:
             raise InputError(
                 "ReAlign's centroid step needs the text once more: fit on the vectors, or measure each shard with "
-                "`unicorn-hf transfer moments SHARD --modality text --aligned-by MOMENTS...` and give these moments too"
+                "`unicorn-hf transfer moments SHARD --modality text --aligned-by FILE` (once for each file) and give "
+                "these moments too"
             )
-        aligned = aligned or measure_text(transfer.on_units(transfer._trace_align))
-        if aligned.count != text.count:
-            raise InputError(f"The aligned moments are of {aligned.count} rows; the text's are of {text.count}")
+        aligned = aligned or measure_text(transfer, transfer._trace_align)
+        if aligned.count != text.count or not math.isclose(
+            aligned.info.get("scale", transfer.config["scale"]), transfer.config["scale"], rel_tol=1e-9
+        ):
+            raise InputError(
+                f"The aligned moments ({aligned.count} rows) are not those of this text ({text.count} rows) moved by "
+                "these moments: measure every shard again with --aligned-by and all moments of text and image"
+            )
         transfer.statistics["mu_aligned"] = aligned.mean
         return transfer
 
     @classmethod
-    def trace_aligned(cls, text: Moments, image: Moments) -> "ReAlign":
+    def measure_aligned(cls, source, column=None, *, text: Moments, image: Moments, **options) -> Moments:
+        """The moments of e' over a shard of the text, for the centroid step, after all shards' moments are known.
+
+        `source`, `column` and `options` are those of `Moments.measure`; aligned moments of all shards merge.
+        """
+        transfer = cls._trace_aligned(text, image)
+        through = transfer.on_units(transfer._trace_align)
+        moments = Moments.measure(source, column, through=through, dtype=transfer.dtype, **options)
+        moments.info["scale"] = transfer.config["scale"]
+        return moments
+
+    @classmethod
+    def _trace_aligned(cls, text: Moments, image: Moments) -> "ReAlign":
         """The transfer before its centroid is known; only `_trace_align` can be asked of it."""
         if text.trace < 1e-12:
             raise InputError("The text vectors are all the same (their trace is 0): ReAlign cannot scale their spread")

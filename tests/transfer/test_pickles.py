@@ -1,0 +1,106 @@
+import collections
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from unicorn_hf import InputError
+from unicorn_hf.transfer.pickles import PickleVectors, read_pickle
+from unicorn_hf.transfer.vectors import open_vectors
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_of_every_protocol_is_read(protocol, tmp_path):
+    rng = np.random.default_rng(0)
+    value = [
+        {"id": "007", "caption": "ünïcode", "embed": rng.standard_normal(8).astype(np.float16)},
+        {"id": 7, "nested": (1.5, None, True, [b"x"]), "embed": np.asfortranarray(rng.standard_normal((3, 4)))},
+        {"id": np.int64(3), "score": np.float32(0.5), "embed": np.arange(4, dtype=">i4")},
+    ]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
+    read = read_pickle(tmp_path / "x.pkl")
+    for ours, theirs in zip(read, value, strict=True):
+        assert ours.keys() == theirs.keys()
+        np.testing.assert_array_equal(ours["embed"], theirs["embed"])
+        assert all(ours[key] == theirs[key] for key in ours if key != "embed")
+
+
+class Runs:
+    """Touches a file when it is unpickled by a reader that trusts it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_in_a_hostile_pickle_runs(protocol, tmp_path):
+    trap = tmp_path / "ran"
+    for value in (Runs(str(trap)), [{"id": "1", "embed": Runs(str(trap))}], np.array([Runs(str(trap))], dtype=object)):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
+        with pytest.raises(InputError, match="admitted"):
+            read_pickle(tmp_path / "x.pkl")
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Runs(str(trap))))
+    assert trap.exists()  # the trap works
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        collections.OrderedDict(a=1),
+        {1, 2},
+        1 + 2j,
+        np.array(["a"]),
+        np.zeros(2, dtype=[("a", "f4")]),
+        eval,
+        np.ndarray,
+        slice(1),
+        bytearray(b"a"),
+    ],
+    ids=repr,
+)
+def test_anything_but_plain_data_is_refused(value, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(InputError):
+        read_pickle(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", pickle.dumps([1] * 1000)[:-100], b"\x80\x05R."])
+def test_a_damaged_pickle_is_one_sentence(data, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        read_pickle(tmp_path / "x.pkl")
+
+
+def test_pickles_are_refused_unless_allowed(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([{"id": 1, "embed": np.ones(3)}]))
+    with pytest.raises(InputError, match="--allow-pickle"):
+        open_vectors(tmp_path / "x.pkl")
+
+
+def test_reading_pickles_warns(tmp_path, caplog):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([{"id": 1, "embed": np.ones(3)}]))
+    open_vectors(tmp_path / "x.pkl", allow_pickle=True)
+    assert "reading pickles" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], [1], [{"id": 1}], [{"embed": np.ones(3)}], [{"id": 1, "embed": np.ones(3)}, {"id": 2, "embed": 5}]],
+)
+def test_pickles_of_another_form_are_refused(value, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(InputError, match=r"expected a list|not of the form"):
+        PickleVectors(tmp_path / "x.pkl", allow_pickle=True)
+
+
+def test_chunks_are_read_in_the_order_of_their_numbers(tmp_path):
+    for chunk in range(12):
+        record = {"id": chunk, "embed": np.full(4, chunk, np.float16)}
+        (tmp_path / f"chunk_{chunk}.pkl").write_bytes(pickle.dumps([record]))
+    source = open_vectors(tmp_path, allow_pickle=True)
+    assert np.concatenate(list(source.blocks()))[:, 0].tolist() == list(range(12))

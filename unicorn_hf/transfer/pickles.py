@@ -1,0 +1,193 @@
+"""The released pickles of `[{"id", "caption", "embed": float16[D]}, ...]`, read without running anything in them.
+
+A pickle is a program. This reader gives it numbers, strings, lists, dicts and a picture of a NumPy array to work with,
+and refuses every other name; arrays are made here from their bytes, not by NumPy's own unpickling.
+"""
+
+import functools
+import logging
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.vectors import BLOCK_ROWS, TABLE_ROWS, TableVectors
+
+logger = logging.getLogger(__name__)
+
+
+def read_pickle(path):
+    """The value of a pickle that holds NumPy arrays of numbers, dicts, lists, tuples, strings and numbers.
+
+    Raises:
+        InputError: it holds anything else, or is damaged.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _finished(_RestrictedUnpickler(file, encoding="latin1").load())
+    except _NotAdmitted as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: is damaged, or no pickle of vectors ({reason})") from error
+
+
+class PickleVectors(TableVectors):
+    """The vectors of one pickle or of a folder of them, one file in memory at a time."""
+
+    def __init__(self, path: Path, *, allow_pickle: bool):
+        import pyarrow as pa
+
+        if not allow_pickle:
+            raise InputError(
+                f"{path}: is a pickle, which can run any program as it is read; if you trust where it comes from, "
+                "allow_pickle=True (--allow-pickle) reads it with a reader that admits plain data only"
+            )
+        self.files = sorted(path.glob("*.pkl"), key=_natural_order) if path.is_dir() else [path]
+        if not all(file.is_file() for file in self.files):
+            raise InputError(f"{path}: no such file or folder")
+        logger.warning("%s: reading pickles, as allowed; other formats are safer and faster", path)
+        self.name = str(path)
+        self.schema = pa.schema({"id": pa.string(), "caption": pa.string()})
+        self.dtype = self._records(self.files[0])[0]["embed"].dtype
+        self.embed_dim = len(self._records(self.files[0])[0]["embed"])
+
+    @functools.cached_property
+    def num_rows(self) -> int:
+        return sum(len(self._records(file)) for file in self.files)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        for records in self._batches(rows):
+            yield np.stack([record["embed"] for record in records])
+
+    def tables(self) -> Iterator:
+        import pyarrow as pa
+
+        for records in self._batches(TABLE_ROWS):
+            columns = {
+                "id": [str(record["id"]) for record in records],
+                "caption": [str(record.get("caption", "")) for record in records],
+            }
+            yield pa.table(columns, schema=self.schema), np.stack([record["embed"] for record in records])
+
+    def row_id(self, row: int) -> str | None:
+        for file in self.files:
+            records = self._records(file)
+            if row < len(records):
+                return str(records[row]["id"])
+            row -= len(records)
+        return None
+
+    def _batches(self, rows: int) -> Iterator[list[dict]]:
+        for file in self.files:
+            records = self._records(file)
+            for start in range(0, len(records), rows):
+                yield records[start : start + rows]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (one file's records, let go with the next file)
+    def _records(self, file: Path) -> list[dict]:
+        records = read_pickle(file)
+        if not isinstance(records, list) or not records:
+            raise InputError(f"{file}: holds a {type(records).__name__}; expected a list of records that is not empty")
+        for row, record in enumerate(records):
+            embed = record.get("embed") if isinstance(record, dict) else None
+            if not isinstance(embed, np.ndarray) or embed.size == 0 or "id" not in record:
+                raise InputError(f"{file}: record {row} is not of the form {{'id': ..., 'embed': array}}")
+            record["embed"] = embed.reshape(-1)
+            expected = getattr(self, "embed_dim", records[0]["embed"].size)
+            if embed.size != expected:
+                raise InputError(
+                    f"{file}: record {row} (id {record['id']!r}) has {embed.size} dimensions; expected {expected}"
+                )
+        return records
+
+
+def _natural_order(path: Path) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+class _NotAdmitted(Exception):
+    """Something that a file of vectors has no need of."""
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        known = _STAND_INS.get((module.replace("numpy.core", "numpy._core"), name))
+        if known is None:
+            raise _NotAdmitted(
+                f"holds {module}.{name}; only numpy arrays, dicts, lists, strings and numbers are admitted"
+            )
+        return known
+
+
+class _ArrayType:
+    """Stands for `numpy.ndarray`; cannot be called."""
+
+
+class _NumberType:
+    """Stands for a `numpy.dtype` of plain numbers."""
+
+    def __init__(self, code, align=False, copy=False):
+        dtype = np.dtype(code) if isinstance(code, str) and re.fullmatch(r"[<>=|]?[fiub]\d{1,2}", code) else None
+        if dtype is None:
+            raise _NotAdmitted(f"holds an array of {code!r}; only arrays of numbers are admitted")
+        self.dtype = dtype
+
+    def __setstate__(self, state):
+        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in "<>=" else "=")
+
+
+class _Array:
+    """Stands for an array until its bytes have come."""
+
+    def __init__(self, kind, shape, code):
+        self.value = None
+
+    def __setstate__(self, state):
+        _, shape, number_type, fortran_order, data = state
+        self.value = _from_buffer(data, number_type, shape, "F" if fortran_order else "C").value
+
+
+def _from_buffer(data, number_type, shape, order):
+    array = _Array(None, None, None)
+    data = data.encode("latin1") if isinstance(data, str) else data
+    array.value = np.frombuffer(data, number_type.dtype).reshape(shape, order=order)
+    return array
+
+
+def _scalar(number_type, data):
+    data = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(data, number_type.dtype)[0].item()
+
+
+def _encode(text, encoding="latin1"):
+    """Stands for `_codecs.encode`, by which old protocols write bytes."""
+    return text.encode("latin1")
+
+
+_STAND_INS = {
+    ("numpy", "ndarray"): _ArrayType(),
+    ("numpy", "dtype"): _NumberType,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encode,
+}
+
+
+def _finished(value):
+    """`value` with every stand-in replaced by its array."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _finished(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finished(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_finished(item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    raise _NotAdmitted(f"holds a {type(value).__name__}; only arrays, dicts, lists, strings and numbers are")
