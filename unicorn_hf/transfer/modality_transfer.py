@@ -61,7 +61,7 @@ class ModalityTransfer:
     needs_covariance: ClassVar[bool] = False
 
     def __init__(self, statistics: dict[str, np.ndarray], config: dict):
-        self.statistics = {name: np.asarray(value, np.float64) for name, value in statistics.items()}
+        self.statistics = {name: np.ascontiguousarray(value, np.float64) for name, value in statistics.items()}
         self.config = config
 
     @classmethod
@@ -382,7 +382,7 @@ class ModalityTransfer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{STATISTICS_FILE}.partial"
-        partial.write_bytes(save({name: np.ascontiguousarray(value) for name, value in self.statistics.items()}))
+        partial.write_bytes(save(self.statistics))
         partial.rename(folder / STATISTICS_FILE)
         storage.write_json(self.config, folder / CONFIG_FILE)
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
