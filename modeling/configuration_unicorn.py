@@ -27,6 +27,7 @@ class UnicornConfig(PreTrainedConfig):
         image_token_id: the id of the placeholder `<image>`, which stands `num_image_tokens` times for each image.
         image_encoder: the name of the encoder whose vectors the model was trained on.
         transfer: the transfer that made those vectors from text vectors (`realign`, `mean_shift`, ...).
+        lm_head_bias: whether the language model's head has a bias (Phi-1 and Phi-2, GPT-J).
         tie_word_embeddings: whether `lm_head` is the input embedding; the language model's own setting by default.
     """
 
@@ -46,6 +47,7 @@ class UnicornConfig(PreTrainedConfig):
     image_token_id: int | None = None
     image_encoder: str | None = None
     transfer: str | None = None
+    lm_head_bias: bool = False
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
@@ -65,15 +67,12 @@ class UnicornConfig(PreTrainedConfig):
             raise ValueError(
                 f"projector_type is {self.projector_type!r}; expected 'linear' or 'mlp2x_gelu', 'mlp3x_gelu', …"
             )
-        if self.vision_config is not None and self.vision_embed_dim != self.embed_dim:
+        if self.vision_config is not None and vision_embed_dim(self.vision_config) != self.embed_dim:
             raise ValueError(
-                f"vision_config gives vectors of {self.vision_embed_dim} dimensions, but embed_dim is {self.embed_dim}"
+                f"The image tower {self.vision_config.name_or_path!r} gives vectors of"
+                f" {vision_embed_dim(self.vision_config)} dimensions, but embed_dim is {self.embed_dim}"
+                f" (vectors of the encoder {self.image_encoder!r})"
             )
-
-    @property
-    def vision_embed_dim(self) -> int:
-        """Dimension of the image tower's output: after the projection where it has one (CLIP), else its hidden size."""
-        return getattr(self.vision_config, "projection_dim", None) or self.vision_config.hidden_size
 
     @property
     def num_projector_layers(self) -> int:
@@ -94,6 +93,11 @@ class UnicornConfig(PreTrainedConfig):
             image_token_id = text_config.vocab_size
         text_config.vocab_size = max(text_config.vocab_size, image_token_id + 1)
         return cls(text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **kwargs)
+
+
+def vision_embed_dim(vision_config: PreTrainedConfig) -> int:
+    """Dimension of an image tower's vectors: behind the projection where it has one (CLIP), else its hidden size."""
+    return getattr(vision_config, "projection_dim", None) or vision_config.hidden_size
 
 
 UnicornConfig.register_for_auto_class()

@@ -3,14 +3,17 @@
 import inspect
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCardData
 from torch import nn
 from transformers import (
     AddedToken,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionModelWithProjection,
     PreTrainedModel,
@@ -128,6 +131,64 @@ class UnicornPreTrainedModel(PreTrainedModel):
             "AutoModelForImageTextToText": "modeling_unicorn.UnicornForConditionalGeneration",
         }
         super().save_pretrained(save_directory, *args, **kwargs)
+        card = Path(save_directory, "README.md")
+        if not card.exists() and Path(save_directory, "config.json").exists():  # the latter: on the rank that saves
+            card.write_text(_model_card(self.config), encoding="utf-8")
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        # Every way to the Hub ends here, with a card that says nothing where the repository had none.
+        card = Path(working_dir, "README.md")
+        if card.exists() and "model card of a 🤗 transformers model that has been pushed" in card.read_text("utf-8"):
+            card.write_text(_model_card(self.config), encoding="utf-8")
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
+        """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
+
+        Args:
+            mean: `[embed_dim]`, or a number; `None` leaves it as it is.
+            scale: `[embed_dim]`, or a number, for instance one over the standard deviation; `None` leaves it as it is.
+        """
+        for name, value in (("image_embeds_mean", mean), ("image_embeds_scale", scale)):
+            if value is None:
+                continue
+            value, buffer = torch.as_tensor(value), getattr(self.base_model, name)
+            if value.dim() > 0 and value.shape != buffer.shape:
+                raise ValueError(
+                    f"{name} has shape {list(value.shape)}; expected [{self.config.embed_dim}] (embed_dim)"
+                )
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} holds NaN or infinite values")
+            buffer.copy_(value)
+
+    def get_image_embeds(
+        self, pixel_values: torch.Tensor, pixel_attention_mask=None, spatial_shapes=None
+    ) -> torch.Tensor:
+        """Pictures to vectors of the image tower, as it gives them: `[num_images, embed_dim]`."""
+        vision_tower = self.base_model.vision_tower
+        if vision_tower is None:
+            raise ValueError(
+                "This model has no image tower (vision_config is None), so it cannot read pixel_values: pass"
+                f" image_embeds of the encoder {self.config.image_encoder!r}, or give it a tower by `set_vision_tower`"
+            )
+        inputs = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        outputs = vision_tower(pixel_values.to(vision_tower.device, vision_tower.dtype), **inputs)
+        return outputs.image_embeds if hasattr(outputs, "image_embeds") else outputs.pooler_output
+
+    def set_vision_tower(self, vision_tower: PreTrainedModel) -> None:
+        """Give the model an image tower, frozen, so that it takes `pixel_values`.
+
+        Args:
+            vision_tower: `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Siglip2VisionModel`. Its vectors must
+                be those that the model was trained on: the same encoder's.
+
+        Raises:
+            ValueError: its vectors do not have `embed_dim` dimensions.
+        """
+        self.config.vision_config = vision_tower.config
+        self.config.validate_architecture()
+        self.base_model.vision_tower = vision_tower.requires_grad_(False).to(self.device, self.dtype).eval()
 
 
 class UnicornModel(UnicornPreTrainedModel):
@@ -144,39 +205,6 @@ class UnicornModel(UnicornPreTrainedModel):
         self.register_buffer("image_embeds_scale", torch.ones(config.embed_dim, dtype=torch.float32))
         self._known_kwargs = _FORWARD_KWARGS.union(inspect.signature(self.language_model.forward).parameters)
         self.post_init()
-
-    def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
-        """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
-
-        Args:
-            mean: `[embed_dim]`, or a number; `None` leaves it as it is.
-            scale: `[embed_dim]`, or a number, for instance one over the standard deviation; `None` leaves it as it is.
-        """
-        for name, value in (("image_embeds_mean", mean), ("image_embeds_scale", scale)):
-            if value is None:
-                continue
-            value, buffer = torch.as_tensor(value), getattr(self, name)
-            if value.dim() > 0 and value.shape != buffer.shape:
-                raise ValueError(
-                    f"{name} has shape {list(value.shape)}; expected [{self.config.embed_dim}] (embed_dim)"
-                )
-            if not torch.isfinite(value).all():
-                raise ValueError(f"{name} holds NaN or infinite values")
-            buffer.copy_(value)
-
-    def get_image_embeds(
-        self, pixel_values: torch.Tensor, pixel_attention_mask=None, spatial_shapes=None
-    ) -> torch.Tensor:
-        """Pictures to vectors of the image tower, as it gives them: `[num_images, embed_dim]`."""
-        if self.vision_tower is None:
-            raise ValueError(
-                "This model has no image tower (vision_config is None), so it cannot read pixel_values: pass"
-                f" image_embeds of the encoder {self.config.image_encoder!r}, or give it a tower by `set_vision_tower`"
-            )
-        inputs = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
-        inputs = {name: value for name, value in inputs.items() if value is not None}
-        outputs = self.vision_tower(pixel_values.to(self.vision_tower.device, self.vision_tower.dtype), **inputs)
-        return outputs.image_embeds if hasattr(outputs, "image_embeds") else outputs.pooler_output
 
     def get_image_features(
         self,
@@ -272,14 +300,15 @@ class UnicornModel(UnicornPreTrainedModel):
 class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
     """`UnicornModel` with the language model's head: reads images and text, writes text."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
     _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
 
     def __init__(self, config: UnicornConfig):
         super().__init__(config)
         self.model = UnicornModel(config)
         text_config = config.text_config
-        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        embeddings = _name_of(self.get_input_embeddings(), self)
+        self._tied_weights_keys = {"lm_head.weight": f"{embeddings}.weight"}
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
 
@@ -293,42 +322,65 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             pretrained_model_name_or_path: a causal language model, as a folder or an id on the Hub.
             embed_dim: dimension of the image vectors.
             tokenizer: its tokenizer, read from the same place by default. `<image>` is added to it where it has none,
-                and the embeddings grow by a row where the vocabulary has no spare one.
+                and the embeddings grow to the next multiple of 64 where the vocabulary has no spare row.
             kwargs: fields of `UnicornConfig`, and what `from_pretrained` takes (`dtype`, `device_map`,
                 `quantization_config`, `attn_implementation`, `revision`, ...).
+
+        Raises:
+            ValueError: the model is no text-only causal language model, or its weights are not all there.
         """
-        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        config_kwargs = {
-            name: kwargs.pop(name)
-            for name in list(kwargs)
-            if name in UnicornConfig.__dataclass_fields__ and name != "dtype"
-        }
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        if "vision_config" in kwargs:
+            raise ValueError(
+                "A vision_config alone would make a tower of random weights: load one, and `set_vision_tower`"
+            )
+        name = pretrained_model_name_or_path
+        hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+        config_kwargs = {key: kwargs.pop(key) for key in UnicornConfig.__annotations__ if key in kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub_kwargs) if tokenizer is None else tokenizer
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)
         image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        text_config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+
+        text_config = AutoConfig.from_pretrained(name, **hub_kwargs).get_text_config(decoder=True)
+        text_config.name_or_path = name
+        with torch.device("meta"):
+            causal_lm = AutoModelForCausalLM.from_config(text_config)
+        head = causal_lm.get_output_embeddings()
+        # How the checkpoint may call what is model.language_model and lm_head here; the latter two for a model that is
+        # more than a language model, whose other parts are left out.
+        key_mapping = {
+            rf"^{causal_lm.base_model_prefix}\.(?!language_model\.)": "model.language_model.",
+            rf"^{_name_of(head, causal_lm)}\.": "lm_head.",
+            r"^language_model\.model\.": "model.language_model.",
+            r"^language_model\.lm_head\.": "lm_head.",
+        }
         config = UnicornConfig(
-            text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **config_kwargs
+            text_config=text_config,
+            embed_dim=embed_dim,
+            image_token_id=image_token_id,
+            lm_head_bias=head.bias is not None,
+            **config_kwargs,
         )
-        model = cls.from_pretrained(
-            pretrained_model_name_or_path, config=config, key_mapping={r"^model\.": "model.language_model."}, **kwargs
+        if not _head_is_known(causal_lm):
+            raise ValueError(
+                f"{name}: what a {text_config.model_type} model does behind its last hidden state is not known"
+            )
+        model, info = cls.from_pretrained(
+            name, config=config, key_mapping=key_mapping, output_loading_info=True, **kwargs
         )
         del model._weight_conversions  # or saving would give the weights the language model's names again
+        missing = [key for key in info["missing_keys"] if key.startswith(("model.language_model.", "lm_head."))]
+        if missing:
+            raise ValueError(
+                f"{name} lacks {len(missing)} weights of a {text_config.model_type} model, one is {missing[0]}"
+            )
         if image_token_id >= text_config.vocab_size:
-            model.resize_token_embeddings(image_token_id + 1, mean_resizing=False)
-        model.generation_config.suppress_tokens = [image_token_id]
+            model.resize_token_embeddings(image_token_id + 1, pad_to_multiple_of=64, mean_resizing=False)
+        model.generation_config.suppress_tokens = [image_token_id, *range(len(tokenizer), text_config.vocab_size)]
         return model
 
     def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
         return self.model.get_image_features(*args, **kwargs)
-
-    def get_image_embeds(self, *args, **kwargs) -> torch.Tensor:
-        return self.model.get_image_embeds(*args, **kwargs)
-
-    def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
-        self.model.set_image_embeds_statistics(mean, scale)
 
     @can_return_tuple
     def forward(
@@ -367,6 +419,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = _scale_logits(logits, self.config.text_config)
         loss = None
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
@@ -414,11 +467,95 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         return input_ids, {**model_kwargs, **images}
 
 
+def _model_card(config: UnicornConfig) -> str:
+    language_model = config.text_config.name_or_path
+    is_hub_id = language_model.count("/") == 1 and not Path(language_model).exists()
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["unicorn"],
+        base_model=language_model if is_hub_id else None,
+    )
+    encoder, transfer = config.image_encoder or "not recorded", config.transfer or "not recorded"
+    tokens = "1 token" if config.num_image_tokens == 1 else f"{config.num_image_tokens} tokens"
+    tower = config.vision_config.model_type if config.vision_config is not None else "none: it takes `image_embeds`"
+    return f"""---
+{data.to_yaml()}
+---
+
+# Unicorn over {language_model if is_hub_id else config.text_config.model_type}
+
+A vision-language model whose images are vectors of a contrastive image-text space. Each becomes {tokens} of the
+language model (arXiv [2503.22655](https://arxiv.org/abs/2503.22655), [2602.07026](https://arxiv.org/abs/2602.07026)).
+
+| | |
+| --- | --- |
+| language model | {config.text_config.model_type}, hidden size {config.text_config.hidden_size} |
+| image vectors | {config.embed_dim} dimensions; encoder: {encoder} |
+| transfer of text vectors to image vectors | {transfer} |
+| projector | {config.projector_type}, {config.projector_expand} |
+| image tower | {tower} |
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+messages = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": "What is this?"}}]}}]
+options = {{"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}}
+inputs = processor.apply_chat_template(messages, image_embeds=image_embeds, **options)
+print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+```
+
+`trust_remote_code` is not needed where `unicorn_hf` is installed and imported. `image_embeds` are vectors of the
+encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean nothing to this model.
+"""
+
+
 def _new_vision_tower(vision_config) -> PreTrainedModel:
     # AutoModel would give CLIP without the projection into the space that its text tower shares.
     if vision_config.model_type == "clip_vision_model":
         return CLIPVisionModelWithProjection._from_config(vision_config)
     return AutoModel.from_config(vision_config)
+
+
+def _name_of(module: nn.Module, parent: nn.Module) -> str:
+    return next(name for name, child in parent.named_modules() if child is module)
+
+
+@torch.no_grad()
+def _head_is_known(causal_lm: PreTrainedModel) -> bool:
+    """Whether `causal_lm` makes its logits as we do: tried on made-up hidden states and a small head. It is used up."""
+    text_config = causal_lm.config
+    hidden_states = torch.linspace(-2, 2, 2 * text_config.hidden_size).view(1, 2, -1)
+    head = nn.Linear(text_config.hidden_size, 3)
+
+    class Output(BaseModelOutputWithPast):
+        def __getattr__(self, name):
+            return None
+
+    class Decoder(nn.Module):
+        decoder = property(lambda self: self)  # OPT has one more level
+
+        def forward(self, *args, **kwargs):
+            return Output(last_hidden_state=hidden_states)
+
+    setattr(causal_lm, causal_lm.base_model_prefix, Decoder())
+    causal_lm.to_empty(device="cpu").set_output_embeddings(head)
+    logits = causal_lm(input_ids=torch.tensor([[0, 1]])).logits
+    return torch.allclose(logits, _scale_logits(head(hidden_states), text_config))
+
+
+def _scale_logits(logits: torch.Tensor, text_config) -> torch.Tensor:
+    """What some language models do to their logits: Cohere and others scale them, Granite divides, Gemma 2 caps."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(text_config, name, None) is not None:
+            logits = logits * getattr(text_config, name)
+    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 def _has_past(past_key_values: Cache | None) -> bool:
