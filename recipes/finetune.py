@@ -25,14 +25,13 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
     freeze_vision_tower(model)
 
     # Training
+    tokens = tokenize_conversations(dataset, processor, max_length=training_args.max_length)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = SFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=tokenize_conversations(dataset, processor, max_length=training_args.max_length).with_format(
-            "numpy"
-        ),
+        train_dataset=tokens.with_format("numpy"),
         data_collator=ImageEmbedsCollator(processor.tokenizer.pad_token_id),
         processing_class=processor,
         peft_config=get_peft_config(model_args),

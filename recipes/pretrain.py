@@ -10,7 +10,13 @@ from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcesso
 
 from unicorn_hf.errors import one_sentence_errors
 from unicorn_hf.storage import read_dataset, read_provenance
-from unicorn_hf.training import ImageEmbedsCollator, PretrainArguments, freeze_all_but_projector, tokenize_captions
+from unicorn_hf.training import (
+    ImageEmbedsCollator,
+    PretrainArguments,
+    freeze_all_but_projector,
+    standardize_image_embeds,
+    tokenize_captions,
+)
 
 
 def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -31,16 +37,24 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
-    processor = UnicornProcessor.from_config(model.config, tokenizer)
+    processor = UnicornProcessor(
+        tokenizer,
+        num_image_tokens=model.config.num_image_tokens,
+        embed_dim=model.config.embed_dim,
+        image_encoder=model.config.image_encoder,
+    )
+    if data_args.standardize_image_embeds:
+        standardize_image_embeds(model, dataset)
     freeze_all_but_projector(model)
 
     # Training
+    tokens = tokenize_captions(dataset, processor, max_length=training_args.max_length)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = SFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=tokenize_captions(dataset, processor, max_length=training_args.max_length).with_format("numpy"),
+        train_dataset=tokens.with_format("numpy"),
         data_collator=ImageEmbedsCollator(tokenizer.pad_token_id),
         processing_class=processor,
     )

@@ -58,7 +58,7 @@ def evaluate(
     blind: bool = False,
     batch_size: int = 64,
     max_new_tokens: int = 32,
-    progress: bool = True,
+    description: str = "answering",
 ) -> Evaluation:
     """Ask the model every question and compare its answers, after normalisation, with the right ones.
 
@@ -71,7 +71,7 @@ def evaluate(
         blind: leave the picture out and ask the question alone.
         batch_size: questions a batch of `generate`.
         max_new_tokens: the longest answer, in tokens.
-        progress: show a progress bar.
+        description: of the progress bar.
 
     Raises:
         InputError: the data lack a column, or the model cannot be found.
@@ -99,7 +99,7 @@ def evaluate(
     ]
     model.eval()
     answers = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc="answering", unit="batch", disable=not progress):
+    for start in tqdm(range(0, len(prompts), batch_size), desc=description, unit="batch"):
         batch = slice(start, start + batch_size)
         inputs = processor(
             text=prompts[batch],
@@ -118,7 +118,7 @@ def evaluate(
 
 
 def normalize(answer: str) -> str:
-    """Lower case, without articles and punctuation, white space folded (after the VQA evaluation, Antol et al. 2015)."""
+    """Lower case, no articles, no punctuation, white space folded (after the VQA evaluation, Antol et al. 2015)."""
     words = re.sub(r"[^\w\s]", " ", answer.lower()).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 

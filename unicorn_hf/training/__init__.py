@@ -3,6 +3,7 @@
 from unicorn_hf.training.arguments import DataArguments, PretrainArguments
 from unicorn_hf.training.collator import ImageEmbedsCollator
 from unicorn_hf.training.freezing import freeze_all_but_projector, freeze_vision_tower
+from unicorn_hf.training.standardization import standardize_image_embeds
 from unicorn_hf.training.tokenization import tokenize_captions, tokenize_conversations
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "PretrainArguments",
     "freeze_all_but_projector",
     "freeze_vision_tower",
+    "standardize_image_embeds",
     "tokenize_captions",
     "tokenize_conversations",
 ]

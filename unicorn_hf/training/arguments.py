@@ -1,4 +1,4 @@
-"""What a stage reads beside TRL's `SFTConfig` and `ModelConfig`. Every field is a YAML key and a flag of the recipes."""
+"""What a stage reads beside TRL's `SFTConfig` and `ModelConfig`; each field is a YAML key and a flag of the recipes."""
 
 from dataclasses import dataclass, field
 
@@ -20,5 +20,5 @@ class PretrainArguments(DataArguments):
     projector_type: str = field(default="mlp2x_gelu", metadata={"help": "linear, mlp2x_gelu, mlp3x_gelu, ..."})
     standardize_image_embeds: bool = field(
         default=False,
-        metadata={"help": "Put every dimension to mean 0 and standard deviation 1 over the training vectors."},
+        metadata={"help": "Condition the vectors to mean 0 and mean variance 1 over the training set."},
     )

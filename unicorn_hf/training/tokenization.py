@@ -1,6 +1,6 @@
 """Captions and conversations -> token ids and labels, once, before training.
 
-The loss counts on what the model has to say and on nothing else: in stage 1 the caption, in stage 2 the assistant's turns.
+The loss counts what the model has to say and nothing else: in stage 1 the caption, in stage 2 the assistant's turns.
 """
 
 import logging
@@ -68,7 +68,7 @@ def tokenize_conversations(dataset, processor, *, max_length: int | None = None)
     check_columns(dataset, "messages", source="the instruction data")
     tokenizer = processor.tokenizer
     try:
-        template = get_training_chat_template(tokenizer=tokenizer) or tokenizer.chat_template
+        template = get_training_chat_template(processing_class=tokenizer) or tokenizer.chat_template
     except ValueError as error:
         raise InputError(
             "The tokenizer's chat template does not mark the assistant's tokens with {% generation %}, and TRL has no "

@@ -1,0 +1,399 @@
+"""The whole path on one CPU: text in, a model that answers about pictures out. `make demo`, or `unicorn-hf demo`.
+
+Every step calls the package's public functions, as a user would, and leaves a folder under the demo's output. A step
+whose folder exists is not done again, so what was stopped halfway goes on where it stopped.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError, require
+
+# What the training vectors are, in the order of the table.
+CONDITIONS = {
+    "blind": "blind (no image)",
+    "none": "no transfer",
+    "mean_shift": "mean shift",
+    "realign": "ReAlign",
+    "paired": "paired image vectors",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything the demo makes."""
+
+    num_seeds: int
+    num_pictures: int
+    num_test: int
+    hidden_size: int
+    num_layers: int
+    max_steps: int  # of each stage; -1: the epochs of the YAML
+
+
+FULL = Size(num_seeds=6000, num_pictures=6000, num_test=1000, hidden_size=128, num_layers=2, max_steps=-1)
+FAST = Size(num_seeds=200, num_pictures=200, num_test=40, hidden_size=64, num_layers=1, max_steps=4)
+
+
+def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
+    """Run the demo, or go on with it where it stopped.
+
+    Args:
+        output: the folder that keeps everything.
+        fast: the same road over a fraction of the data; its accuracy means nothing.
+        seed: of the world, the writers and the training.
+
+    Returns:
+        The table: condition -> kind of question (and "all") -> accuracy.
+
+    Raises:
+        InputError: `output` holds something else than a demo of this size and seed.
+    """
+    for package, extra in (("trl", "train"), ("accelerate", "train"), ("open_clip", "clip")):
+        require(package, extra)
+    output, size = Path(output), FAST if fast else FULL
+    _claim(output, {"seed": seed, **asdict(size)})
+    start = time.monotonic()
+    _step(output / "1-world", lambda folder: draw_world(folder, size, seed))
+    _step(output / "2-captions", lambda folder: make_captions(folder, output, seed))
+    _step(output / "3-instructions", lambda folder: make_instructions(folder, output, seed))
+    _step(output / "4-embeddings", lambda folder: make_embeddings(folder, output))
+    _step(output / "5-transfers", lambda folder: fit_transfers(folder, output))
+    _step(output / "6-datasets", lambda folder: publish_datasets(folder, output))
+    _step(output / "7-language-model", lambda folder: make_language_model(folder, output, size, seed))
+    train_models(output / "8-models", output, size, seed)
+    _step(output / "9-evaluation", lambda folder: evaluate_models(folder, output))
+    _step(output / "10-loading", lambda folder: load_without_package(folder, output))
+    table = json.loads((output / "9-evaluation" / "table.json").read_text())
+    print((output / "9-evaluation" / "report.txt").read_text())
+    sheet = output / "9-evaluation" / "answers.png"
+    print(f"{time.monotonic() - start:.0f} s in all. Four pictures, their questions and the model's answers: {sheet}")
+    return table
+
+
+def draw_world(folder: Path, size: Size, seed: int) -> str:
+    """Seeds as a text file; pictures for the statistics, for the upper bound and for the test, none of them shared."""
+    from datasets import Dataset
+
+    from unicorn_hf.sandbox.world import draw_all, held_out_pairs, split_scenes
+
+    scenes = split_scenes(seed, size.num_seeds, size.num_pictures, size.num_test)
+    (folder / "seeds.txt").write_text("".join(f"{scene.seed()}\n" for scene in scenes.captions))
+    sets = {"pictures": scenes.pictures, "paired": list(dict.fromkeys(scenes.captions)), "test": scenes.test}
+    for number, (name, subset) in enumerate(tqdm(sets.items(), desc="drawing", unit="set")):
+        rows = {"seed": [scene.seed() for scene in subset], "image": draw_all(subset, seed=3 * seed + number)}
+        storage.write_dataset(Dataset.from_dict(rows), folder / name, title=f"Pictures: {name}")
+    storage.write_dataset(ask(scenes.test, seed), folder / "questions", title="Questions about the test pictures")
+    return (
+        f"{len(scenes.captions):,} seeds; {len(scenes.pictures):,} unpaired and {len(scenes.test):,} test pictures; "
+        f"{len(held_out_pairs())} of 276 color-shape pairs held out"
+    )
+
+
+def ask(scenes, seed: int):
+    """One question of each task about every scene, as a dataset; `picture` is the row of its picture."""
+    from datasets import Dataset
+
+    from unicorn_hf.synthesis.grammar import TASKS, scene_questions
+
+    rng = random.Random(f"questions {seed}")
+    rows = []
+    for picture, scene in enumerate(scenes):
+        for task in TASKS:
+            kind, question, answer = rng.choice(scene_questions(scene, task, rng))
+            rows.append({"picture": picture, "task": task, "kind": kind, "question": question, "answer": answer})
+    return Dataset.from_list(rows)
+
+
+def make_captions(folder: Path, output: Path, seed: int) -> str:
+    from unicorn_hf import write_captions
+
+    captions = write_captions(output / "1-world" / "seeds.txt", folder / "captions", writer="grammar", seed=seed)
+    return f"{len(captions):,} captions, for example {captions[0]['caption']!r}"
+
+
+def make_instructions(folder: Path, output: Path, seed: int) -> str:
+    from unicorn_hf import write_instructions
+
+    captions = output / "2-captions" / "captions"
+    instructions = write_instructions(captions, folder / "instructions", writer="grammar", seed=seed)
+    turns = sum(len(messages) for messages in instructions["messages"]) // 2
+    return f"{len(instructions):,} conversations of {turns / len(instructions):.1f} questions on average"
+
+
+def make_embeddings(folder: Path, output: Path) -> str:
+    from unicorn_hf import embed, load_encoder
+
+    encoder = load_encoder("sandbox")
+    captions = embed(output / "2-captions" / "captions", folder / "captions", encoder=encoder)
+    for name in ("pictures", "paired", "test"):
+        embed(output / "1-world" / name, folder / name, encoder=encoder)
+    return f"{len(captions):,} captions and the pictures as vectors of {encoder.embed_dim} dimensions"
+
+
+def fit_transfers(folder: Path, output: Path) -> str:
+    """Fit on captions and unpaired pictures, save, load again, and move the captions' vectors."""
+    from unicorn_hf import MeanShift, ModalityTransfer, ReAlign
+    from unicorn_hf.transfer import NoTransfer
+
+    captions, pictures = output / "4-embeddings" / "captions", output / "4-embeddings" / "pictures"
+    distances = {}
+    for method in (NoTransfer, MeanShift, ReAlign):
+        saved = method.fit(captions, pictures).save_pretrained(folder / method.method)
+        transfer = ModalityTransfer.from_pretrained(saved)
+        transfer.apply(captions, folder / "moved" / method.method)
+        distances[method.method] = transfer.config["centroid_distance_after"]
+    moved = ", ".join(f"{distances[name]:.3f} after {CONDITIONS[name]}" for name in ("mean_shift", "realign"))
+    return f"distance of the centroids {distances['none']:.3f}; {moved}"
+
+
+def publish_datasets(folder: Path, output: Path) -> str:
+    """The two configurations for every kind of vectors; for the blind model, the conversations without the image."""
+    from datasets import load_dataset
+
+    from unicorn_hf import publish
+
+    instructions = output / "3-instructions" / "instructions"
+    moved = output / "5-transfers" / "moved"
+    pair_captions(output, folder / "pairs")
+    for name in tqdm(("none", "mean_shift", "realign", "paired"), desc="publishing", unit="dataset"):
+        publish(folder / "pairs" if name == "paired" else moved / name, instructions, folder / name)
+    conversations = storage.read_dataset(instructions).map(leave_image_out, desc="blind conversations")
+    storage.write_dataset(conversations, folder / "blind", title="Conversations without the image")
+    pretrain = load_dataset(str(folder / "realign"), "unicorn-1.2m", split="train")
+    instruction = load_dataset(str(folder / "realign"), "unicorn-471k-instruction", split="train")
+    return f"unicorn-1.2m: {len(pretrain):,} rows; unicorn-471k-instruction: {len(instruction):,} rows"
+
+
+def pair_captions(output: Path, folder: Path) -> None:
+    """The captions with the vectors of pictures that show their scenes: what text-only training does without."""
+    captions = storage.read_dataset(output / "4-embeddings" / "captions").remove_columns("text_embeds")
+    paired = storage.read_dataset(output / "4-embeddings" / "paired")
+    row_of = {seed: row for row, seed in enumerate(paired["seed"])}
+    rows = paired.select([row_of[seed] for seed in captions["seed"]]).flatten_indices()
+    captions = captions.add_column(
+        "image_embeds", rows.data.column("image_embeds").combine_chunks(), feature=paired.features["image_embeds"]
+    )
+    provenance = storage.read_provenance(output / "4-embeddings" / "paired")
+    storage.write_dataset(captions, folder, title="Captions with their pictures' vectors", provenance=provenance)
+
+
+def leave_image_out(row: dict) -> dict:
+    return {"messages": [{**turn, "content": turn["content"].removeprefix("<image>\n")} for turn in row["messages"]]}
+
+
+def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> str:
+    from unicorn_hf.sandbox.language_model import save_language_model
+
+    instructions = storage.read_dataset(output / "3-instructions" / "instructions")
+    texts = instructions["caption"][:] + [turn["content"] for turns in instructions["messages"] for turn in turns]
+    num_parameters, vocab_size = save_language_model(
+        texts, folder / "language-model", hidden_size=size.hidden_size, num_layers=size.num_layers, seed=seed
+    )
+    return f"a Llama of {num_parameters:,} random weights, a tokenizer of {vocab_size} tokens"
+
+
+def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
+    """Two stages a condition, each by `accelerate launch`; two runs at a time, since one so small fills one core.
+
+    The blind model has no projector to train, so it starts at stage 2, from the untouched language model that stage 1
+    leaves behind.
+    """
+    datasets, chains = output / "6-datasets", []
+    for name in ("none", "mean_shift", "realign", "paired"):
+        first, second = folder / name / "pretrain", folder / name / "finetune"
+        chains.append(
+            [
+                (output / "7-language-model" / "language-model", datasets / name, "unicorn-1.2m", first),
+                (first, datasets / name, "unicorn-471k-instruction", second),
+            ]
+        )
+    chains[0].append((folder / "none" / "pretrain", datasets / "blind", None, folder / "blind" / "finetune"))
+    runs = [run for chain in chains for run in chain]
+    kept = sum(trained.exists() for *_, trained in runs)
+    start = time.monotonic()
+    with tqdm(total=len(runs), initial=kept, desc="training", unit="run") as bar, ThreadPoolExecutor(2) as pool:
+
+        def train(chain) -> None:
+            for run in chain:
+                if not run[-1].exists():
+                    launch(*run, size, seed)
+                    bar.update()
+
+        list(pool.map(train, chains))
+    _say(
+        "8-models",
+        f"{len(chains) + 1} models; all but {CONDITIONS['paired']!r} saw no image and no image vector in training",
+        None if kept == len(runs) else time.monotonic() - start,
+    )
+
+
+def launch(model: Path, dataset: Path, config: str | None, trained: Path, size: Size, seed: int) -> None:
+    """One run of `recipes/pretrain.py` or `recipes/finetune.py`; `trained` appears when it has ended well."""
+    recipes = files("unicorn_hf.recipes")
+    stage = trained.name
+    with storage.new_folder(trained) as partial:
+        command = [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"),
+            *("--config_file", str(recipes / "accelerate" / "cpu.yaml"), str(recipes / f"{stage}.py")),
+            *("--config", str(recipes / "demo" / f"{stage}.yaml"), "--max_steps", str(size.max_steps)),
+            *("--model_name_or_path", str(model), "--dataset", str(dataset), "--output_dir", str(partial)),
+            *("--seed", str(seed), "--disable_tqdm", "true"),
+            *(("--dataset_config", config) if config else ()),
+        ]
+        log = partial / "log.txt"
+        with log.open("w") as file:
+            status = subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            ).returncode
+        if status != 0:
+            raise RuntimeError(f"{' '.join(command)}\nended with status {status}:\n{log.read_text()[-3000:]}")
+
+
+def evaluate_models(folder: Path, output: Path) -> str:
+    """Ask every model about the test pictures; write the table, what it shows, and a sheet of answers."""
+    import numpy as np
+
+    from unicorn_hf import ModalityTransfer, evaluate
+
+    questions = storage.read_dataset(output / "1-world" / "questions")
+    pictures = storage.read_dataset(output / "4-embeddings" / "test")
+    vectors = pictures.select(questions["picture"]).flatten_indices().data.column("image_embeds").combine_chunks()
+    data = questions.add_column("image_embeds", vectors, feature=pictures.features["image_embeds"])
+    results = {}
+    for name, label in CONDITIONS.items():
+        saved = output / "5-transfers" / name
+        results[name] = evaluate(
+            output / "8-models" / name / "finetune",
+            data,
+            transfer=ModalityTransfer.from_pretrained(saved) if saved.exists() else None,
+            blind=name == "blind",
+            batch_size=256,
+            description=label,
+        )
+    table = {
+        name: {"all": result.overall.accuracy, **{kind: score.accuracy for kind, score in result.by_kind().items()}}
+        for name, result in results.items()
+    }
+    storage.write_json(table, folder / "table.json")
+    correct = {name: np.array(result.correct) for name, result in results.items()}
+    report = f"{_table_text(table, data)}\n\n{_comparisons(correct, np.array(data['picture']))}\n"
+    (folder / "report.txt").write_text(report)
+    _draw_answers(pictures, data, results["realign"].answers, folder / "answers.png")
+    return f"{len(data):,} questions about {len(pictures):,} pictures that no model has seen"
+
+
+def load_without_package(folder: Path, output: Path) -> str:
+    """Load the ReAlign model in a process that cannot import this package, from the files in its folder alone."""
+    model = output / "8-models" / "realign" / "finetune"
+    program = """
+import sys
+sys.modules["unicorn_hf"] = None  # any import of the package fails
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+classes = (AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor)
+print(*(type(auto.from_pretrained(sys.argv[1], trust_remote_code=True)).__name__ for auto in classes), sep=", ")
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", program, str(model)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")},
+    )
+    if loaded.returncode != 0:
+        raise RuntimeError(f"{model} does not load without unicorn_hf:\n{loaded.stderr[-3000:]}")
+    return f"{loaded.stdout.strip()} loaded where this package is not installed"
+
+
+def _step(folder: Path, make) -> None:
+    """Make a step's folder unless it is there, and say in one line what it holds."""
+    seconds = None
+    if not folder.exists():
+        start = time.monotonic()
+        with storage.new_folder(folder) as partial:
+            (partial / "result.txt").write_text(make(partial))
+        seconds = time.monotonic() - start
+    _say(folder.name, (folder / "result.txt").read_text(), seconds)
+
+
+def _say(name: str, result: str, seconds: float | None) -> None:
+    print(f"{name}: {result} ({'kept' if seconds is None else f'{seconds:.0f} s'})", flush=True)
+
+
+def _claim(output: Path, settings: dict) -> None:
+    """Mark the output folder as this demo's."""
+    mark = output / "demo.json"
+    if mark.exists():
+        if json.loads(mark.read_text()) != settings:
+            raise InputError(f"{output}: holds a demo of another size or seed; name another folder, or remove this one")
+        return
+    storage.check_new_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    storage.write_json(settings, mark)
+
+
+def _table_text(table: dict, data) -> str:
+    kinds = ["all", *sorted(set(table["blind"]) - {"all"})]
+    counts = {"all": len(data), **{kind: data["kind"][:].count(kind) for kind in kinds[1:]}}
+    lines = [f"{'question':12}{'n':>6}  " + "".join(f"{label:>22}" for label in CONDITIONS.values())]
+    for kind in kinds:
+        lines.append(f"{kind:12}{counts[kind]:>6}  " + "".join(f"{table[name][kind]:>22.3f}" for name in CONDITIONS))
+    return "\n".join(lines)
+
+
+def _comparisons(correct: dict, picture) -> str:
+    """The differences that the demo is about, with their error over the test pictures."""
+    import numpy as np
+
+    def difference(name: str, other: str) -> tuple[float, float]:
+        by_picture = np.bincount(picture, weights=correct[name].astype(float) - correct[other])
+        num_questions = len(picture) / len(by_picture)
+        return by_picture.mean() / num_questions, by_picture.std() / np.sqrt(len(by_picture)) / num_questions
+
+    lines = []
+    for other in ("blind", "none", "mean_shift", "paired"):
+        mean, error = difference("realign", other)
+        separated = "" if abs(mean) > 2 * error else ": not separated by the noise"
+        lines.append(f"ReAlign - {CONDITIONS[other]}: {mean:+.3f} ± {error:.3f}{separated}")
+    if correct["paired"].any():
+        share = correct["realign"].mean() / correct["paired"].mean()
+        lines.append(f"ReAlign reaches {share:.1%} of {CONDITIONS['paired']}, the upper bound.")
+    lines.append(
+        "± is one standard error over the test pictures, for one training run each; "
+        "benchmarks/sandbox_vqa.py measures how runs differ from seed to seed."
+    )
+    return "\n".join(lines)
+
+
+def _draw_answers(pictures, data, answers: list[str], path: Path) -> None:
+    """Four test pictures, two with one object and two with two, and what the ReAlign model says about them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(15)
+    two = [";" in seed for seed in pictures["seed"]]
+    chosen = [row for row, pair in enumerate(two) if not pair][:2] + [row for row, pair in enumerate(two) if pair][:2]
+    sheet = Image.new("RGB", (4 * 300, 620), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, picture in enumerate(chosen):
+        left = 300 * column + 20
+        sheet.paste(pictures[picture]["image"].resize((256, 256), Image.Resampling.NEAREST), (left, 20))
+        lines = []
+        for row, answer in zip(data, answers, strict=True):
+            if row["picture"] == picture:
+                right = "" if answer == row["answer"] else f"   [{row['answer']}]"
+                lines += [*row["question"].split("\n"), f"  -> {answer}{right}", ""]
+        pen.multiline_text((left, 290), "\n".join(lines), fill="black", font=font)
+    sheet.save(path)
