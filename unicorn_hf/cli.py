@@ -1,8 +1,9 @@
 """`unicorn-hf`: one command a step, each a thin layer over the function of the same name.
 
-Exit status: 0 done; 2 the input cannot be used (one sentence says why).
+Exit status: 0 done; 2 the input cannot be used (one sentence says why); 3 done but for some rows (a file names them).
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,15 +57,149 @@ def instructions(
 
 
 @app.command()
-def publish(
-    pretrain: Annotated[Path, typer.Option(help="A dataset folder with the columns id, caption, image_embeds.")],
-    instruction: Annotated[Path, typer.Option(help="A dataset folder with the columns id, caption, task, messages.")],
-    output: Output,
+def embed(
+    data: Annotated[
+        str,
+        typer.Argument(help="A dataset folder, a file, a folder of pictures, WebDataset tars, or a Hub id."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; an unfinished one is resumed.")],
+    encoder: Annotated[
+        str, typer.Option(help="sandbox, open_clip/…, transformers/…, llm2clip/…, a folder.")
+    ] = "sandbox",
+    text_column: Annotated[str | None, typer.Option(help="The column with texts; caption, text or txt.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column with images; image, jpg, png or webp.")] = None,
+    remove_column: Annotated[list[str] | None, typer.Option(help="A column to leave out of the output.")] = None,
+    name: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
+    split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
+    batch_size: Annotated[str, typer.Option(help="Rows in a batch, or auto.")] = "auto",
+    overflow: Annotated[str, typer.Option(help="For texts over the context: truncate, error or mean.")] = "truncate",
+    device: Annotated[str | None, typer.Option(help="A torch device; a GPU by default, where there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 on a GPU.")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Run the towers through torch.compile.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the encoder's own code.")] = False,
+    shard_rows: Annotated[int | None, typer.Option(help="Rows in a shard, which is done whole or again.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Processes that tokenise or decode.")] = None,
+    executor: Annotated[str, typer.Option(help="Who runs the tasks: local, slurm or ray.")] = "local",
+    tasks: Annotated[int, typer.Option(help="How many tasks share the shards.")] = 1,
+    executor_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For datatrove's executor, or for sbatch: partition=gpu, time=8:00:00."),
+    ] = None,
 ):
-    """Write captions and instructions in the Hub's layout, for `load_dataset`."""
-    from unicorn_hf.hub import publish
+    """Embed captions or pictures: the same dataset with one column of vectors more.
 
-    print(publish(pretrain, instruction, output))
+    Prints a JSON summary. The exit status is 3 where rows could not be embedded; failed.jsonl in the output names them.
+    """
+    from unicorn_hf.embedding import EmbeddingJob
+
+    job = EmbeddingJob(
+        data=data,
+        output=output,
+        encoder=encoder,
+        text_column=text_column,
+        image_column=image_column,
+        remove_columns=remove_column,
+        name=name,
+        split=split,
+        batch_size=batch_size,
+        overflow=overflow,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+        trust_remote_code=trust_remote_code,
+        shard_rows=shard_rows,
+        num_workers=num_workers,
+        executor=executor,
+        tasks=tasks,
+        executor_options=_key_values(executor_option or []),
+    )
+    summary = job.run()
+    if summary is None:
+        print(f"{output}: submitted; it appears when the jobs are done")
+        return
+    print(json.dumps(summary, indent=2, ensure_ascii=False))
+    if summary["overflowing"] and overflow == "truncate":
+        print(f"{summary['overflowing']:,} texts were longer than the encoder's context and cut", file=sys.stderr)
+    if summary["failed"]:
+        print(f"{summary['failed']:,} rows have no vector; {output / 'failed.jsonl'} says why", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+@app.command()
+def publish(
+    pretrain: Annotated[str, typer.Option(help="A dataset with the columns id, caption, image_embeds.")],
+    output: Output,
+    instruction: Annotated[
+        str | None, typer.Option(help="A dataset with the columns id, caption, task, messages.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the dataset card.")] = "Unicorn",
+    license: Annotated[str, typer.Option(help="One of the Hub's identifiers, such as apache-2.0.")] = "unknown",
+    transfer: Annotated[
+        str | None, typer.Option(help="The transfer that made the vectors: its gap goes on the card.")
+    ] = None,
+    step: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an earlier step whose record goes on the card; several times.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Size of a Parquet shard.")] = "500MB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the output folder.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="Also push to this repository, as ORG/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The branch to push to.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+):
+    """Write captions and conversations in the Hub's layout, for `load_dataset`, and push them."""
+    from unicorn_hf import hub
+
+    folder = hub.publish(
+        pretrain,
+        instruction,
+        output,
+        title=title,
+        license=license,
+        transfer=transfer,
+        steps=step or (),
+        shard_size=shard_size,
+        overwrite=overwrite,
+    )
+    print(folder)
+    if push_to_hub:
+        private_or_default = True if private else None
+        print(hub.push_to_hub(folder, push_to_hub, private=private_or_default, revision=revision, create_pr=create_pr))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="A Hub id (Yu2020/Unicorn), a folder, or a released JSON file.")],
+    output: Output,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="The vectors: .npy, .safetensors, .pkl; looked for beside the JSON.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="What the vectors are: image_embeds or text_embeds.")] = "image_embeds",
+    encoder: Annotated[str | None, typer.Option(help="Name of the encoder that made them, for the card.")] = None,
+    transfer: Annotated[str | None, typer.Option(help="Name of the transfer that moved them, for the card.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickles, with a reader that admits plain data only.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Size of a Parquet shard.")] = "500MB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the output folder.")] = False,
+):
+    """Bring the papers' released JSON and vectors into our schema."""
+    from unicorn_hf.hub import import_released
+
+    folder = import_released(
+        source,
+        output,
+        embeddings=embeddings,
+        column=column,
+        encoder=encoder,
+        transfer=transfer,
+        allow_pickle=allow_pickle,
+        revision=revision,
+        shard_size=shard_size,
+        overwrite=overwrite,
+    )
+    print((folder / "summary.json").read_text(encoding="utf-8"), end="")
 
 
 transfer_app = typer.Typer(help="Stage 3: move text vectors into image space.", no_args_is_help=True)
@@ -247,9 +382,62 @@ def demo(
     demo(output, fast=fast, seed=seed)
 
 
+@app.command("gap")
+def gap_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML report to write.")],
+    text: Annotated[str, typer.Option(help=f"Text vectors: {VECTORS}")],
+    image: Annotated[str, typer.Option(help="Image vectors: as for --text.")],
+    more_transfers: Annotated[list[str] | None, typer.Argument(metavar="[DIR]...", hidden=True)] = None,
+    paired: Annotated[bool, typer.Option("--paired", help="Row i of both belong together: measure retrieval.")] = False,
+    transfer: Annotated[list[str] | None, typer.Option(help="Folders of `transfer fit`, to measure after.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too.")] = None,
+    text_column: Annotated[str, typer.Option(help="The column of --text.")] = "text_embeds",
+    image_column: Annotated[str, typer.Option(help="The column of --image.")] = "image_embeds",
+    sample_size: Annotated[int, typer.Option(min=2, help="Rows of each set that are measured.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    allow_pickle: AllowPickle = False,
+):
+    """Measure the modality gap, before and after transfers, and what is wrong with the sets: an HTML report."""
+    from unicorn_hf.errors import require
+    from unicorn_hf.transfer.gap import measure_gap
+
+    require("matplotlib", "gap")
+    gap = measure_gap(
+        text,
+        image,
+        paired=paired,
+        transfers=[*(transfer or []), *(more_transfers or [])],
+        text_column=text_column,
+        image_column=image_column,
+        sample_size=sample_size,
+        seed=seed,
+        allow_pickle=allow_pickle,
+    )
+    from unicorn_hf.transfer.gap_report import write_report
+
+    write_report(gap, output)
+    if json is not None:
+        gap.save_json(json)
+    for flag in gap.flags:
+        print(f"{flag['set']}: {flag['kind']}: {flag['message']}")
+    distances = (f"{state} {values['centroid_distance']:.3g}" for state, values in gap.measures.items())
+    print(f"{output}: centroid distance {', '.join(distances)}")
+
+
 def _print_skipped(rows: list[str]) -> None:
     if rows:
         print(f"left out {len(rows)} rows that hold NaN, Inf or zeros: {', '.join(rows)}", file=sys.stderr)
+
+
+def _key_values(pairs: list[str]) -> dict:
+    """`key=value` strings as a dictionary; numbers become numbers."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise InputError(f"{pair!r} is not an option; expected KEY=VALUE")
+        options[key] = int(value) if value.isdigit() else value
+    return options
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The step between text, or pictures, and vectors of one contrastive space."""
 
 from unicorn_hf.embedding.encoder import Encoder, load_encoder
+from unicorn_hf.embedding.job import EmbeddingJob
 from unicorn_hf.embedding.step import embed
 
-__all__ = ["Encoder", "embed", "load_encoder"]
+__all__ = ["EmbeddingJob", "Encoder", "embed", "load_encoder"]

@@ -1,6 +1,7 @@
 """What a worker process does: texts -> token batches sorted by length, image files -> stacked tensors."""
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class TextBatches:
         num_overflowing: texts longer than the context.
 
     Raises:
-        InputError: a text is longer than the context and `overflow` is `error`.
+        InputError: a text is longer than the context and `overflow` is `error`; `labels` says what to call each text.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TextBatches:
         overflow: str = "truncate",
         batch_size: int | str = "auto",
         device: torch.device,
+        labels: Sequence | None = None,
     ):
         if overflow not in OVERFLOWS:
             raise InputError(f"overflow {overflow!r} is not known; expected one of {', '.join(OVERFLOWS)}")
@@ -49,8 +51,8 @@ class TextBatches:
         if overflow == "error" and self.num_overflowing:
             row = next(row for row, each in enumerate(windows) if len(each) > 1)
             raise InputError(
-                f"text {row} ({texts[row][:60]!r}…) is longer than the encoder's {tokenizer.max_tokens} tokens; "
-                "shorten it, or choose the overflow truncate or mean"
+                f"text {labels[row] if labels else row} ({texts[row][:60]!r}…) is longer than the encoder's "
+                f"{tokenizer.max_tokens} tokens; shorten it, or choose the overflow truncate or mean"
             )
         if overflow == "truncate":
             windows = [each[:1] for each in windows]
@@ -92,17 +94,22 @@ def decode_images(
         try:
             examples.append(transform(open_image(image)))
         except Exception as error:  # Pillow and its plug-ins raise dozens of types for broken files
-            failures[place] = f"{type(error).__name__}: {error}"
+            # Without the memory address in some of Pillow's messages, which is another in every run.
+            failures[place] = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")
     names = examples[0] if examples else ()
     return {name: torch.stack([example[name] for example in examples]) for name in names}, failures
 
 
 def open_image(image) -> Image.Image:
-    """An RGB image, upright, from a PIL image, a path or the bytes of an image file."""
-    if isinstance(image, str | Path):
-        image = Image.open(image)
-    elif isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image))
+    """An RGB image, upright, from a PIL image, a path, the bytes of an image file, or `{"bytes": …, "path": …}`."""
+    if isinstance(image, dict):
+        image = image["path"] if image["bytes"] is None else image["bytes"]
+    if image is None:
+        raise ValueError("there is no image")
+    if image == b"" or (isinstance(image, str | Path) and Path(image).stat().st_size == 0):
+        raise ValueError("the file is empty")
+    if not isinstance(image, Image.Image):
+        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -174,9 +174,21 @@ class Encoder:
 
     @torch.inference_mode()
     def forward(self, tower: Callable, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Unit vectors (float32 `[batch, embed_dim]`, on the encoder's device) of one prepared batch."""
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
-        return torch.nn.functional.normalize(tower(inputs).float(), dim=-1)
+        """Unit vectors (float32 `[batch, embed_dim]`, on the encoder's device) of one prepared batch.
+
+        A batch that does not fit into the device's memory is run in halves.
+        """
+        try:
+            on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+            return torch.nn.functional.normalize(tower(on_device).float(), dim=-1)
+        except torch.OutOfMemoryError:
+            size = len(next(iter(inputs.values())))
+            if size == 1:
+                raise
+        halves = [slice(0, size // 2), slice(size // 2, size)]
+        return torch.cat(
+            [self.forward(tower, {name: tensor[half] for name, tensor in inputs.items()}) for half in halves]
+        )
 
 
 def mean_of_windows(vectors: torch.Tensor, windows_per_text: Sequence[int]) -> torch.Tensor:

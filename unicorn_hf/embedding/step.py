@@ -1,81 +1,99 @@
 """`embed`: a dataset with a text or an image column -> the same plus a column of vectors."""
 
+import warnings
+from pathlib import Path
+
 import datasets
-import numpy as np
 import pyarrow as pa
 
 from unicorn_hf import storage
-from unicorn_hf.embedding.encoder import Encoder, load_encoder
+from unicorn_hf.embedding.encoder import Encoder
+from unicorn_hf.embedding.job import EmbeddingJob, add_vectors
 from unicorn_hf.errors import InputError
 
 
 def embed(
     data,
-    output=None,
+    output: str | Path | None = None,
     *,
     encoder: str | Encoder = "sandbox",
     text_column: str | None = None,
     image_column: str | None = None,
+    remove_columns: list[str] | None = None,
+    name: str | None = None,
+    split: str = "train",
     batch_size: int | str = "auto",
     overflow: str = "truncate",
-) -> datasets.Dataset:
+    device: str | None = None,
+    dtype: str = "auto",
+    compile: bool = False,
+    trust_remote_code: bool = False,
+    shard_rows: int | None = None,
+    num_workers: int | None = None,
+    executor: str = "local",
+    tasks: int = 1,
+    executor_options: dict | None = None,
+) -> datasets.Dataset | None:
     """Add `text_embeds` or `image_embeds` to a dataset.
 
+    A run that writes a folder is resumable: run again with the same arguments, it goes on where it was stopped.
+
     Args:
-        data: a `datasets.Dataset`, a dataset folder, a data file, an image folder, or the id of a dataset on the Hub.
+        data: a `datasets.Dataset`, a dataset folder, a file (Parquet, JSON lines, CSV, text), a folder of pictures,
+            WebDataset tars (one, or a folder of them), or the id of a dataset on the Hub.
         output: the folder to write; nothing is written where it is None.
-        encoder: an encoder, or its name for `load_encoder`.
-        text_column, image_column: the column to embed, one of the two; by default `caption` or `text`, else `image`.
+        encoder: the name of an encoder (see `load_encoder`) or, for one task, an encoder.
+        text_column, image_column: the column to embed, one of the two; by default the one with a usual name.
+        remove_columns: columns of `data` to leave out of the output, such as the pictures themselves.
+        name, split: of the dataset, where it has several.
         batch_size: rows in a batch, or `auto`.
-        overflow: what becomes of texts that are longer than the encoder's context: `truncate`, `error` or `mean`.
+        overflow: what becomes of texts longer than the encoder's context: `truncate`, `error`, or the `mean` of their
+            windows' vectors.
+        device, dtype, compile, trust_remote_code: of the encoder, where it is given by its name.
+        shard_rows: rows in a shard, the unit that is done whole or again; by default chosen from the number of rows.
+        num_workers: processes beside each task that tokenise or decode; by default as many as pay off.
+        executor: who runs the tasks: `local` processes, `slurm` or `ray`, all through datatrove.
+        tasks: how many share the shards, each on a GPU of its own where there are any.
+        executor_options: further arguments of datatrove's executor; for Slurm also options of `sbatch`.
 
     Returns:
-        the dataset with the column `text_embeds` or `image_embeds`, `List(float16, length=embed_dim)`, unit length.
+        the rows that could be embedded, with one column more: `List(float16, length=embed_dim)`, unit length. The other
+        rows are in `failed.jsonl` in the output folder. None where `executor` is `slurm`, which only submits the jobs.
 
     Raises:
-        InputError: the data, the column, the encoder or the output cannot be used.
+        InputError: the data, the column, the encoder or the output cannot be used; the settings or the source changed
+            since the run that is resumed; the disk is full.
+        MissingExtraError: a library that the encoder or the executor needs is not installed.
     """
-    if output is not None:
-        storage.check_new_folder(output)
-    dataset = storage.read_dataset(data)
-    column, kind = choose_column(dataset, text_column, image_column, source=data)
-    if not isinstance(encoder, Encoder):
-        encoder = load_encoder(encoder)
-    if kind == "text":
-        vectors = encoder.encode_text(dataset[column][:], batch_size=batch_size, overflow=overflow)
-    else:
-        vectors = encoder.encode_images(dataset[column][:], batch_size=batch_size)
-    dataset = add_vectors(dataset, f"{kind}_embeds", vectors)
-    if output is not None:
-        provenance = {f"{kind}_embeds": {"encoder": encoder.name, "embed_dim": encoder.embed_dim}}
-        storage.write_dataset(dataset, output, title=f"Vectors of {encoder.name}", provenance=provenance)
-    return dataset
-
-
-def choose_column(dataset, text_column: str | None, image_column: str | None, *, source) -> tuple[str, str]:
-    """The column to embed and its kind, `text` or `image`.
-
-    Raises:
-        InputError: both are given, the one that is given does not exist, or none of the usual ones does.
-    """
-    if text_column and image_column:
-        raise InputError("text_column and image_column are both given; expected one of the two")
-    for column, kind in ((text_column, "text"), (image_column, "image")):
-        if column:
-            storage.check_columns(dataset, column, source=source)
-            return column, kind
-    for column, kind in (("caption", "text"), ("text", "text"), ("image", "image"), ("jpg", "image"), ("png", "image")):
-        if column in dataset.column_names:
-            return column, kind
-    raise InputError(
-        f"{source}: has no column caption, text or image; name the one to embed, of {', '.join(dataset.column_names)}"
+    job = EmbeddingJob(
+        data=data,
+        output=None if output is None else str(output),
+        encoder=encoder,
+        text_column=text_column,
+        image_column=image_column,
+        remove_columns=remove_columns,
+        name=name,
+        split=split,
+        batch_size=batch_size,
+        overflow=overflow,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+        trust_remote_code=trust_remote_code,
+        shard_rows=shard_rows,
+        num_workers=num_workers,
+        executor=executor,
+        tasks=tasks,
+        executor_options=executor_options,
     )
-
-
-def add_vectors(dataset: datasets.Dataset, name: str, vectors: np.ndarray) -> datasets.Dataset:
-    """`dataset` with the rows of `vectors` as the column `name`, in float16; a column of that name is replaced."""
-    if name in dataset.column_names:
-        dataset = dataset.remove_columns(name)
-    embed_dim = vectors.shape[1]
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).reshape(-1)), embed_dim)
-    return dataset.add_column(name, column, feature=datasets.List(datasets.Value("float16"), length=embed_dim))
+    if output is not None:
+        return None if job.run() is None else storage.read_dataset(output)
+    if tasks > 1 or executor != "local":
+        raise InputError("several tasks need an output folder; name one")
+    pieces = job.embed_all()
+    failures = [failure for piece in pieces for failure in piece.failures]
+    if failures:
+        warnings.warn(f"{len(failures)} rows have no vector and are left out; the first: {failures[0]}", stacklevel=2)
+    return datasets.Dataset(
+        pa.concat_tables(add_vectors(piece.dataset, job.embeds_column, piece.vectors) for piece in pieces)
+    )

@@ -1,0 +1,220 @@
+"""Shards in, shards with vectors out: worker processes tokenise and decode while the tower runs."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
+from unicorn_hf.embedding.encoder import Encoder, mean_of_windows
+from unicorn_hf.errors import InputError
+
+
+class EmbeddedShard(NamedTuple):
+    """The vectors of one shard.
+
+    Attributes:
+        index: of the shard.
+        dataset: its rows that have a vector, in their order.
+        vectors: float16 `[len(dataset), embed_dim]`, unit length up to float16's rounding.
+        failures: the other rows: where each stands in the source, and the reason.
+        counts: rows, tokens, padded tokens, texts that overflow.
+    """
+
+    index: int
+    dataset: datasets.Dataset
+    vectors: np.ndarray
+    failures: list[dict]
+    counts: dict[str, int]
+
+
+class _Start(NamedTuple):
+    shard: int
+    num_vectors: int
+
+
+class _Batch(NamedTuple):
+    shard: int
+    places: torch.Tensor  # of the batch's vectors among the shard's
+    inputs: dict[str, torch.Tensor]
+    num_tokens: int
+
+
+class _End(NamedTuple):
+    shard: int
+    rows: list[int]  # that have a vector
+    windows_per_row: list[int]
+    reasons: dict[int, str]  # why the others have none
+    counts: dict[str, int]
+
+
+def embed_shards(
+    source,
+    shards: Sequence[int],
+    encoder: Encoder,
+    *,
+    kind: str,
+    column: str,
+    batch_size: int | str = "auto",
+    overflow: str = "truncate",
+    num_workers: int | None = None,
+    progress: str = "embed",
+    position: int = 0,
+) -> Iterator[EmbeddedShard]:
+    """Embed some shards of a source, in the order in which they get ready.
+
+    Args:
+        source: `RowShards` or `TarShards`.
+        shards: which.
+        kind: `text` or `image`.
+        num_workers: processes that tokenise or decode, each a whole shard at a time; by default as many as pay off.
+        progress, position: the words before, and the line of, the progress bar.
+
+    Raises:
+        InputError: a shard cannot be read, or a text overflows and `overflow` is `error`.
+    """
+    if num_workers is None:
+        num_workers = default_num_workers(kind, encoder.device, len(shards), source.num_rows)
+    prepared = _PreparedShards(source, shards, encoder, kind, column, batch_size, overflow)
+    loader = torch.utils.data.DataLoader(
+        prepared,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if num_workers else None,
+        pin_memory=encoder.device.type == "cuda",
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_start_worker,
+    )
+    tower = encoder.text_tower if kind == "text" else encoder.image_tower
+    buffers: dict[int, torch.Tensor] = {}
+    total = source.num_rows and sum(len(source.read(each)) for each in shards)
+    bar = tqdm(total=total, desc=progress, unit="row", position=position)
+    tokens = padded = 0
+    for event in loader:
+        match event:
+            case InputError():
+                raise event
+            case _Start(shard, num_vectors):
+                buffers[shard] = torch.empty(num_vectors, encoder.embed_dim, device=encoder.device)
+            case _Batch(shard, places, inputs, num_tokens):
+                vectors = encoder.forward(tower, inputs)
+                buffers[shard][places.to(encoder.device, non_blocking=True)] = vectors
+                bar.update(len(places) if overflow != "mean" else 0)  # the mean has several places a row
+                if num_tokens:
+                    tokens, padded = tokens + num_tokens, padded + inputs["input_ids"].numel()
+                    rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
+                    bar.set_postfix_str(f"{rate:,.0f} tokens/s, {1 - tokens / padded:.0%} padding", refresh=False)
+            case _End(shard, rows, windows_per_row, reasons, counts):
+                bar.update(counts["rows"] if overflow == "mean" else len(reasons))
+                vectors = mean_of_windows(buffers.pop(shard)[: sum(windows_per_row)], windows_per_row)
+                yield _finish_shard(source, shard, column, rows, vectors, reasons, counts)
+    bar.close()
+
+
+def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None) -> int:
+    """None where the work is small or the platform cannot fork; one beside a CPU's own work; several beside a GPU."""
+    if sys.platform != "linux" or (num_rows is not None and num_rows < 2_000):
+        return 0
+    if device.type == "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(num_shards, cores, 4 if kind == "text" else 16))
+
+
+def _start_worker(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers warns after a fork where this is not said
+
+
+class _PreparedShards(torch.utils.data.IterableDataset):
+    """Yields, for each shard, a `_Start`, its `_Batch`es and an `_End`; an `InputError` ends all."""
+
+    def __init__(self, source, shards, encoder: Encoder, kind: str, column: str, batch_size, overflow: str):
+        self.source = source
+        self.shards = shards
+        self.encoder = encoder
+        self.prepare = self._prepare_text if kind == "text" else self._prepare_images
+        self.column = column
+        self.batch_size = batch_size
+        self.overflow = overflow
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        mine = self.shards[worker.id :: worker.num_workers] if worker else self.shards
+        try:
+            for shard in mine:
+                yield from self.prepare(shard, self.source.read(shard)[self.column])
+        except InputError as error:
+            yield error  # raised here, it would arrive wrapped in a traceback
+
+    def _prepare_text(self, shard: int, texts):
+        texts = list(texts)
+        reasons = {row: reason for row, text in enumerate(texts) if (reason := _text_fault(text))}
+        rows = [row for row in range(len(texts)) if row not in reasons]
+        batches = TextBatches(
+            self.encoder.tokenizer,
+            [texts[row] for row in rows],
+            overflow=self.overflow,
+            batch_size=self.batch_size,
+            device=self.encoder.device,
+            labels=[self.source.place(shard, row) for row in rows],
+        )
+        yield _Start(shard, batches.num_windows)
+        for places, inputs in batches:
+            yield _Batch(shard, places, inputs, int(inputs["attention_mask"].sum()))
+        counts = {"rows": len(texts), "tokens": batches.num_tokens, "padded_tokens": batches.num_padded}
+        counts["overflowing"] = batches.num_overflowing
+        yield _End(shard, rows, batches.windows_per_text, reasons, counts)
+
+    def _prepare_images(self, shard: int, images):
+        size = image_batch_size(self.batch_size, self.encoder.device)
+        rows, reasons = [], {}
+        yield _Start(shard, len(images))
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            inputs, failures = decode_images(batch, self.encoder.transform)
+            reasons |= {start + place: reason for place, reason in failures.items()}
+            decoded = [start + place for place in range(len(batch)) if place not in failures]
+            if decoded:
+                yield _Batch(shard, torch.arange(len(rows), len(rows) + len(decoded)), inputs, 0)
+                rows += decoded
+        yield _End(shard, rows, [1] * len(rows), reasons, {"rows": len(images)})
+
+
+def _text_fault(text) -> str | None:
+    if text is None:
+        return "there is no text"
+    if not isinstance(text, str):
+        return f"the text is of type {type(text).__name__}"
+    return None if text.strip() else "the text is empty"
+
+
+def _finish_shard(
+    source, shard: int, column: str, rows, vectors: torch.Tensor, reasons: dict[int, str], counts
+) -> EmbeddedShard:
+    dataset = source.read(shard)
+    finite = vectors.isfinite().all(dim=1).cpu()
+    if not finite.all():
+        for row in [row for row, fine in zip(rows, finite, strict=True) if not fine]:
+            reasons[row] = "the encoder gave a vector with NaN or Inf"
+            rows.remove(row)
+        vectors = vectors[finite.to(vectors.device)]
+    failures = [{**_name_row(source, shard, dataset, row, column), "reason": reasons[row]} for row in sorted(reasons)]
+    if reasons:
+        dataset = dataset.select(rows)
+    return EmbeddedShard(shard, dataset, vectors.half().cpu().numpy(), failures, {**counts, "failed": len(failures)})
+
+
+def _name_row(source, shard: int, dataset: datasets.Dataset, row: int, column: str) -> dict:
+    """A row's place in the source, its id, and the path of its image, so far as there are any."""
+    values = dataset[row]
+    path = values[column].get("path") if isinstance(values[column], dict) else None
+    return {
+        **source.place(shard, row),
+        **{key: values[key] for key in ("id", "__key__") if key in values},
+        **({"path": path} if path else {}),
+    }

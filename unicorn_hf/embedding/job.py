@@ -1,0 +1,406 @@
+"""One run of the embed step: what is to be done, what is done already, and the folder that it becomes.
+
+While a run is under way, `.<output>.embedding/` beside the output holds `settings.json` (what the run does, to which
+source), `dataset/` (the shards written so far) and `shards/` (each shard's counts and failures). A shard is written to
+a temporary name and renamed, and that is all that resuming needs to know. When every shard is there, `dataset/` becomes
+the output.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import inspect
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets.table import embed_table_storage
+
+from unicorn_hf import storage
+from unicorn_hf.embedding.embedded_shards import EmbeddedShard, embed_shards
+from unicorn_hf.embedding.encoder import Encoder, find_library, load_encoder
+from unicorn_hf.embedding.shards import open_shards
+from unicorn_hf.errors import InputError
+
+TEXT_COLUMNS = ("caption", "text", "txt")
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
+
+
+@dataclasses.dataclass
+class EmbeddingJob:
+    """The arguments of `embed`, which has their meaning, and what can be done with them."""
+
+    data: object
+    output: str | None
+    encoder: str | Encoder = "sandbox"
+    text_column: str | None = None
+    image_column: str | None = None
+    remove_columns: list[str] | None = None
+    name: str | None = None
+    split: str = "train"
+    batch_size: int | str = "auto"
+    overflow: str = "truncate"
+    device: str | None = None
+    dtype: str = "auto"
+    compile: bool = False
+    trust_remote_code: bool = False
+    shard_rows: int | None = None
+    num_workers: int | None = None
+    executor: str = "local"
+    tasks: int = 1
+    executor_options: dict | None = None
+
+    def __post_init__(self):
+        if self.batch_size != "auto" and not (str(self.batch_size).isdigit() and int(self.batch_size) > 0):
+            raise InputError(f"batch_size is {self.batch_size!r}; expected auto or a number from 1")
+        self.batch_size = self.batch_size if self.batch_size == "auto" else int(self.batch_size)
+        for field in ("tasks", "shard_rows"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise InputError(f"{field} is {value}; expected a number from 1")
+        if self.text_column and self.image_column:
+            raise InputError("text_column and image_column are both given; expected one of the two")
+        # Absolute, since a rank may run in another folder.
+        if isinstance(self.data, str | Path):
+            self.data = str(Path(self.data).absolute() if Path(self.data).exists() else self.data)
+        if self.output is not None:
+            self.output = str(Path(self.output).absolute())
+        if isinstance(self.encoder, Encoder):
+            if self.tasks > 1 or self.executor != "local":
+                raise InputError("several tasks load the encoder themselves; give its name")
+        else:
+            self.encoder = str(Path(self.encoder).absolute() if Path(self.encoder).is_dir() else self.encoder)
+            find_library(self.encoder)
+
+    def run(self) -> dict | None:
+        """Write the output folder, or what is missing of it.
+
+        Returns:
+            what its `summary.json` holds, and how long this run took; None where the jobs were only submitted.
+        """
+        started = time.perf_counter()
+        self.open_source()
+        if (summary := self.read_finished()) is not None:
+            return {**summary, "seconds": 0.0}
+        in_process = self.executor == "local" and self.tasks == 1
+        encoder = self.load_encoder(0) if in_process else None  # first, so that a wrong name leaves nothing behind
+        before = self.start()
+        if in_process:
+            self.run_rank(0, 1, encoder)
+        elif not self.run_tasks():
+            return None
+        summary = self.finish()
+        seconds = time.perf_counter() - started
+        rates = {
+            f"{key}_per_second": round((summary[key] - before[key]) / seconds, 1)
+            for key in ("rows", "tokens")
+            if summary[key]
+        }
+        return {**summary, "seconds": round(seconds, 2), **rates}
+
+    def embed_all(self) -> list[EmbeddedShard]:
+        """All shards, in their order and in memory."""
+        self.open_source()
+        shards = self.embed_shards(range(self.num_shards), self.load_encoder(0))
+        return sorted(shards, key=lambda shard: shard.index)
+
+    def open_source(self) -> None:
+        """Open the data, choose the column, cut the shards.
+
+        Raises:
+            InputError: the data cannot be read, or lack the column.
+        """
+        self.source = open_shards(self.data, name=self.name, split=self.split)
+        self.column, self.kind = self.choose_column()
+        self.embeds_column = f"{self.kind}_embeds"
+        self.num_shards = self.source.cut(self.kind, self.shard_rows)
+        storage.check_columns(self.source, *(self.remove_columns or ()), source=self.data)
+
+    def choose_column(self) -> tuple[str, str]:
+        columns = list(self.source.features)
+        for column, kind in ((self.text_column, "text"), (self.image_column, "image")):
+            if column:
+                storage.check_columns(self.source, column, source=self.data)
+                return column, kind
+        usual = [(column, "text") for column in TEXT_COLUMNS if column in columns]
+        usual += [(column, "image") for column in IMAGE_COLUMNS if column in columns]
+        if {kind for _, kind in usual} == {"text", "image"}:
+            raise InputError(
+                f"{self.data}: has texts ({usual[0][0]}) and images ({usual[-1][0]}); say which column to embed"
+            )
+        if not usual:
+            raise InputError(
+                f"{self.data}: has no column caption, text or image; name the one to embed, of {', '.join(columns)}"
+            )
+        return usual[0]
+
+    def read_finished(self) -> dict | None:
+        """The summary of an output that this very run has written before; None where there is none.
+
+        Raises:
+            InputError: the output is something else.
+        """
+        output = Path(self.output)
+        if (output / "summary.json").is_file():
+            summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+            if summary.get("settings") == self.settings():
+                shutil.rmtree(self.work, ignore_errors=True)
+                return summary
+        storage.check_new_folder(output)
+        return None
+
+    def settings(self) -> dict:
+        """What decides the bytes of the shards: a run with others cannot be resumed by this one."""
+        return {
+            "encoder": self.encoder_name,
+            "dtype": self.dtype,
+            "source": self.data if isinstance(self.data, str) else "",
+            "source_fingerprint": self.source.fingerprint,
+            "column": self.column,
+            "batch_size": self.batch_size,
+            "overflow": self.overflow,
+            "remove_columns": self.remove_columns or [],
+            "num_shards": self.num_shards,
+        }
+
+    @property
+    def encoder_name(self) -> str:
+        return self.encoder if isinstance(self.encoder, str) else self.encoder.name
+
+    @property
+    def work(self) -> Path:
+        """The folder of a run under way."""
+        return Path(self.output).with_name(f".{Path(self.output).name}.embedding")
+
+    def start(self) -> dict:
+        """Make the folder of the run, or take up the one that an earlier run left; returns the counts of its shards.
+
+        Raises:
+            InputError: the earlier run had other settings, or another source.
+        """
+        with writing(self.output):
+            self.work.mkdir(parents=True, exist_ok=True)
+            if (self.work / "settings.json").is_file():
+                self.check_settings()
+            else:
+                storage.write_json(self.settings(), self.work / "settings.json")
+            for folder in ("dataset/data", "shards"):
+                (self.work / folder).mkdir(parents=True, exist_ok=True)
+        return self.count(self.done_shards())
+
+    def check_settings(self) -> None:
+        before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
+        for key, now in self.settings().items():
+            if before.get(key) != now:
+                what = (
+                    "the source has changed"
+                    if key == "source_fingerprint"
+                    else f"{key} was {before.get(key)!r}, is {now!r}"
+                )
+                raise InputError(
+                    f"{self.output}: an unfinished run cannot go on, {what}; remove {self.work} to start anew, "
+                    "or run with what it began with"
+                )
+
+    def run_tasks(self) -> bool:
+        """Run the ranks through datatrove; False where they were only submitted."""
+        from unicorn_hf.embedding.datatrove_steps import EmbedShards, FinishEmbedding
+        from unicorn_hf.executors import run_ranks
+
+        return run_ranks(
+            EmbedShards(self),
+            self.work / f"logs-of-{self.tasks}-tasks",  # its markers of finished ranks hold for this many tasks only
+            extra="ray" if self.executor == "ray" else "cluster",
+            executor=self.executor,
+            tasks=self.tasks,
+            workers=self.workers if self.executor == "local" else -1,
+            options=self.complete_executor_options(),
+            then=FinishEmbedding(self) if self.executor == "slurm" else None,
+        )
+
+    def complete_executor_options(self) -> dict:
+        """The options as datatrove takes them: with a GPU a rank, and what is for `sbatch` where it belongs."""
+        options = dict(self.executor_options or {})
+        if self.executor == "ray":
+            options.setdefault("gpus_per_task", int(torch.cuda.is_available()))
+        if self.executor == "slurm":
+            from datatrove.executor import SlurmPipelineExecutor
+
+            known = inspect.signature(SlurmPipelineExecutor).parameters
+            for_sbatch = {key: options.pop(key) for key in list(options) if key not in known}
+            defaults = {"gpus_per_task": 1, "job_name": "embed", "qos": None}
+            if sys.prefix != sys.base_prefix:
+                defaults["venv_path"] = f"{sys.prefix}/bin/activate"
+            options = {**defaults, **options}
+            options["sbatch_args"] = {**(options.get("sbatch_args") or {}), **for_sbatch}
+        return options
+
+    def run_rank(self, rank: int, world_size: int, encoder: Encoder | None = None) -> None:
+        """Embed and write those shards of a rank that are missing.
+
+        Raises:
+            InputError: the source has changed, the disk is full, or a text overflows and `overflow` is `error`.
+        """
+        if not hasattr(self, "source"):
+            self.open_source()
+            self.check_settings()
+        done = self.done_shards()
+        missing = [shard for shard in range(rank, self.num_shards, world_size) if shard not in done]
+        if not missing:
+            return
+        if world_size > 1 and self.executor == "local" and not torch.cuda.is_available():
+            torch.set_num_threads(max(1, torch.get_num_threads() // self.workers))
+        encoder = encoder or self.load_encoder(rank)
+        # One shard is written while the next ones are embedded.
+        with ThreadPoolExecutor(1) as writer:
+            pending = None
+            for shard in self.embed_shards(missing, encoder, rank, world_size):
+                if pending:
+                    pending.result()
+                pending = writer.submit(self.write_shard, shard)
+            pending.result()
+
+    @property
+    def workers(self) -> int:
+        """How many local ranks run at a time: one on each GPU, or one on each core."""
+        return min(self.tasks, torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+
+    def load_encoder(self, rank: int) -> Encoder:
+        if isinstance(self.encoder, Encoder):
+            return self.encoder
+        device = self.device or (f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+        options = {"dtype": self.dtype, "compile": self.compile, "trust_remote_code": self.trust_remote_code}
+        return load_encoder(self.encoder, device=device, **options)
+
+    def embed_shards(self, shards, encoder: Encoder, rank: int = 0, world_size: int = 1) -> Iterator[EmbeddedShard]:
+        return embed_shards(
+            self.source,
+            shards,
+            encoder,
+            kind=self.kind,
+            column=self.column,
+            batch_size=self.batch_size,
+            overflow=self.overflow,
+            num_workers=self.num_workers,
+            progress="embed" if world_size == 1 else f"embed {rank + 1}/{world_size}",
+            position=rank if self.executor == "local" else 0,
+        )
+
+    def shard_file(self, shard: int) -> Path:
+        return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
+
+    def counts_file(self, shard: int) -> Path:
+        return self.work / "shards" / f"{shard:05d}.json"
+
+    def done_shards(self) -> set[int]:
+        return {shard for shard in range(self.num_shards) if self.shard_file(shard).is_file()}
+
+    def write_shard(self, shard: EmbeddedShard) -> None:
+        """Write a shard and, before it, its counts: the shard's file says that both are there."""
+        with writing(self.output):
+            record = {"counts": shard.counts, "failures": shard.failures}
+            storage.write_json(record, self.counts_file(shard.index))
+            dataset = shard.dataset.remove_columns(self.remove_columns or [])
+            table = add_vectors(dataset, self.embeds_column, shard.vectors)
+            path = self.shard_file(shard.index)
+            partial = path.with_name(f".{path.name}.partial")
+            # `Dataset.to_parquet` takes eight times as long over the vectors, which its dictionaries cannot compress.
+            options = {"use_dictionary": False, "write_statistics": False, "row_group_size": 1_000}
+            pq.write_table(embed_table_storage(table), partial, **options)
+            partial.rename(path)
+
+    def finish(self) -> dict:
+        """Turn the shards into the output folder; returns its summary.
+
+        Raises:
+            InputError: a shard is missing.
+        """
+        done = self.done_shards()
+        if len(done) < self.num_shards:
+            raise InputError(
+                f"{self.output}: {self.num_shards - len(done)} of {self.num_shards} shards are missing; run the same "
+                "command again to go on"
+            )
+        records = [json.loads(self.counts_file(shard).read_text(encoding="utf-8")) for shard in range(self.num_shards)]
+        dataset = self.work / "dataset"
+        features = datasets.Features.from_arrow_schema(pq.read_schema(self.shard_file(0)))
+        embed_dim = features[self.embeds_column].length
+        counts = self.count(done)
+        summary = {
+            **counts,
+            "embedded": counts["rows"] - counts["failed"],
+            "padding_share": round(1 - counts["tokens"] / counts["padded_tokens"], 4) if counts["tokens"] else None,
+            "embed_dim": embed_dim,
+            "settings": self.settings(),
+        }
+        with writing(self.output):
+            failures = [failure for record in records for failure in record["failures"]]
+            if failures:
+                lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+                (dataset / "failed.jsonl").write_text(lines, encoding="utf-8")
+            storage.write_json(summary, dataset / "summary.json")
+            storage.write_card(
+                dataset,
+                title=f"Vectors of {self.encoder_name}",
+                num_rows=summary["embedded"],
+                columns={name: storage.feature_text(feature) for name, feature in features.items()},
+                provenance={
+                    **storage.read_provenance(self.data),
+                    self.embeds_column: {"encoder": self.encoder_name, "embed_dim": embed_dim},
+                },
+            )
+            if Path(self.output).exists():
+                Path(self.output).rmdir()
+            dataset.rename(self.output)
+        if self.executor == "slurm":  # the rank that does this has a log there
+            (self.work / "settings.json").unlink()
+            shutil.rmtree(self.work / "shards")
+        else:
+            shutil.rmtree(self.work)
+        return summary
+
+    def count(self, shards) -> dict[str, int]:
+        """The sum of the counts of some shards that are done."""
+        total = dict.fromkeys(("rows", "failed", "tokens", "padded_tokens", "overflowing"), 0)
+        for shard in shards:
+            for key, value in json.loads(self.counts_file(shard).read_text(encoding="utf-8"))["counts"].items():
+                total[key] += value
+        return total
+
+
+def add_vectors(dataset: datasets.Dataset, name: str, vectors: np.ndarray) -> pa.Table:
+    """`dataset` as a table with the rows of `vectors` (float16) as the column `name`, in place of one of that name."""
+    if name in dataset.column_names:
+        dataset = dataset.remove_columns(name)
+    features = dataset.features.copy()
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            features[column] = datasets.Image()  # it was read without decoding
+    features[name] = datasets.List(datasets.Value("float16"), length=vectors.shape[1])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return dataset.with_format("arrow")[:].append_column(name, column).cast(features.arrow_schema)
+
+
+@contextlib.contextmanager
+def writing(output):
+    """Says in one sentence why a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{output}: the disk is full ({reason}); make room and run the same command again: what is done is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise InputError(f"{output}: cannot be written ({reason}); name another folder") from error
+        raise

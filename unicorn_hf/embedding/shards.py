@@ -1,0 +1,124 @@
+"""A dataset cut into shards: pieces that any rank can read alone, always the same ones for the same dataset."""
+
+import hashlib
+from pathlib import Path
+
+import datasets
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+
+# Rows in a shard: enough texts to sort by length, few enough pictures that a killed run loses little.
+MAX_ROWS = {"text": 10_000, "image": 1_000}
+
+
+def open_shards(data, *, name: str | None = None, split: str = "train"):
+    """`data` as `RowShards` or, where it is WebDataset tars, `TarShards`.
+
+    Args:
+        data: what `storage.read_dataset` reads, a folder of pictures, a tar, or a folder of tars.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not isinstance(data, datasets.Dataset):
+        path = Path(data)
+        tars = (
+            [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar")) if path.is_dir() else []
+        )
+        if tars:
+            return TarShards(tars)
+    dataset = storage.read_dataset(data, name, split)
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    on_disk = not isinstance(data, datasets.Dataset) and Path(data).exists()
+    return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else dataset._fingerprint)
+
+
+class RowShards:
+    """Ranges of rows of a `datasets.Dataset`.
+
+    Attributes:
+        features, column_names: of the rows.
+        fingerprint: changes when the source does.
+        num_rows: of the whole.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, fingerprint: str):
+        self.dataset = dataset
+        self.features = dataset.features
+        self.column_names = dataset.column_names
+        self.fingerprint = fingerprint
+        self.num_rows = len(dataset)
+        self.shard_rows = self.num_rows
+
+    def cut(self, kind: str, shard_rows: int | None = None) -> int:
+        """Choose the rows in a shard, by default from 1/16 of the whole up to a limit; returns the number of shards."""
+        limit = MAX_ROWS[kind]
+        self.shard_rows = shard_rows or min(limit, max(limit // 10, -(-self.num_rows // 16)))
+        return -(-self.num_rows // self.shard_rows)
+
+    def read(self, shard: int) -> datasets.Dataset:
+        start = shard * self.shard_rows
+        return self.dataset.select(range(start, min(start + self.shard_rows, self.num_rows)))
+
+    def place(self, shard: int, row: int) -> dict:
+        """Where a shard's row is found in the source."""
+        return {"row": shard * self.shard_rows + row}
+
+
+class TarShards:
+    """WebDataset tars, one a shard. Members of one sample share their name up to the first dot.
+
+    Attributes:
+        features, column_names: as the first tar has them; the others must have the same.
+        fingerprint: changes when the source does.
+        num_rows: None, since only reading the tars tells.
+    """
+
+    def __init__(self, tars: list[Path]):
+        self.tars = tars
+        self.fingerprint = hashlib.sha256("".join(map(file_fingerprint, tars)).encode()).hexdigest()[:16]
+        self.num_rows = None
+        self.features = self._stream(0).features
+        self.column_names = list(self.features)
+
+    def cut(self, kind: str, shard_rows: int | None = None) -> int:
+        if shard_rows:
+            raise InputError("shard_rows does not go with WebDataset tars; each tar is a shard")
+        return len(self.tars)
+
+    def read(self, shard: int) -> datasets.Dataset:
+        try:
+            rows = list(self._stream(shard))
+        except InputError:
+            raise
+        except Exception as error:  # tarfile, and the decoders of each member, raise many types
+            raise InputError(f"{self.tars[shard]}: cannot be read as a WebDataset tar ({error})") from error
+        columns = {name: [row.get(name) for row in rows] for name in self.features}
+        return datasets.Dataset.from_dict(columns, features=self.features)
+
+    def place(self, shard: int, row: int) -> dict:
+        return {"tar": self.tars[shard].name, "row": row}
+
+    def _stream(self, shard: int):
+        tar = str(self.tars[shard])
+        try:
+            stream = datasets.load_dataset("webdataset", data_files=tar, split="train", streaming=True)
+        except Exception as error:
+            raise InputError(f"{tar}: cannot be read as a WebDataset tar ({str(error).splitlines()[0]})") from error
+        for column, feature in stream.features.items():
+            if isinstance(feature, datasets.Image):
+                stream = stream.cast_column(column, datasets.Image(decode=False))
+        return stream
+
+
+def file_fingerprint(path: Path) -> str:
+    """A hash of the names, sizes and times of change of a file, or of all files in a folder."""
+    digest = hashlib.sha256()
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
