@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Every public name, and the module that holds it.
 _PUBLIC = {
+    "EmbeddingLookup": "unicorn_hf.dataset_scripts.embedding_lookup",
     "GrammarWriter": "unicorn_hf.synthesis",
     "InputError": "unicorn_hf.errors",
     "MeanShift": "unicorn_hf.transfer",
@@ -19,14 +20,18 @@ _PUBLIC = {
     "ModalityTransfer": "unicorn_hf.transfer",
     "Moments": "unicorn_hf.transfer",
     "ReAlign": "unicorn_hf.transfer",
+    "UnicornBuilder": "unicorn_hf.dataset_scripts.unicorn",
     "UnicornConfig": "unicorn_hf.modeling",
     "UnicornForConditionalGeneration": "unicorn_hf.modeling",
     "UnicornModel": "unicorn_hf.modeling",
     "UnicornProcessor": "unicorn_hf.modeling",
     "embed": "unicorn_hf.embedding",
     "evaluate": "unicorn_hf.evaluation",
+    "import_released": "unicorn_hf.hub",
     "load_encoder": "unicorn_hf.embedding",
+    "load_unicorn": "unicorn_hf.dataset_scripts.unicorn",
     "publish": "unicorn_hf.hub",
+    "push_to_hub": "unicorn_hf.hub",
     "write_captions": "unicorn_hf.synthesis",
     "write_instructions": "unicorn_hf.synthesis",
 }

@@ -1,0 +1,290 @@
+"""Vectors looked up by id or by row, from disk: the released loaders scan a list, or hold every vector in memory.
+
+The index is two sorted arrays, 16 bytes a row. The vectors stay where they are, in a memory-mapped file, so opening
+costs the ids alone, and processes share the pages.
+"""
+
+import json
+import mmap
+import tempfile
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from unicorn_hf.errors import InputError
+
+# Mapped pages count as the process's memory until they are let go; random reads of a large file touch all of it.
+_LET_GO_BYTES = 256 << 20
+
+
+class EmbeddingLookup:
+    """The vectors of a `datasets.Dataset` or of a file, by id or row.
+
+    `lookup["0010278167"]` is one vector [D], `lookup[["7", "12"]]` are several [n, D], `lookup.row(3)` and
+    `lookup.rows([3, 5])` the same by row. Ids are matched as strings. Single vectors are views of the file: read only.
+
+    Raises:
+        KeyError: an id is not there.
+        InputError: the source cannot be read, or has an id twice.
+    """
+
+    def __init__(self, ids: Iterable, vectors: "DatasetColumn | RowFile", name: str):
+        self.name = name
+        self.vectors = vectors
+        hashes = np.fromiter(map(_hash, ids), np.uint64, len(vectors))
+        order = np.argsort(hashes)
+        self._rows = order
+        self._hashes = hashes[order]
+        twice = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
+        if len(twice):
+            first, second = sorted(order[twice[0] : twice[0] + 2].tolist())
+            raise InputError(f"{name}: rows {first} and {second} have the same id; expected each id once")
+        self._view = memoryview(self._hashes)
+
+    @classmethod
+    def from_dataset(cls, dataset, column: str = "image_embeds") -> "EmbeddingLookup":
+        """Look up a column of fixed-length lists of a `datasets.Dataset`."""
+        name = f"the dataset's {column}"
+        return cls(_column_values(dataset.with_format("arrow"), "id"), DatasetColumn(dataset, column), name)
+
+    @classmethod
+    def open(
+        cls, source, column: str = "image_embeds", *, scratch=None, allow_pickle: bool = False
+    ) -> "EmbeddingLookup":
+        """Look up the vectors of a file or folder.
+
+        Args:
+            source: a `.npy` file, or a `.safetensors` file of one matrix, with the ids beside it (`NAME.ids.txt`, one a
+                line, or `NAME.ids.json`); a `.safetensors` file with a vector for each id; a dataset or dataset folder;
+                or, with `allow_pickle`, a released `.pkl` file or a folder of such.
+            column: of a dataset.
+            scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
+        """
+        from unicorn_hf.transfer.vectors import FileVectors, open_vectors
+
+        path = Path(source) if isinstance(source, str | Path) else None
+        if path is not None and path.suffix == ".safetensors" and path.is_file():
+            by_id = _safetensors_by_id(path)
+            if by_id is not None:
+                return cls(by_id[0], by_id[1], str(source))
+        vectors = open_vectors(source, column, allow_pickle=allow_pickle)
+        if isinstance(vectors, FileVectors):
+            ids = read_ids(path, vectors.num_rows)
+            if not vectors.bfloat16:
+                rows = RowFile(vectors.path, vectors.dtype, vectors.offset, vectors.num_rows, vectors.embed_dim)
+                return cls(ids, rows, str(source))
+            pairs = zip(_batches(ids, 512), vectors.blocks(512), strict=True)
+        else:
+            pairs = ((_table_ids(table, source), block) for table, block in vectors.tables())
+        ids, rows = spill(pairs, scratch, vectors.embed_dim)
+        return cls(ids, rows, str(source) if path is not None else vectors.name)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def embed_dim(self) -> int:
+        return self.vectors.embed_dim
+
+    def __contains__(self, key) -> bool:
+        return self._find(_hash(key)) >= 0
+
+    def __getitem__(self, key) -> np.ndarray:
+        if isinstance(key, list | tuple | np.ndarray):
+            rows = self.find(key)
+            missing = np.flatnonzero(rows < 0)
+            if len(missing):
+                raise KeyError(f"{self.name}: has no id {key[missing[0]]!r}")
+            return self.vectors.rows(rows)
+        row = self._find(_hash(key))
+        if row < 0:
+            raise KeyError(f"{self.name}: has no id {key!r}")
+        return self.vectors.row(row)
+
+    def row(self, row: int) -> np.ndarray:
+        return self.vectors.row(row)
+
+    def rows(self, rows: Sequence[int]) -> np.ndarray:
+        return self.vectors.rows(rows)
+
+    def find(self, ids: Sequence) -> np.ndarray:
+        """The row of each id, int64 [n]; -1 where it is not there."""
+        hashes = np.fromiter(map(_hash, ids), np.uint64, len(ids))
+        places = np.minimum(self._hashes.searchsorted(hashes), len(self._hashes) - 1)
+        return np.where(self._hashes[places] == hashes, self._rows[places], -1)
+
+    def _find(self, hash_: int) -> int:
+        # A third of the time of NumPy's own search, for a single id.
+        place = bisect_left(self._view, hash_)
+        return self._rows.item(place) if place < len(self._view) and self._view[place] == hash_ else -1
+
+    def __getstate__(self):
+        return {**self.__dict__, "_view": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._view = memoryview(self._hashes)
+
+
+class DatasetColumn:
+    """A column of fixed-length lists of a `datasets.Dataset`, read from its Arrow table without `datasets`' formatting.
+
+    The format layer costs forty times the look-up itself.
+    """
+
+    def __init__(self, dataset, column: str):
+        import pyarrow as pa
+
+        if dataset._indices is not None:
+            dataset = dataset.flatten_indices()
+        kind = dataset.features.arrow_schema.field(column).type
+        if not pa.types.is_fixed_size_list(kind):
+            raise InputError(f"the dataset's {column!r} holds {kind}; expected lists of one length")
+        self.embed_dim = kind.list_size
+        self.dataset, self.column = dataset, column
+        self._open()
+
+    def _open(self) -> None:
+        self._blocks = [
+            chunk.flatten().to_numpy().reshape(-1, self.embed_dim)
+            for chunk in self.dataset.data.column(self.column).chunks
+            if len(chunk)
+        ]
+        if sum(map(len, self._blocks)) != len(self.dataset):
+            raise InputError(f"the dataset's {self.column!r} lacks some vectors; expected one in every row")
+        self._starts = list(accumulate(map(len, self._blocks[:-1]), initial=0))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def row(self, row: int) -> np.ndarray:
+        block = bisect_right(self._starts, row) - 1
+        return self._blocks[block][row - self._starts[block]]
+
+    def rows(self, rows: Sequence[int]) -> np.ndarray:
+        blocks, starts = self._blocks, self._starts
+        result = np.empty((len(rows), self.embed_dim), blocks[0].dtype)
+        for place, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
+            block = bisect_right(starts, row) - 1
+            result[place] = blocks[block][row - starts[block]]
+        return result
+
+    def __getstate__(self):
+        return {"dataset": self.dataset, "column": self.column, "embed_dim": self.embed_dim}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+
+class RowFile:
+    """A matrix in a file, mapped into memory; its pages are let go when many have been read."""
+
+    def __init__(self, path: Path, dtype, offset: int, num_rows: int, embed_dim: int):
+        self._state = (Path(path), np.dtype(dtype), offset, num_rows, embed_dim)
+        self._open()
+
+    def _open(self) -> None:
+        path, dtype, offset, self._num_rows, self.embed_dim = self._state
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        matrix = np.frombuffer(self._map, dtype, self._num_rows * self.embed_dim, offset)
+        self._matrix = matrix.reshape(self._num_rows, self.embed_dim)
+        self._bytes_read = 0
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def row(self, row: int) -> np.ndarray:
+        return self._matrix[row]
+
+    def rows(self, rows: Sequence[int]) -> np.ndarray:
+        result = self._matrix[rows]
+        # A page is read for each row, whatever the row's size.
+        self._bytes_read += len(rows) * max(result.itemsize * self.embed_dim, mmap.PAGESIZE)
+        if self._bytes_read > _LET_GO_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._bytes_read = 0
+        return result
+
+    def __getstate__(self):
+        return {"_state": self._state}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+
+def spill(pairs: Iterable[tuple[list, np.ndarray]], scratch, embed_dim: int) -> tuple[list[str], RowFile]:
+    """Write the blocks of (ids, block [n, D]) as float16 to one flat file in `scratch`, for reading row by row."""
+    ids: list[str] = []
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="vectors-", suffix=".f16", delete=scratch is None) as file:
+        for names, block in pairs:
+            ids += names
+            with np.errstate(over="ignore"):  # an overflow becomes Inf, which whoever writes the vectors refuses
+                file.write(memoryview(np.ascontiguousarray(block, np.float16)).cast("B"))
+        file.flush()
+        return ids, RowFile(Path(file.name), np.float16, 0, len(ids), embed_dim)
+
+
+def read_ids(path: Path, num_rows: int) -> list[str]:
+    """The ids of a matrix's rows, from the file beside it.
+
+    Raises:
+        InputError: there is none, or it does not hold an id for each row.
+    """
+    text, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
+    if text.is_file():
+        ids = text.read_text(encoding="utf-8").splitlines()
+    elif listed.is_file():
+        ids = [str(key) for key in json.loads(listed.read_text(encoding="utf-8"))]
+    else:
+        raise InputError(
+            f"{path}: holds rows without ids; expected {text.name} (one id a line) or {listed.name} beside it"
+        )
+    if len(ids) != num_rows:
+        raise InputError(f"{path}: has {num_rows:,} rows, and {len(ids):,} ids beside it; expected as many")
+    return ids
+
+
+def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
+    """The ids and rows of a `.safetensors` file that holds a vector for each id; None where it holds a matrix."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            tensors = json.loads(file.read(min(length, path.stat().st_size)))
+        except ValueError as error:
+            raise InputError(f"{path}: is no .safetensors file, or a damaged one") from error
+    tensors.pop("__metadata__", None)
+    if not tensors or any(len(tensor["shape"]) != 1 for tensor in tensors.values()):
+        return None
+    kinds = {(tensor["dtype"], tensor["shape"][0]) for tensor in tensors.values()}
+    if len(kinds) != 1 or next(iter(kinds))[0] not in ("F16", "F32"):
+        raise InputError(f"{path}: holds vectors of {sorted(kinds)}; expected one type, F16 or F32, and one length")
+    ((kind, embed_dim),) = kinds
+    ids = sorted(tensors, key=lambda key: tensors[key]["data_offsets"][0])
+    return ids, RowFile(path, {"F16": np.float16, "F32": np.float32}[kind], 8 + length, len(ids), embed_dim)
+
+
+def _hash(key) -> int:
+    # 64 bits, the same in every process; that two of a million ids meet has a chance of 3 in 10^8.
+    return xxhash.xxh3_64_intdigest((key if type(key) is str else str(key)).encode())
+
+
+def _column_values(dataset, column: str) -> Iterator:
+    for table in dataset.select_columns(column).iter(10_000):
+        yield from table.column(column).to_pylist()
+
+
+def _table_ids(table, source) -> list[str]:
+    if "id" not in table.column_names:
+        raise InputError(f"{source}: has no column 'id'; expected one, to match the vectors by")
+    return [str(key) for key in table.column("id").to_pylist()]
+
+
+def _batches(items: list, size: int) -> Iterator[list]:
+    return (items[start : start + size] for start in range(0, len(items), size))

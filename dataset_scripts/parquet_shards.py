@@ -1,0 +1,101 @@
+"""Tables of rows -> Parquet shards as the Hub wants them: bounded size, page index, content-defined chunking.
+
+Vectors are written as plain lists without null flags, dictionary, compression or statistics: they neither repeat nor
+compress, and readers decode such a column about ten times as fast as one written with the defaults (docs/datasets.md).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from datasets.config import DEFAULT_CDC_OPTIONS
+
+# A reader that wants one row decodes a page of its row group, and one that wants all keeps a row group in memory.
+ROW_GROUP_BYTES = 16 << 20
+
+
+@dataclass
+class Shards:
+    """What was written: the files, their rows, and the rows' size in memory."""
+
+    files: list[Path]
+    num_rows: int
+    num_bytes: int
+
+
+def write_parquet_shards(
+    tables: Iterable[pa.Table], folder: Path, features: Features, *, shard_size: int, split: str = "train"
+) -> Shards:
+    """Write tables in the schema of `features` as `<split>-00000-of-0000N.parquet` of about `shard_size` bytes each.
+
+    The tables pass through: a row group is the most that is in memory.
+    """
+    folder.mkdir(parents=True)
+    schema = parquet_schema(features)
+    parts: list[Path] = []
+    writer, num_rows, num_bytes = None, 0, 0
+    try:
+        for table in row_groups(tables):
+            if writer is None or parts[-1].stat().st_size >= shard_size:
+                if writer is not None:
+                    writer.close()
+                parts.append(folder / f"{len(parts)}.parquet")
+                writer = open_writer(parts[-1], schema)
+            writer.write_table(pa.table(table.columns, schema=schema))
+            num_rows += len(table)
+            num_bytes += table.nbytes
+    finally:
+        if writer is not None:
+            writer.close()
+    files = [folder / f"{split}-{index:05d}-of-{len(parts):05d}.parquet" for index in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        part.rename(file)
+    return Shards(files, num_rows, num_bytes)
+
+
+def parquet_schema(features: Features) -> pa.Schema:
+    """The schema of `features` (the metadata that `datasets` reads included), with vectors that cannot be null."""
+    schema = features.arrow_schema
+    for index, field in enumerate(schema):
+        if pa.types.is_fixed_size_list(field.type):
+            item = pa.field("item", field.type.value_type, nullable=False)
+            schema = schema.set(index, pa.field(field.name, pa.list_(item, field.type.list_size), nullable=False))
+    return schema
+
+
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables' rows in tables of about `ROW_GROUP_BYTES`."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(each.nbytes for each in waiting) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    leaves = leaf_paths(schema)
+    text = [path for path in leaves if path.split(".")[0] not in vectors]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression={path: "ZSTD" if path in text else "NONE" for path in leaves},
+        use_dictionary=text,
+        write_statistics=text,
+        write_page_index=True,
+        use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
+    )
+
+
+def leaf_paths(schema: pa.Schema) -> list[str]:
+    """Parquet's names of the columns' leaves, such as `messages.list.element.role`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [parquet.column(index).path for index in range(len(parquet))]

@@ -1,0 +1,356 @@
+"""Where the rows of a configuration come from: our steps' Parquet shards, a `datasets.Dataset`, or the released JSON.
+
+A source knows its features, its files and its shards (what can be read side by side), and gives whole tables of rows in
+the published schema, with the vectors joined by id where the rows themselves have none.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, List, Value
+from datasets.table import table_cast
+from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup
+from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.vectors import parquet_files
+
+PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
+CONFIGS = (PRETRAIN, INSTRUCTION)
+# The name of a released file of each configuration (`Pretrain.json`, `Instruction.json`) has one of these in it.
+RELEASED_NAMES = {PRETRAIN: ("pretrain", "1.2m"), INSTRUCTION: ("instruct", "471k", "finetune")}
+VECTOR_COLUMNS = ("text_embeds", "image_embeds")
+BATCH_ROWS = 1000
+
+_TEXT_FEATURES = {
+    PRETRAIN: {"id": Value("string"), "caption": Value("string")},
+    INSTRUCTION: {
+        "id": Value("string"),
+        "caption": Value("string"),
+        "task": Value("string"),
+        "messages": List({"role": Value("string"), "content": Value("string")}),
+    },
+}
+
+
+def make_features(config: str, embed_dims: dict[str, int]) -> Features:
+    """The features of a configuration that has vectors of these dimensions."""
+    vectors = {name: List(Value("float16"), length=embed_dims[name]) for name in VECTOR_COLUMNS if name in embed_dims}
+    return Features({**_TEXT_FEATURES[config], **vectors})
+
+
+def open_source(
+    config: str, data, *, embeddings=None, column: str = "image_embeds", allow_pickle: bool = False, scratch=None
+) -> "TableSource | ReleasedSource":
+    """The rows of `config` in a folder of Parquet shards, or in released JSON (a file, or its folder).
+
+    Args:
+        embeddings: where the vectors are, if `data` has none (see `open_lookup`); looked for beside released JSON,
+            where `data` is its folder.
+        column: what the vectors of released JSON are: `image_embeds` or `text_embeds`.
+
+    Raises:
+        InputError: `data` has no such rows; says what was looked for, and what is there.
+    """
+    path = Path(data)
+    if path.is_dir() and shards_of(config, path):
+        return TableSource(config, data, embeddings, allow_pickle=allow_pickle, scratch=scratch)
+    file = path if path.is_file() else find_released(config, path)
+    if file is None:
+        raise InputError(f"{path}: has no rows for {config}: {expected_and_found((config,), path)}")
+    if embeddings is None and path.is_dir():
+        embeddings = find_embeddings(path)
+    lookup = None
+    if embeddings is not None:
+        lookup = open_lookup(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+    return ReleasedSource(config, file, lookup, column)
+
+
+def find_released(config: str, path: Path) -> Path | None:
+    """The file under the folder `path` that has the name of a released file of `config`.
+
+    Raises:
+        InputError: several have.
+    """
+    found = [file for file in _json_files(path) if has_released_name(config, file)]
+    if len(found) > 1:
+        raise InputError(f"{path}: has several files for {config} ({_listed(found, path)}); name the one to read")
+    return found[0] if found else None
+
+
+def has_released_name(config: str, file: Path) -> bool:
+    return file.suffix in (".json", ".jsonl") and any(part in file.name.lower() for part in RELEASED_NAMES[config])
+
+
+def expected_and_found(configs: Sequence[str], path: Path) -> str:
+    parts = " or ".join(repr(part) for config in configs for part in RELEASED_NAMES[config])
+    found = _listed(_json_files(path), path) if path.is_dir() else path.name
+    return f"expected a JSON file with {parts} in its name, or Parquet shards; found {found or 'neither'}"
+
+
+def find_embeddings(path: Path) -> Path | None:
+    """The one file or folder of released vectors under `path`; None where there is none."""
+    files = [file for file in path.rglob("*") if file.suffix in (".npy", ".safetensors", ".pkl", ".pickle")]
+    files = [file for file in files if not _hidden(file, path)]
+    found = sorted({file.parent if file.suffix == ".pkl" else file for file in files})
+    if len(found) > 1:
+        raise InputError(f"{path}: has vectors in several places ({_listed(found, path)}); name one with --embeddings")
+    return found[0] if found else None
+
+
+def shards_of(config: str, path: Path) -> list[Path]:
+    """The Parquet shards of `config` in a published folder, else those of the folder's only dataset.
+
+    Raises:
+        InputError: one of the shards that the names promise is missing.
+    """
+    files = sorted((path / config).glob("train-*.parquet")) or parquet_files(path)
+    promised = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
+    if promised and promised != {len(files)}:
+        raise InputError(
+            f"{files[0].parent}: holds {len(files)} of {max(promised)} shards; fetch or write the folder again"
+        )
+    return files
+
+
+class TableSource:
+    """Rows that have the published columns already, `image_embeds` perhaps excepted."""
+
+    def __init__(self, config: str, data, embeddings=None, *, allow_pickle: bool = False, scratch=None):
+        self.config = config
+        self.name = str(data) if isinstance(data, str | Path) else "the dataset"
+        shards = shards_of(config, Path(data)) if isinstance(data, str | Path) and Path(data).is_dir() else None
+        self.reader = ParquetReader(shards) if shards else DatasetReader(_load(data, config))
+        self.files, self.shards, self.num_rows = self.reader.files, self.reader.shards, self.reader.num_rows
+        schema = self.reader.schema
+        for column in _TEXT_FEATURES[config]:
+            if column not in schema.names:
+                raise InputError(f"{self.name}: has no column {column!r}; its columns are {', '.join(schema.names)}")
+        wanted = VECTOR_COLUMNS if config == PRETRAIN else ("image_embeds",)
+        embed_dims = {name: self._embed_dim(schema.field(name).type, name) for name in wanted if name in schema.names}
+        self.lookup = None
+        if "image_embeds" not in embed_dims:
+            if embeddings is None:
+                raise InputError(
+                    f"{self.name}: has no column 'image_embeds'; its columns are {', '.join(schema.names)}"
+                )
+            self.lookup = open_lookup(embeddings, "image_embeds", allow_pickle=allow_pickle, scratch=scratch)
+            embed_dims["image_embeds"] = self.lookup.embed_dim
+        self.features = make_features(config, embed_dims)
+
+    def tables(self, shards: Sequence, rejected: Rejected | None = None) -> Iterator[pa.Table]:
+        """Tables in the schema of `self.features`. A row that is wrong is an error: these rows are of our making."""
+        stored = [name for name in self.features if name in self.reader.schema.names]
+        text = [name for name in stored if name not in VECTOR_COLUMNS]
+        text_schema = Features({name: self.features[name] for name in text}).arrow_schema
+        for where, table in self.reader.tables(shards, stored):
+            try:
+                columns = dict(zip(text, table_cast(table.select(text), text_schema).columns, strict=True))
+            except (pa.ArrowException, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{where}: {_first_line(error)}; expected {text_schema.to_string(False, False)}"
+                ) from error
+            ids = columns["id"].to_pylist()
+            for name in text:
+                if name != "task" and columns[name].null_count:
+                    row = columns[name].is_null().to_pylist().index(True)
+                    raise InputError(
+                        f"{where}: the row with id {ids[row]!r} has no {name}; fill it in, or leave it out"
+                    )
+            for name in VECTOR_COLUMNS:
+                if name in stored:
+                    vectors = self._vectors(table.column(name), self.features[name].length, where, name, ids)
+                elif name in self.features:
+                    vectors = self._look_up(ids, where)
+                else:
+                    continue
+                bad = np.flatnonzero(not_finite(vectors))
+                if len(bad):
+                    raise InputError(
+                        f"{where}: the {name} of id {ids[bad[0]]!r} hold NaN or Inf in float16; leave the row out"
+                    )
+                columns[name] = as_lists(vectors)
+            yield pa.table([columns[name] for name in self.features], schema=self.features.arrow_schema)
+
+    def _embed_dim(self, kind: pa.DataType, name: str) -> int:
+        if pa.types.is_fixed_size_list(kind):
+            return kind.list_size
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            _, table = next(self.reader.tables(self.shards[:1], [name]))
+            first = table.column(name)[0].as_py()
+            if first:
+                return len(first)
+        raise InputError(f"{self.name}: the column {name!r} holds {kind}; expected lists of numbers")
+
+    def _vectors(self, column: pa.ChunkedArray, embed_dim: int, where, name: str, ids: list[str]) -> np.ndarray:
+        lists = column.combine_chunks()
+        lengths = lists.value_lengths()
+        wrong = np.flatnonzero(lengths.fill_null(-1).to_numpy(zero_copy_only=False) != embed_dim)
+        if len(wrong):
+            row = int(wrong[0])
+            raise InputError(
+                f"{where}: the {name} of id {ids[row]!r} have {lengths[row].as_py() or 'no'} dimensions; "
+                f"expected {embed_dim}"
+            )
+        with np.errstate(over="ignore"):
+            return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float16, copy=False).reshape(-1, embed_dim)
+
+    def _look_up(self, ids: list[str], where) -> np.ndarray:
+        rows = self.lookup.find(ids)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            raise InputError(
+                f"{where}: id {ids[missing[0]]!r} is not in {self.lookup.name}, so it has no image_embeds; embed it too"
+            )
+        return self.lookup.rows(rows).astype(np.float16, copy=False)
+
+
+class ReleasedSource:
+    """Rows of a released JSON list, with vectors by id where there are any; the rest goes to `rejected`."""
+
+    num_rows = None
+
+    def __init__(self, config: str, path: Path, lookup: EmbeddingLookup | None, column: str):
+        self.config, self.lookup, self.column, self.name = config, lookup, column, str(path)
+        self.files, self.shards = [path], [path]
+        self.features = make_features(config, {} if lookup is None else {column: lookup.embed_dim})
+
+    def tables(self, shards: Sequence, rejected: Rejected) -> Iterator[pa.Table]:
+        """Tables in the schema of `self.features`."""
+        schema = self.features.arrow_schema
+        for path in shards:
+            for rows in read_rows(path, with_messages=self.config == INSTRUCTION, rejected=rejected):
+                vectors = None
+                if self.lookup is not None and rows:
+                    rows, vectors = self._join(rows, rejected)
+                columns = {name: [row[name] for row in rows] for name in _TEXT_FEATURES[self.config]}
+                if vectors is not None:
+                    columns[self.column] = as_lists(vectors)
+                if rows:
+                    yield pa.table(columns, schema=schema)
+
+    def _join(self, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
+        places = self.lookup.find([row["id"] for row in rows])
+        with np.errstate(over="ignore"):
+            vectors = self.lookup.rows(np.maximum(places, 0)).astype(np.float16, copy=False)
+        bad = not_finite(vectors)
+        for row, place, is_bad in zip(rows, places, bad, strict=True):
+            if place < 0:
+                rejected.add("no embedding", row)
+            elif is_bad:
+                rejected.add("embedding not finite", row)
+        good = np.flatnonzero((places >= 0) & ~bad)
+        return [rows[place] for place in good], vectors[good]
+
+
+class ParquetReader:
+    """Parquet shards of one schema, read by row groups in batches of bounded size."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self.shards: list[tuple[Path, int]] = []
+        self.num_rows = 0
+        self.schema = None
+        for file in files:
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    schema, metadata = parquet.schema_arrow, parquet.metadata
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
+            self.schema = self.schema or schema
+            if not schema.equals(self.schema):
+                raise InputError(
+                    f"{file}: its schema is not that of {files[0].name}: {_difference(schema, self.schema)}; "
+                    "write both with the same options"
+                )
+            self.shards += [(file, group) for group in range(metadata.num_row_groups)]
+            self.num_rows += metadata.num_rows
+        if not self.num_rows:
+            raise InputError(f"{files[0].parent}: has no row; expected at least one")
+
+    def tables(self, shards: Sequence[tuple[Path, int]], columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+        for file, groups in groupby(shards, key=lambda shard: shard[0]):
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    for batch in parquet.iter_batches(
+                        BATCH_ROWS, row_groups=[group for _, group in groups], columns=columns
+                    ):
+                        yield file, pa.Table.from_batches([batch]).select(columns)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
+
+
+class DatasetReader:
+    """A `datasets.Dataset`, read in ranges of rows."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.files: list[Path] = []
+        self.num_rows = len(dataset)
+        self.schema = dataset.features.arrow_schema
+        self.shards = [(start, start + BATCH_ROWS) for start in range(0, len(dataset), BATCH_ROWS)]
+
+    def tables(self, shards: Sequence[tuple[int, int]], columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        rows = self.dataset.select_columns(columns).with_format("arrow")
+        for start, stop in shards:
+            yield f"rows from {start}", rows[start:stop].select(columns)
+
+
+def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=None) -> EmbeddingLookup:
+    """The vectors of `column` by id, of a dataset, a folder (published or a step's) or a file."""
+    if column not in VECTOR_COLUMNS:
+        raise InputError(f"column {column!r}: expected one of {', '.join(VECTOR_COLUMNS)}")
+    if isinstance(embeddings, Dataset):
+        return EmbeddingLookup.from_dataset(embeddings, column)
+    return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+
+
+def as_lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """Rows [n, D] of float16 as a column of lists of length D."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def not_finite(vectors: np.ndarray) -> np.ndarray:
+    """Which float16 rows hold NaN or Inf, bool [n]. Both have all exponent bits set; NumPy's own test is far slower."""
+    return ((np.ascontiguousarray(vectors).view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1)
+
+
+def _load(data, config: str) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    try:
+        return storage.read_dataset(data, config)
+    except InputError:
+        return storage.read_dataset(data)
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _json_files(root: Path) -> list[Path]:
+    files = [file for file in root.rglob("*.json*") if file.suffix in (".json", ".jsonl") and file.is_file()]
+    return sorted(file for file in files if not _hidden(file, root))
+
+
+def _listed(files: list[Path], root: Path) -> str:
+    return ", ".join(str(file.relative_to(root)) for file in files[:8])
+
+
+def _difference(schema: pa.Schema, expected: pa.Schema) -> str:
+    for name in expected.names:
+        if name not in schema.names:
+            return f"it lacks the column {name!r}"
+        if schema.field(name).type != expected.field(name).type:
+            return f"{name!r} holds {schema.field(name).type}, not {expected.field(name).type}"
+    return f"its columns are {', '.join(schema.names)}, not {', '.join(expected.names)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,147 @@
+"""The `datasets` builder of Unicorn's two configurations, from our steps' outputs or the released files.
+
+A published folder or repository needs none of this: `load_dataset` reads it as it is.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from datasets.builder import Key
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
+from unicorn_hf.dataset_scripts.released_json import Rejected
+from unicorn_hf.dataset_scripts.sources import CONFIGS, INSTRUCTION, PRETRAIN, ReleasedSource, TableSource, open_source
+
+from unicorn_hf.errors import InputError
+
+DESCRIPTIONS = {
+    PRETRAIN: "Captions with synthetic image embeddings, for the projector",
+    INSTRUCTION: "Conversations about captions with synthetic image embeddings, for instruction tuning",
+}
+
+
+def load_unicorn(
+    name: str = PRETRAIN,
+    data_dir=None,
+    *,
+    embeddings=None,
+    column: str = "image_embeds",
+    allow_pickle: bool = False,
+    num_proc: int | None = None,
+    cache_dir=None,
+) -> datasets.Dataset:
+    """Load a configuration from a step's output, a published folder, or the released files.
+
+    Args:
+        name: `unicorn-1.2m` (id, caption, text_embeds?, image_embeds) or `unicorn-471k-instruction` (id, caption, task,
+            messages, image_embeds).
+        data_dir: the folder, or a released JSON file.
+        embeddings: where the vectors are, if the rows have none: `.npy`, `.safetensors`, `.pkl`, or a dataset folder.
+        column: what those of the released files are: `image_embeds` or `text_embeds`.
+        allow_pickle: read pickles, with a reader that admits plain data only.
+        num_proc: processes; for Parquet, as many as there are row groups can be used.
+
+    Returns:
+        the split `train`; vectors are `List(float16, length=D)`. Records that could not be used are in `rejected.jsonl`
+        beside the dataset's cache files.
+
+    Raises:
+        InputError: unknown name; files missing, damaged, or of another schema.
+    """
+    if name not in CONFIGS:
+        raise InputError(f"configuration {name!r}: expected one of {', '.join(CONFIGS)}")
+    builder = UnicornBuilder(
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        config_name=name,
+        data_dir=None if data_dir is None else str(data_dir),
+        embeddings=None if embeddings is None else str(embeddings),
+        column=column,
+        allow_pickle=allow_pickle,
+    )
+    try:
+        builder.download_and_prepare(num_proc=num_proc)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+    return builder.as_dataset(split="train")
+
+
+@dataclass
+class UnicornBuilderConfig(datasets.BuilderConfig):
+    """Beside `data_dir`: where the vectors are, and the state of all files, so that a changed file is read anew."""
+
+    embeddings: str | None = None
+    column: str = "image_embeds"
+    allow_pickle: bool = False
+    fingerprint: str | None = None
+
+
+class UnicornBuilder(datasets.ArrowBasedBuilder):
+    """`UnicornBuilder(config_name=…, data_dir=…).download_and_prepare()`; see `load_unicorn`."""
+
+    BUILDER_CONFIG_CLASS = UnicornBuilderConfig
+    BUILDER_CONFIGS = [  # noqa: RUF012 (the name and form that `datasets` asks for)
+        UnicornBuilderConfig(name=name, version=datasets.Version("1.0.0"), description=DESCRIPTIONS[name])
+        for name in CONFIGS
+    ]
+    DEFAULT_CONFIG_NAME = PRETRAIN
+    # The length of the Arrow chunks; small ones, since the vectors make wide rows.
+    DEFAULT_WRITER_BATCH_SIZE = 1000
+
+    def __init__(self, *args, data_dir=None, embeddings=None, **kwargs):
+        paths = [Path(path) for path in (data_dir, embeddings) if path is not None]
+        fingerprint = Hasher.hash([_state(path) for path in paths]) if paths else None
+        super().__init__(*args, data_dir=data_dir, embeddings=embeddings, fingerprint=fingerprint, **kwargs)
+        self._record_checksums = True
+
+    def _info(self) -> datasets.DatasetInfo:
+        # The features are known when the files are: the vectors' length stands there.
+        return datasets.DatasetInfo(
+            description=DESCRIPTIONS[self.config.name], homepage="https://arxiv.org/abs/2503.22655"
+        )
+
+    def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
+        with tempfile.TemporaryDirectory(dir=Path(self._output_dir).parent, prefix="vectors-") as self._scratch:
+            super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        config = self.config
+        if config.data_dir is None:
+            raise InputError(f"{config.name}: needs data_dir, the folder of a step's output or of the released files")
+        if not Path(config.data_dir).exists():
+            raise InputError(f"{config.data_dir}: no such file or folder")
+        source = open_source(
+            config.name,
+            config.data_dir,
+            embeddings=config.embeddings,
+            column=config.column,
+            allow_pickle=config.allow_pickle,
+            scratch=getattr(self, "_scratch", None),
+        )
+        if getattr(dl_manager, "record_checksums", False):
+            dl_manager.download([str(file) for file in source.files])
+        self.info.features = source.features
+        return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"shards": source.shards, "source": source})]
+
+    def _generate_tables(self, shards: list, source: TableSource | ReleasedSource) -> Iterator[tuple[Key, pa.Table]]:
+        # Streaming has no folder of its own to keep the rejected records in.
+        folder = Path(self._output_dir)
+        with tempfile.TemporaryDirectory() as nowhere:
+            kept = folder if folder.is_dir() else Path(nowhere)
+            with Rejected(kept / "rejected.jsonl", self.config.name) as rejected:
+                for index, table in enumerate(source.tables(list(shards), rejected)):
+                    yield Key(0, index), table
+        if rejected.counts:
+            where = "" if kept != folder else f"; see {Path(self.cache_dir) / 'rejected.jsonl'}"
+            datasets.logging.get_logger(__name__).warning(f"{source.name}: {rejected}{where}")
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """What changes when a file under `path` does."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
