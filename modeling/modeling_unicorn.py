@@ -424,7 +424,9 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
             if attention_mask is not None and attention_mask.shape == labels.shape:
-                labels = labels.masked_fill(attention_mask == 0, -100)
+                # Neither is padding a target, nor is the first token behind it predicted from it.
+                is_text = attention_mask.bool()
+                labels = labels.masked_fill(~(is_text & F.pad(is_text[:, :-1], (1, 0), value=True)), -100)
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
         return UnicornCausalLMOutputWithPast(
             loss=loss,
