@@ -30,7 +30,7 @@ MEAN, STD = 0.5, 0.3
 
 
 def train_clip(
-    output, *, steps: int = 3000, batch_size: int = 128, num_groups: int = 16000, lr: float = 1e-3, seed: int = 0
+    output, *, steps: int = 1500, batch_size: int = 128, num_groups: int = 16000, lr: float = 1e-3, seed: int = 0
 ) -> dict:
     """Train, probe and save the tiny CLIP.
 
@@ -308,7 +308,7 @@ The centroids of the unit image and text vectors are {report["centroid_distance"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, help="the folder to write; must not exist, or be empty")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with one_sentence_errors():
