@@ -441,16 +441,24 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
     ):
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        past_key_values, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache", True)
+        # An assistant model's prefill is no first iteration, yet it has nothing of the images in its cache.
+        if is_first_iteration or not use_cache or not _has_past(past_key_values):
             mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
-            kwargs |= _images_not_in_cache(images, mask, next_sequence_length, self.config.num_image_tokens)
-        return super().prepare_inputs_for_generation(
+            images = _images_not_in_cache(images, mask, next_sequence_length, self.config.num_image_tokens)
+            if not images and inputs_embeds is None:
+                new = slice(-next_sequence_length if next_sequence_length is not None else None, None)
+                _check_placeholders(mask[:, new], 0, self.config.num_image_tokens)
+        else:
+            images = {}
+        model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        return model_inputs | images
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
