@@ -89,6 +89,8 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=text,
         write_statistics=text,
         write_page_index=True,
+        # A flipped bit in an uncompressed page would be a wrong number, and nothing more.
+        write_page_checksum=True,
         use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
     )
 

@@ -148,14 +148,9 @@ class TableSource:
         """Tables in the schema of `self.features`. A row that is wrong is an error: these rows are of our making."""
         stored = [name for name in self.features if name in self.reader.schema.names]
         text = [name for name in stored if name not in VECTOR_COLUMNS]
-        text_schema = Features({name: self.features[name] for name in text}).arrow_schema
+        schema = self.features.arrow_schema
         for where, table in self.reader.tables(shards, stored):
-            try:
-                columns = dict(zip(text, table_cast(table.select(text), text_schema).columns, strict=True))
-            except (pa.ArrowException, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{where}: {_first_line(error)}; expected {text_schema.to_string(False, False)}"
-                ) from error
+            columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
             ids = columns["id"].to_pylist()
             for name in text:
                 if name != "task" and columns[name].null_count:
@@ -176,7 +171,7 @@ class TableSource:
                         f"{where}: the {name} of id {ids[bad[0]]!r} hold NaN or Inf in float16; leave the row out"
                     )
                 columns[name] = as_lists(vectors)
-            yield pa.table([columns[name] for name in self.features], schema=self.features.arrow_schema)
+            yield pa.table([columns[name] for name in self.features], schema=schema)
 
     def _embed_dim(self, kind: pa.DataType, name: str) -> int:
         if pa.types.is_fixed_size_list(kind):
@@ -259,7 +254,7 @@ class ParquetReader:
         self.schema = None
         for file in files:
             try:
-                with pq.ParquetFile(file) as parquet:
+                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                     schema, metadata = parquet.schema_arrow, parquet.metadata
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
@@ -277,7 +272,7 @@ class ParquetReader:
     def tables(self, shards: Sequence[tuple[Path, int]], columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
         for file, groups in groupby(shards, key=lambda shard: shard[0]):
             try:
-                with pq.ParquetFile(file) as parquet:
+                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                     for batch in parquet.iter_batches(
                         BATCH_ROWS, row_groups=[group for _, group in groups], columns=columns
                     ):
@@ -309,6 +304,18 @@ def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=
     if isinstance(embeddings, Dataset):
         return EmbeddingLookup.from_dataset(embeddings, column)
     return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+
+
+def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
+    """A column, alone in its table, in the type of its feature."""
+    (name,) = column.column_names
+    try:
+        return table_cast(column, Features({name: feature}).arrow_schema).column(name)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: the column {name!r} holds {column.schema.field(name).type}; "
+            f"expected {storage.feature_text(feature)}"
+        ) from error
 
 
 def as_lists(vectors: np.ndarray) -> pa.FixedSizeListArray:

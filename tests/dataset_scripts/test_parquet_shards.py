@@ -1,0 +1,72 @@
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Value
+from small_datasets import captions, vectors
+from unicorn_hf.dataset_scripts.parquet_shards import parquet_schema, write_parquet_shards
+from unicorn_hf.dataset_scripts.sources import PRETRAIN, as_lists, make_features
+
+
+def long_captions(num_rows, embed_dim=64):
+    """A table whose vectors take most of the room, in pieces of 100 rows, and its features."""
+    rng = np.random.default_rng(0)
+    features = make_features(PRETRAIN, {"image_embeds": embed_dim})
+    embeds = as_lists(rng.standard_normal((num_rows, embed_dim)).astype(np.float16))
+    columns = [[f"{row}" for row in range(num_rows)], [f"caption {row}" for row in range(num_rows)], embeds]
+    table = pa.table(columns, schema=features.arrow_schema)
+    return [table.slice(start, 100) for start in range(0, num_rows, 100)], features
+
+
+def test_shards_are_named_by_their_number_and_hold_every_row_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.dataset_scripts.parquet_shards.ROW_GROUP_BYTES", 20_000)
+    tables, features = long_captions(3000)
+    shards = write_parquet_shards(tables, tmp_path / "config", features, shard_size=100_000)
+    assert len(shards.files) > 3 and shards.num_rows == 3000
+    names = [f"train-{index:05d}-of-{len(shards.files):05d}.parquet" for index in range(len(shards.files))]
+    assert sorted(file.name for file in (tmp_path / "config").iterdir()) == names
+    assert all(file.stat().st_size < 150_000 for file in shards.files)
+    ids = [key for file in shards.files for key in pq.read_table(file)["id"].to_pylist()]
+    assert ids == [str(row) for row in range(3000)]
+
+
+def test_vectors_are_plain_lists_and_text_is_compressed_with_a_page_index(tmp_path):
+    tables, features = long_captions(300)
+    (file,) = write_parquet_shards(tables, tmp_path / "config", features, shard_size=1 << 30).files
+    group = pq.read_metadata(file).row_group(0)
+    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    vectors_column, text = columns["image_embeds.list.element"], columns["caption"]
+    assert (vectors_column.compression, text.compression) == ("UNCOMPRESSED", "ZSTD")
+    assert "RLE_DICTIONARY" not in vectors_column.encodings and vectors_column.statistics is None
+    assert vectors_column.has_offset_index and text.has_offset_index and text.has_column_index
+    assert pq.read_schema(file).field("image_embeds").type.list_size == 64
+    assert features == Features.from_arrow_schema(pq.read_schema(file))
+
+
+def test_the_schema_lets_no_vector_be_null():
+    schema = parquet_schema(captions().features)
+    assert not schema.field("image_embeds").nullable and not schema.field("image_embeds").type.value_field.nullable
+    assert schema.field("caption").nullable
+
+
+def test_one_row_more_leaves_most_of_the_file_as_it_was(tmp_path):
+    """Content-defined chunking: the Hub stores, and a second push sends, what has changed."""
+    rng = random.Random(0)
+    texts = [" ".join(f"{rng.getrandbits(40):x}" for _ in range(60)) for _ in range(6000)]
+    features = Features({"caption": Value("string")})
+
+    def write(name, rows):
+        table = pa.table({"caption": rows}, schema=features.arrow_schema)
+        return write_parquet_shards([table], tmp_path / name, features, shard_size=1 << 30).files[0].read_bytes()
+
+    before, after = write("before", texts), write("after", ["one more", *texts])
+    pieces = [before[start : start + 64] for start in range(0, len(before) - 64, 4096)]
+    assert sum(piece in after for piece in pieces) > 0.6 * len(pieces)
+
+
+def test_vectors_survive_bit_by_bit(tmp_path):
+    dataset = captions()
+    shards = write_parquet_shards([dataset.data.table], tmp_path / "c", dataset.features, shard_size=1 << 30)
+    column = pq.read_table(shards.files[0])["image_embeds"].combine_chunks()
+    assert (column.flatten().to_numpy().reshape(60, -1) == vectors()).all()

@@ -1,0 +1,180 @@
+import numpy as np
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_datasets import EMBED_DIM, captions, conversations, ids, vectors, write_released
+from unicorn_hf.dataset_scripts.parquet_shards import write_parquet_shards
+from unicorn_hf.dataset_scripts.sources import (
+    INSTRUCTION,
+    PRETRAIN,
+    ReleasedSource,
+    TableSource,
+    find_embeddings,
+    open_source,
+)
+
+from unicorn_hf import InputError
+from unicorn_hf.storage import write_dataset
+
+
+def rows_of(source):
+    return [row for table in source.tables(source.shards) for row in table.to_pylist()]
+
+
+def step_folder(tmp_path, dataset=None, shards=3):
+    """A step's output of several shards."""
+    dataset = captions() if dataset is None else dataset
+    folder = tmp_path / "step"
+    (folder / "data").mkdir(parents=True)
+    for index in range(shards):
+        name = f"train-{index:05d}-of-{shards:05d}.parquet"
+        dataset.shard(shards, index, contiguous=True).to_parquet(folder / "data" / name)
+    return folder
+
+
+def test_a_steps_shards_give_their_rows_in_order(tmp_path):
+    source = TableSource(PRETRAIN, step_folder(tmp_path))
+    rows = rows_of(source)
+    assert [row["id"] for row in rows] == ids() and source.num_rows == 60
+    assert (np.array([row["image_embeds"] for row in rows], np.float16) == vectors()).all()
+
+
+def test_columns_that_are_not_published_are_left_out(tmp_path):
+    dataset = captions(text_embeds=vectors(seed=1)).add_column("seed", ["a"] * 60)
+    source = TableSource(PRETRAIN, write_dataset(dataset, tmp_path / "step", title="step"))
+    assert list(source.features) == ["id", "caption", "text_embeds", "image_embeds"]
+    assert list(rows_of(source)[0]) == list(source.features)
+
+
+@pytest.mark.parametrize("embeddings", ["a dataset", "a folder"])
+def test_conversations_take_their_vectors_by_id(tmp_path, embeddings):
+    vectors_of = captions() if embeddings == "a dataset" else step_folder(tmp_path)
+    for row in rows_of(TableSource(INSTRUCTION, conversations(), vectors_of)):
+        assert (np.array(row["image_embeds"], np.float16) == vectors()[int(row["id"])]).all()
+        assert row["messages"][1]["content"] == f"{int(row['id'])} of them"
+
+
+def test_plain_lists_of_float32_and_polars_strings_are_taken(tmp_path):
+    table = {"id": ids(), "caption": ["x"] * 60, "image_embeds": vectors().astype(np.float32).tolist()}
+    polars.DataFrame(table).write_parquet(tmp_path / "train-00000-of-00001.parquet")
+    source = TableSource(PRETRAIN, tmp_path)
+    assert source.features["image_embeds"].length == EMBED_DIM
+    assert (np.array([row["image_embeds"] for row in rows_of(source)], np.float16) == vectors()).all()
+
+
+def test_a_conversation_without_a_vector_is_an_error():
+    with pytest.raises(InputError, match=r"id '000030' is not in .*, so it has no image_embeds"):
+        rows_of(TableSource(INSTRUCTION, conversations(), captions().select(range(30))))
+
+
+def corrupt(folder):
+    shard = folder / "data" / "train-00001-of-00003.parquet"
+    content = bytearray(shard.read_bytes())
+    content[200:600] = b"\xff" * 400
+    shard.write_bytes(content)
+
+
+def cut_short(folder):
+    shard = folder / "data" / "train-00001-of-00003.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def change_schema(folder):
+    shard = folder / "data" / "train-00002-of-00003.parquet"
+    table = pq.read_table(shard)
+    longer = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(table) * 8, np.float16)), 8)
+    pq.write_table(table.set_column(2, "image_embeds", longer), shard)
+
+
+def drop_caption(folder):
+    for shard in (folder / "data").iterdir():
+        pq.write_table(pq.read_table(shard).drop_columns("caption"), shard)
+
+
+def drop_caption_of_one(folder):
+    shard = folder / "data" / "train-00002-of-00003.parquet"
+    pq.write_table(pq.read_table(shard).drop_columns("caption"), shard)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (corrupt, r"train-00001-of-00003\.parquet: cannot be read as Parquet"),
+        (cut_short, r"train-00001-of-00003\.parquet: cannot be read as Parquet"),
+        (change_schema, r"train-00002-of-00003\.parquet: its schema is not that of .*'image_embeds' holds"),
+        (drop_caption_of_one, r"train-00002-of-00003\.parquet: its schema .* lacks the column 'caption'"),
+        (drop_caption, r"step: has no column 'caption'; its columns are id, image_embeds"),
+        (lambda folder: (folder / "data" / "train-00000-of-00003.parquet").unlink(), "holds 2 of 3 shards"),
+    ],
+)
+def test_a_damaged_folder_is_told_by_file(tmp_path, harm, message):
+    folder = step_folder(tmp_path)
+    harm(folder)
+    with pytest.raises(InputError, match=message):
+        rows_of(TableSource(PRETRAIN, folder))
+
+
+def test_a_wrong_bit_in_a_published_vector_is_found(tmp_path):
+    dataset = captions()
+    (shard,) = write_parquet_shards(
+        [dataset.data.table], tmp_path / PRETRAIN, dataset.features, shard_size=1 << 30
+    ).files
+    content = shard.read_bytes()
+    place = content.index(vectors()[30].tobytes()) + 5
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(InputError, match=r"train-00000-of-00001\.parquet: cannot be read as Parquet .*write it again"):
+        rows_of(TableSource(PRETRAIN, tmp_path))
+
+
+def with_value(column, row, value):
+    table = captions().to_dict()
+    table[column][row] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (with_value("caption", 7, None), "the row with id '000007' has no caption"),
+        (with_value("image_embeds", 7, [0.0] * 5), "image_embeds of id '000007' have 5 dimensions; expected 16"),
+        (with_value("image_embeds", 7, None), "image_embeds of id '000007' have no dimensions"),
+        (with_value("image_embeds", 7, [float("nan")] * EMBED_DIM), "id '000007' hold NaN or Inf"),
+        (with_value("image_embeds", 7, [1e6] * EMBED_DIM), "id '000007' hold NaN or Inf in float16"),
+    ],
+)
+def test_a_wrong_row_is_told_by_id(tmp_path, table, message):
+    schema = pa.schema({"id": pa.string(), "caption": pa.string(), "image_embeds": pa.list_(pa.float32())})
+    pq.write_table(pa.table(table, schema=schema), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(InputError, match=message):
+        rows_of(TableSource(PRETRAIN, tmp_path))
+
+
+def test_messages_of_another_form_are_an_error(tmp_path):
+    rows = conversations().remove_columns("messages").add_column("messages", ["Hi"] * 20)
+    with pytest.raises(InputError, match=r"'messages' holds string; expected List\(\{'role'"):
+        rows_of(TableSource(INSTRUCTION, rows, captions()))
+
+
+def test_released_files_and_vectors_are_found_by_name(tmp_path):
+    folder = write_released(tmp_path / "snapshot" / "deep")
+    source = open_source(INSTRUCTION, tmp_path / "snapshot", allow_pickle=True)
+    assert isinstance(source, ReleasedSource) and source.files == [folder / "Instruction.json"]
+    assert source.lookup.name == str(folder / "embeddings")
+
+
+def test_what_was_found_and_what_was_expected_is_said(tmp_path):
+    (tmp_path / "captions.json").write_text("[]")
+    with pytest.raises(InputError, match=r"expected a JSON file with 'pretrain' or '1.2m' .* found captions\.json"):
+        open_source(PRETRAIN, tmp_path)
+    for name in ("Pretrain.json", "pretrain_v2.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=r"several files for unicorn-1\.2m \(Pretrain\.json, pretrain_v2\.json\)"):
+        open_source(PRETRAIN, tmp_path)
+
+
+def test_vectors_in_two_places_have_to_be_named(tmp_path):
+    folder = write_released(tmp_path / "released")
+    np.save(folder / "more.npy", vectors())
+    with pytest.raises(InputError, match=r"vectors in several places .*--embeddings"):
+        find_embeddings(folder)
