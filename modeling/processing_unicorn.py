@@ -179,7 +179,9 @@ class UnicornProcessor(ProcessorMixin):
         return vector
 
     def _check_placeholders(self, text: list[str], num_images: int, per_prompt: list[int] | None) -> None:
-        placeholders = [prompt.count(IMAGE_TOKEN) for prompt in text]
+        # By the method that will expand them, which passes over those that stand for themselves in a user's text.
+        same = [IMAGE_TOKEN] * sum(prompt.count(IMAGE_TOKEN) for prompt in text)
+        placeholders = [len(found) for found in self.get_text_with_replacements(list(text), same)[1]]
         if per_prompt is not None:
             if len(per_prompt) != len(text):
                 raise ValueError(f"Got images for {len(per_prompt)} prompts, but {len(text)} prompts")
@@ -253,22 +255,22 @@ def _is_one_image(image, vectors: bool) -> bool:
 
 def _load_picture(image) -> Image.Image:
     """A picture as upright RGB: EXIF rotation applied, transparency over white, 16 bits scaled to 8."""
-    name = repr(image)[:80] if isinstance(image, str | os.PathLike) else "the picture"
     if isinstance(image, np.ndarray | torch.Tensor):
         return _picture_of_array(image)
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The picture"
+    name = f"{name[:40]}…" if name.startswith("data:") else name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(image, str | os.PathLike):
-                image = os.fspath(image)
-                image = Image.open(image) if os.path.isfile(image) else load_image(image)
+                image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))
             image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{name} is larger than the {Image.MAX_IMAGE_PIXELS} pixels that Pillow takes for safe"
         ) from error
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({error})") from error
+        raise ValueError(f"{name} cannot be read as a picture ({str(error)[:200]})") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return _picture_of_array(np.asarray(image))
