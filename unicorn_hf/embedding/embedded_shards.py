@@ -93,27 +93,26 @@ def embed_shards(
     tower = encoder.text_tower if kind == "text" else encoder.image_tower
     buffers: dict[int, torch.Tensor] = {}
     total = source.num_rows and sum(len(source.read(each)) for each in shards)
-    bar = tqdm(total=total, desc=progress, unit="row", position=position)
     tokens = padded = 0
-    for event in loader:
-        match event:
-            case InputError():
-                raise event
-            case _Start(shard, num_vectors):
-                buffers[shard] = torch.empty(num_vectors, encoder.embed_dim, device=encoder.device)
-            case _Batch(shard, places, inputs, num_tokens):
-                vectors = encoder.forward(tower, inputs)
-                buffers[shard][places.to(encoder.device, non_blocking=True)] = vectors
-                bar.update(len(places) if overflow != "mean" else 0)  # the mean has several places a row
-                if num_tokens:
-                    tokens, padded = tokens + num_tokens, padded + inputs["input_ids"].numel()
-                    rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
-                    bar.set_postfix_str(f"{rate:,.0f} tokens/s, {1 - tokens / padded:.0%} padding", refresh=False)
-            case _End(shard, rows, windows_per_row, reasons, counts):
-                bar.update(counts["rows"] if overflow == "mean" else len(reasons))
-                vectors = mean_of_windows(buffers.pop(shard)[: sum(windows_per_row)], windows_per_row)
-                yield _finish_shard(source, shard, column, rows, vectors, reasons, counts)
-    bar.close()
+    with tqdm(total=total, desc=progress, unit="row", position=position) as bar:
+        for event in loader:
+            match event:
+                case InputError():
+                    raise event
+                case _Start(shard, num_vectors):
+                    buffers[shard] = torch.empty(num_vectors, encoder.embed_dim, device=encoder.device)
+                case _Batch(shard, places, inputs, num_tokens):
+                    vectors = encoder.forward(tower, inputs)
+                    buffers[shard][places.to(encoder.device, non_blocking=True)] = vectors
+                    bar.update(len(places) if overflow != "mean" else 0)  # the mean has several places a row
+                    if num_tokens:
+                        tokens, padded = tokens + num_tokens, padded + inputs["input_ids"].numel()
+                        rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
+                        bar.set_postfix_str(f"{rate:,.0f} tokens/s, {1 - tokens / padded:.0%} padding", refresh=False)
+                case _End(shard, rows, windows_per_row, reasons, counts):
+                    bar.update(counts["rows"] if overflow == "mean" else len(reasons))
+                    vectors = mean_of_windows(buffers.pop(shard)[: sum(windows_per_row)], windows_per_row)
+                    yield _finish_shard(source, shard, column, rows, vectors, reasons, counts)
 
 
 def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None) -> int:

@@ -27,10 +27,12 @@ import torch
 from datasets.table import embed_table_storage
 
 from unicorn_hf import storage
+from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, embed_shards
-from unicorn_hf.embedding.encoder import Encoder, find_library, load_encoder
+from unicorn_hf.embedding.encoder import DTYPES, Encoder, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.errors import InputError
+from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
 
 TEXT_COLUMNS = ("caption", "text", "txt")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
@@ -67,6 +69,9 @@ class EmbeddingJob:
         for field in ("tasks", "shard_rows"):
             if (value := getattr(self, field)) is not None and value < 1:
                 raise InputError(f"{field} is {value}; expected a number from 1")
+        for field, known in (("overflow", OVERFLOWS), ("dtype", ("auto", *DTYPES)), ("executor", EXECUTORS)):
+            if getattr(self, field) not in known:
+                raise InputError(f"{field} {getattr(self, field)!r} is not known; expected one of {', '.join(known)}")
         if self.text_column and self.image_column:
             raise InputError("text_column and image_column are both given; expected one of the two")
         # Absolute, since a rank may run in another folder.
@@ -92,6 +97,8 @@ class EmbeddingJob:
         if (summary := self.read_finished()) is not None:
             return {**summary, "seconds": 0.0}
         in_process = self.executor == "local" and self.tasks == 1
+        if not in_process:
+            check_executor(self.executor, self.tasks, self.extra)
         encoder = self.load_encoder(0) if in_process else None  # first, so that a wrong name leaves nothing behind
         before = self.start()
         if in_process:
@@ -173,6 +180,10 @@ class EmbeddingJob:
         }
 
     @property
+    def extra(self) -> str:
+        return "ray" if self.executor == "ray" else "cluster"
+
+    @property
     def encoder_name(self) -> str:
         return self.encoder if isinstance(self.encoder, str) else self.encoder.name
 
@@ -214,12 +225,11 @@ class EmbeddingJob:
     def run_tasks(self) -> bool:
         """Run the ranks through datatrove; False where they were only submitted."""
         from unicorn_hf.embedding.datatrove_steps import EmbedShards, FinishEmbedding
-        from unicorn_hf.executors import run_ranks
 
         return run_ranks(
             EmbedShards(self),
             self.work / f"logs-of-{self.tasks}-tasks",  # its markers of finished ranks hold for this many tasks only
-            extra="ray" if self.executor == "ray" else "cluster",
+            extra=self.extra,
             executor=self.executor,
             tasks=self.tasks,
             workers=self.workers if self.executor == "local" else -1,
