@@ -396,25 +396,25 @@ def _auto_classes(config: dict) -> list[str]:
 def _with_patience(push, repo_id: str, *, attempts: int):
     """`push()`, again after a server's error or a lost connection; what the Hub refuses is an `InputError`."""
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     for attempt in range(1, attempts + 1):
         try:
             return push()
-        except ValueError as error:
-            raise InputError(f"{repo_id}: cannot be pushed ({_reason(error)})") from error
-        except (HfHubHTTPError, httpx2.TransportError) as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if status is not None and status < 500 and status != 429:
-                raise InputError(f"{repo_id}: the Hub refuses the push ({_reason(error)})") from error
-            if attempt == attempts:
-                raise InputError(
-                    f"{repo_id}: the push did not go through ({_reason(error)}); run it again, what has arrived is kept"
-                ) from error
-            wait = min(2**attempt, 30)
-            logger.warning("%s: %s; trying again in %d s", repo_id, _reason(error), wait)
-            time.sleep(wait)
+        except (ValueError, RuntimeError, HfHubHTTPError, LocalTokenNotFoundError, httpx2.TransportError) as raised:
+            # What befalls the upload of a file comes wrapped in a RuntimeError.
+            error = raised.__cause__ if isinstance(raised, RuntimeError) and raised.__cause__ else raised
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if not isinstance(error, httpx2.TransportError) and status != 429 and (status is None or status < 500):
+            raise InputError(f"{repo_id}: the push was refused ({_reason(error)})") from error
+        if attempt == attempts:
+            raise InputError(
+                f"{repo_id}: the push did not go through ({_reason(error)}); run it again, what has arrived is kept"
+            ) from error
+        wait = min(2**attempt, 30)
+        logger.warning("%s: %s; trying again in %d s", repo_id, _reason(error), wait)
+        time.sleep(wait)
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,389 @@
+import json
+import re
+
+import datasets
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pyarrow.parquet as pq
+import pytest
+from hub_server import TOKEN
+from huggingface_hub import DatasetCard, HfApi
+from small_datasets import EMBED_DIM, captions, conversations, ids, released_records, vectors, write_released
+from typer.testing import CliRunner
+
+from unicorn_hf import InputError, ModalityTransfer
+from unicorn_hf import hub as unicorn_hub
+from unicorn_hf.cli import app
+from unicorn_hf.hub import import_released, publish, push_to_hub
+from unicorn_hf.storage import write_dataset
+
+PROVENANCE = {"image_embeds": {"encoder": "sandbox", "embed_dim": EMBED_DIM, "transfer": "realign"}}
+
+
+@pytest.fixture
+def published(tmp_path):
+    return publish(captions(), conversations(), tmp_path / "published", provenance=PROVENANCE, license="apache-2.0")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def load(folder, config, tmp_path, **arguments):
+    return datasets.load_dataset(str(folder), config, split="train", cache_dir=str(tmp_path / "cache"), **arguments)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# What was published, in the hands of others.
+
+
+def test_load_dataset_reads_both_configurations(published, tmp_path):
+    pretrain = load(published, "unicorn-1.2m", tmp_path)
+    instruction = load(published, "unicorn-471k-instruction", tmp_path)
+    assert pretrain["id"][:] == ids()
+    assert (np.array(pretrain["image_embeds"][:], np.float16) == vectors()).all()
+    assert instruction[4]["messages"] == conversations()[4]["messages"]
+    assert (np.array(instruction["image_embeds"][:], np.float16) == vectors()[::3]).all()
+    assert instruction.features["image_embeds"] == datasets.List(datasets.Value("float16"), length=EMBED_DIM)
+
+
+def test_load_dataset_without_a_name_reads_the_captions(published, tmp_path):
+    assert load(published, None, tmp_path).column_names == ["id", "caption", "image_embeds"]
+
+
+def test_it_streams(published, tmp_path):
+    rows = list(load(published, "unicorn-471k-instruction", tmp_path, streaming=True))
+    assert [row["id"] for row in rows] == ids()[::3]
+
+
+def test_it_gives_torch_tensors(published, tmp_path):
+    dataset = load(published, "unicorn-1.2m", tmp_path).with_format("torch", columns=["image_embeds"])
+    batch = dataset[:4]["image_embeds"]
+    assert batch.shape == (4, EMBED_DIM) and (batch.half().numpy() == vectors()[:4]).all()
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "pandas", "polars", "duckdb"])
+def test_other_libraries_read_the_shards(published, library):
+    (shard,) = (published / "unicorn-471k-instruction").iterdir()
+    if library == "pyarrow":
+        rows = pq.read_table(shard).to_pylist()
+    elif library == "pandas":
+        rows = pandas.read_parquet(shard).to_dict("records")
+    elif library == "polars":
+        rows = polars.read_parquet(shard).to_dicts()
+    else:
+        result = duckdb.sql(f"select * from '{shard}'")
+        rows = [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+    assert [row["id"] for row in rows] == ids()[::3]
+    assert list(rows[1]["messages"][1].values()) == ["assistant", "3 of them"]
+    np.testing.assert_array_equal(np.array([row["image_embeds"] for row in rows], np.float16), vectors()[::3])
+
+
+def test_the_viewers_statistics_can_be_computed(published):
+    """What the Hub's viewer counts of a column: missing values, lengths of strings and of lists."""
+    (shard,) = (published / "unicorn-471k-instruction").iterdir()
+    columns = polars.read_parquet(shard, columns=["caption", "messages", "image_embeds"])
+    assert columns.null_count().row(0) == (0, 0, 0)
+    assert columns["caption"].str.len_chars().max() == len("a scene with 57 things")
+    assert columns["messages"].list.len().unique().to_list() == [2]
+    as_lists = columns["image_embeds"].cast(polars.List(polars.Float32))
+    assert as_lists.list.len().unique().to_list() == [EMBED_DIM]
+
+
+def test_the_card_says_what_is_known(tmp_path):
+    captions_step = tmp_path / "captions-step"
+    captions_step.mkdir()
+    (captions_step / "summary.json").write_text(json.dumps({"model": "Qwen|2.5", "rejected": {"refusal": 7}}))
+    transfer = ModalityTransfer.fit(vectors(seed=1).astype(np.float32), vectors(seed=2).astype(np.float32))
+    transfer.save_pretrained(tmp_path / "transfer")
+    folder = publish(
+        captions(),
+        conversations(),
+        tmp_path / "out",
+        title="My data",
+        license="mit",
+        provenance=PROVENANCE,
+        transfer=tmp_path / "transfer",
+        steps=[captions_step],
+    )
+    card = DatasetCard.load(folder / "README.md")
+    data = card.data.to_dict()
+    assert data["unicorn"] == PROVENANCE and data["license"] == "mit" and data["size_categories"] == ["n<1K"]
+    assert [(each["config_name"], each.get("default")) for each in data["configs"]] == [
+        ("unicorn-1.2m", True),
+        ("unicorn-471k-instruction", None),
+    ]
+    info = {each["config_name"]: each for each in data["dataset_info"]}["unicorn-1.2m"]
+    assert info["splits"][0]["num_examples"] == 60
+    assert info["download_size"] == sum(file.stat().st_size for file in (folder / "unicorn-1.2m").iterdir())
+    text = card.text
+    assert text.startswith("\n# My data") or text.startswith("# My data")
+    for line in (
+        "| `image_embeds` | List(float16, length=16) |",
+        "| `image_embeds` | sandbox | 16 | realign |",
+        "| model | Qwen\\|2.5 |",
+        "| rejected: refusal | 7 |",
+        "| multiple_choice | 20 |",
+        f"| centroid distance before | {transfer.config['centroid_distance_before']:.4g} |",
+        '"messages": [{"role": "user", "content": "<image>\\nHow many things?"}',
+    ):
+        assert line in text, line
+    histogram = text.split("| words a caption | rows | |")[1].split("\n\n")[0]
+    assert sum(int(count.replace(",", "")) for count in re.findall(r"\| ([\d,]+) \| █", histogram)) == 60
+
+
+def test_provenance_comes_from_the_inputs_cards(tmp_path):
+    step = write_dataset(captions(), tmp_path / "step", title="step", provenance=PROVENANCE)
+    folder = publish(step, conversations(), tmp_path / "out")
+    assert DatasetCard.load(folder / "README.md").data.to_dict()["unicorn"] == PROVENANCE
+
+
+def test_two_encoders_are_not_published_together(tmp_path):
+    step = write_dataset(captions(), tmp_path / "step", title="step", provenance=PROVENANCE)
+    embedded = conversations().add_column("image_embeds", captions().select(range(0, 60, 3))["image_embeds"][:])
+    other = {"image_embeds": {"encoder": "clip", "embed_dim": EMBED_DIM}}
+    instruction = write_dataset(embedded, tmp_path / "instruction", title="step", provenance=other)
+    with pytest.raises(InputError, match=r"'clip'.* and those of the captions of .*'sandbox'"):
+        publish(step, instruction, tmp_path / "out")
+
+
+def test_an_id_twice_among_the_captions_is_an_error(tmp_path):
+    twice = datasets.concatenate_datasets([captions(), captions(5)])
+    with pytest.raises(InputError, match="has the id '000000' twice"):
+        publish(twice, None, tmp_path / "out")
+
+
+def test_captions_alone_can_be_published(tmp_path):
+    folder = publish(captions(text_embeds=vectors(seed=1)), None, tmp_path / "out")
+    assert load(folder, None, tmp_path).column_names == ["id", "caption", "text_embeds", "image_embeds"]
+
+
+def test_nothing_is_overwritten_unless_asked_for(published, tmp_path):
+    before = contents(published)
+    with pytest.raises(InputError, match=r"exists and is not empty.* --overwrite"):
+        publish(captions(30), None, published)
+    assert contents(published) == before
+    publish(captions(30), None, published, overwrite=True)
+    assert load(published, "unicorn-1.2m", tmp_path).num_rows == 30
+    assert not (published / "unicorn-471k-instruction").exists()
+
+
+def test_a_failed_overwrite_leaves_the_old_dataset(published):
+    before = contents(published)
+    with pytest.raises(InputError):
+        publish(captions(30), conversations(), published, overwrite=True)
+    assert contents(published) == before
+    assert [path.name for path in published.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_that_is_no_dataset_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is not a dataset folder"):
+        publish(captions(), None, tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years of work"
+
+
+def test_shards_have_the_size_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.dataset_scripts.parquet_shards.ROW_GROUP_BYTES", 1)
+    dataset = captions(3000)
+    folder = publish(dataset, None, tmp_path / "out", shard_size="20KB")
+    assert len(list((folder / "unicorn-1.2m").iterdir())) > 2
+    assert load(folder, None, tmp_path)["id"][:] == ids(3000)
+    with pytest.raises(InputError, match="shard size 'many'"):
+        publish(dataset, None, tmp_path / "other", shard_size="many")
+
+
+# The released files.
+
+
+def test_released_files_become_a_dataset_that_can_be_loaded(tmp_path):
+    records = released_records(61)
+    records[7].pop("caption")
+    folder = write_released(tmp_path / "released", records)
+    result = CliRunner().invoke(
+        app, ["import", str(folder), "-o", str(tmp_path / "out"), "--allow-pickle", "--encoder", "LLM2CLIP"]
+    )
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert json.dumps(summary, indent=2) in result.output
+    assert summary["unicorn-1.2m"]["rows"] == 59
+    assert summary["unicorn-1.2m"]["rejected"] == {"no caption": 1, "no embedding": 1}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert sorted({(line["config"], line["reason"]) for line in lines}) == [
+        ("unicorn-1.2m", "no caption"),
+        ("unicorn-1.2m", "no embedding"),
+        ("unicorn-471k-instruction", "no caption"),
+        ("unicorn-471k-instruction", "no embedding"),
+    ]
+    dataset = load(tmp_path / "out", "unicorn-471k-instruction", tmp_path)
+    assert (np.array(dataset[7]["image_embeds"], np.float16) == vectors()[8]).all()
+    card = DatasetCard.load(tmp_path / "out" / "README.md").data.to_dict()
+    assert card["unicorn"] == {"image_embeds": {"encoder": "LLM2CLIP", "embed_dim": EMBED_DIM}}
+
+
+def test_one_released_file_can_be_imported_without_vectors(tmp_path):
+    folder = write_released(tmp_path / "released")
+    out = import_released(folder / "Pretrain.json", tmp_path / "out")
+    assert load(out, None, tmp_path).column_names == ["id", "caption"]
+
+
+def test_a_folder_with_none_of_the_files_says_what_it_holds(tmp_path):
+    (tmp_path / "released").mkdir()
+    (tmp_path / "released" / "data.json").write_text("[]")
+    with pytest.raises(InputError, match=r"expected a JSON file with 'pretrain' .* found data\.json"):
+        import_released(tmp_path / "released", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_repository_of_released_json_is_imported(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    folder = write_released(tmp_path / "released")
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo("org/Unicorn", repo_type="dataset")
+    api.upload_folder(repo_id="org/Unicorn", repo_type="dataset", folder_path=folder)
+    out = import_released("org/Unicorn", tmp_path / "out")
+    assert load(out, "unicorn-471k-instruction", tmp_path)["id"][:] == ids()
+    assert hub.count("GET", r"resolve/.*\.pkl") == 0
+    with pytest.raises(InputError, match="org/Nothing: is neither a file or folder nor a dataset repository"):
+        import_released("org/Nothing", tmp_path / "other")
+
+
+# Pushes and pulls, against a server.
+
+
+def test_a_pushed_dataset_loads_and_streams_where_this_package_is_not_installed(hub, published):
+    address = push_to_hub(published, "org/name")
+    assert address.startswith(f"{hub.endpoint}/datasets/org/name/commit/")
+    printed = hub.run("""
+import json, datasets
+rows = datasets.load_dataset("org/name", "unicorn-471k-instruction", split="train")
+streamed = list(datasets.load_dataset("org/name", split="train", streaming=True))
+print(json.dumps([rows.column_names, rows[2], len(streamed), streamed[5]]))
+""")
+    columns, row, count, streamed = json.loads(printed)
+    assert columns == ["id", "caption", "task", "messages", "image_embeds"] and count == 60
+    assert row["messages"] == conversations()[2]["messages"]
+    assert (np.array(row["image_embeds"], np.float16) == vectors()[6]).all()
+    assert streamed["id"] == "000005"
+
+
+def test_the_command_publishes_and_pushes(hub, tmp_path):
+    pretrain = write_dataset(captions(), tmp_path / "pretrain", title="step", provenance=PROVENANCE)
+    instruction = write_dataset(conversations(), tmp_path / "instruction", title="step")
+    arguments = ["--pretrain", str(pretrain), "--instruction", str(instruction), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["publish", *arguments, "--push-to-hub", "org/name", "--private"])
+    assert result.exit_code == 0, result.output
+    assert hub.repo("org/name").private
+    assert hub.repo("org/name").files() == contents(tmp_path / "out")
+
+
+def test_a_private_dataset_is_there_with_a_token_only(hub, published):
+    push_to_hub(published, "org/secret", private=True)
+    code = "import datasets\nprint(len(datasets.load_dataset('org/secret', split='train')))"
+    assert hub.run(code).strip() == "60"
+    with pytest.raises(AssertionError, match="DatasetNotFoundError"):
+        hub.run(code, token=None)
+
+
+def test_a_stranger_cannot_push(hub, published, monkeypatch):
+    with pytest.raises(InputError, match="org/name: the push was refused"):
+        push_to_hub(published, "org/name", token="hf_wrong")
+
+
+def test_an_interrupted_push_goes_on_where_it_stopped(hub, published):
+    hub.fail("PUT", "/lfs/", status=403, after=1)
+    with pytest.raises(InputError, match=r"org/name: the push was refused .*403"):
+        push_to_hub(published, "org/name")
+    assert len(hub.lfs) == 1 and hub.repo("org/name").files() == {}
+    push_to_hub(published, "org/name")
+    assert hub.count("PUT", "/lfs/", status=200) == 2
+    assert len(hub.repo("org/name").files()) == 3
+
+
+def test_a_push_that_has_nothing_new_makes_no_commit(hub, published):
+    first = push_to_hub(published, "org/name")
+    assert push_to_hub(published, "org/name") == first
+    assert hub.count("POST", "/commit/") == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, None], ids=["500", "503", "dropped connection"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/repos/create"),
+        ("POST", "/preupload/"),
+        ("POST", "/info/lfs/objects/batch"),
+        ("PUT", "/lfs/"),
+        ("POST", "/commit/"),
+    ],
+)
+def test_errors_of_the_server_are_waited_out(hub, published, method, path, status):
+    hub.fail(method, path, status=status, times=2)
+    push_to_hub(published, "org/name")
+    assert hub.count(method, path, status=status or 0) == 2
+    assert len(hub.repo("org/name").files()) == 3
+
+
+def test_a_server_that_stays_down_is_told_after_a_while(hub, published, monkeypatch):
+    monkeypatch.setattr(unicorn_hub, "PUSH_ATTEMPTS", 2)
+    hub.fail("POST", "/commit/", status=502, times=1000)
+    with pytest.raises(InputError, match=r"the push did not go through .*run it again, what has arrived is kept"):
+        push_to_hub(published, "org/name")
+    assert hub.count("POST", "/commit/") == 2
+
+
+def test_a_revision_is_a_branch_of_its_own(hub, published):
+    push_to_hub(published, "org/name", revision="v2")
+    assert hub.repo("org/name").files("main") == {} and len(hub.repo("org/name").files("v2")) == 3
+    code = "import datasets\nprint(len(datasets.load_dataset('org/name', split='train', revision='v2')))"
+    assert hub.run(code).strip() == "60"
+
+
+def test_a_pull_request_leaves_the_branch_alone(hub, published):
+    push_to_hub(published, "org/name")
+    publish(captions(30), None, published, overwrite=True)
+    address = push_to_hub(published, "org/name", create_pr=True)
+    assert address == f"{hub.endpoint}/datasets/org/name/discussions/1"
+    assert "unicorn-471k-instruction/train-00000-of-00001.parquet" in hub.repo("org/name").files("main")
+    assert hub.repo("org/name").files("refs/pr/1")["README.md"] == (published / "README.md").read_bytes()
+
+
+def test_shards_of_an_earlier_version_are_removed(hub, published, tmp_path, monkeypatch):
+    push_to_hub(published, "org/name")
+    monkeypatch.setattr("unicorn_hf.dataset_scripts.parquet_shards.ROW_GROUP_BYTES", 1)
+    publish(captions(2000), conversations(), published, overwrite=True, shard_size="30KB")
+    push_to_hub(published, "org/name")
+    there = {path for path in hub.repo("org/name").files() if path.startswith("unicorn-1.2m/")}
+    assert there == {f"unicorn-1.2m/{path.name}" for path in (published / "unicorn-1.2m").iterdir()}
+    assert len(there) > 1
+
+
+def test_a_card_that_the_hub_finds_invalid_is_not_pushed(hub, published):
+    text = (published / "README.md").read_text()
+    (published / "README.md").write_text(text.replace("license: apache-2.0", "license: 7"))
+    with pytest.raises(InputError, match=r"org/name: the push was refused .*license"):
+        push_to_hub(published, "org/name")
+    assert hub.count("PUT", "/lfs/") == 0
+
+
+def test_a_folder_of_something_else_is_not_pushed(hub, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match="holds no dataset, model or transfer"):
+        push_to_hub(tmp_path, "org/name")
+    assert hub.repos == {}
+
+
+def test_a_pushed_transfer_is_loaded_by_its_name(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    transfer = ModalityTransfer.fit(vectors(seed=1).astype(np.float32), vectors(seed=2).astype(np.float32))
+    push_to_hub(transfer.save_pretrained(tmp_path / "transfer"), "org/transfer")
+    loaded = ModalityTransfer.from_pretrained("org/transfer")
+    texts = vectors(seed=3).astype(np.float32)
+    np.testing.assert_array_equal(loaded.apply(texts), transfer.apply(texts))
