@@ -13,8 +13,13 @@ from huggingface_hub import DatasetCard, HfApi
 from small_datasets import EMBED_DIM, captions, conversations, ids, released_records, vectors, write_released
 from typer.testing import CliRunner
 
-from unicorn_hf import InputError, ModalityTransfer
-from unicorn_hf import hub as unicorn_hub
+from unicorn_hf import (
+    InputError,
+    ModalityTransfer,
+    UnicornConfig,
+    UnicornForConditionalGeneration,
+    UnicornProcessor,
+)
 from unicorn_hf.cli import app
 from unicorn_hf.hub import import_released, publish, push_to_hub
 from unicorn_hf.storage import write_dataset
@@ -332,7 +337,7 @@ def test_errors_of_the_server_are_waited_out(hub, published, method, path, statu
 
 
 def test_a_server_that_stays_down_is_told_after_a_while(hub, published, monkeypatch):
-    monkeypatch.setattr(unicorn_hub, "PUSH_ATTEMPTS", 2)
+    monkeypatch.setattr("unicorn_hf.hub.PUSH_ATTEMPTS", 2)
     hub.fail("POST", "/commit/", status=502, times=1000)
     with pytest.raises(InputError, match=r"the push did not go through .*run it again, what has arrived is kept"):
         push_to_hub(published, "org/name")
@@ -387,3 +392,66 @@ def test_a_pushed_transfer_is_loaded_by_its_name(hub, tmp_path, monkeypatch):
     loaded = ModalityTransfer.from_pretrained("org/transfer")
     texts = vectors(seed=3).astype(np.float32)
     np.testing.assert_array_equal(loaded.apply(texts), transfer.apply(texts))
+
+
+@pytest.fixture
+def model_and_processor():
+    """A Unicorn model of a few thousand parameters over a tiny Llama, and its processor."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    words = {word: place for place, word in enumerate(["<pad>", "<eos>", "what", "is", "this", "<image>"])}
+    rule = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    rule.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rule, pad_token="<pad>", eos_token="<eos>", additional_special_tokens=["<image>"]
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text_config = LlamaConfig(vocab_size=len(words), num_key_value_heads=2, max_position_embeddings=32, **sizes)
+    config = UnicornConfig.from_text_config(
+        text_config, embed_dim=EMBED_DIM, image_token_id=words["<image>"], image_encoder="sandbox"
+    )
+    processor = UnicornProcessor(tokenizer, embed_dim=EMBED_DIM, image_encoder="sandbox")
+    return UnicornForConditionalGeneration(config).eval(), processor
+
+
+def test_a_pushed_model_runs_where_this_package_is_not_installed(hub, tmp_path, model_and_processor):
+    import torch
+
+    model, processor = model_and_processor
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    push_to_hub(tmp_path / "model", "org/model", private=True)
+    assert "image-text-to-text" in hub.repo("org/model", "model").files()["README.md"].decode()
+    with torch.no_grad():
+        inputs = processor(text="<image> what is this", image_embeds=torch.ones(1, EMBED_DIM), return_tensors="pt")
+        expected = model(**inputs).logits[0, -1]
+    printed = hub.run(f"""
+import json, torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+model = AutoModelForImageTextToText.from_pretrained("org/model", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("org/model", trust_remote_code=True)
+inputs = processor(text="<image> what is this", image_embeds=torch.ones(1, {EMBED_DIM}), return_tensors="pt")
+with torch.no_grad():
+    print(json.dumps([type(model).__module__, model(**inputs).logits[0, -1].tolist()]))
+""")
+    module, logits = json.loads(printed.splitlines()[-1])
+    assert module.startswith("transformers_modules.")
+    torch.testing.assert_close(torch.tensor(logits), expected)
+
+
+def test_a_model_without_its_processor_is_not_pushed(hub, tmp_path, model_and_processor):
+    model_and_processor[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"is a model without processor_config\.json; save it again"):
+        push_to_hub(tmp_path / "model", "org/model")
+
+
+def test_transformers_own_push_sends_the_same_source_files(hub, tmp_path, model_and_processor):
+    model, processor = model_and_processor
+    model.push_to_hub("org/model")
+    processor.push_to_hub("org/model")
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    pushed, saved = hub.repo("org/model", "model").files(), contents(tmp_path / "model")
+    for name in ("configuration_unicorn.py", "modeling_unicorn.py", "processing_unicorn.py", "README.md"):
+        assert pushed[name] == saved[name], name
