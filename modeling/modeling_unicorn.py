@@ -71,6 +71,24 @@ class UnicornCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: torch.FloatTensor | None = None
 
 
+class UnicornImageConditioner(nn.Module):
+    """What every image vector, synthetic or real, goes through before the projector."""
+
+    def __init__(self, config: UnicornConfig):
+        super().__init__()
+        self.normalize = config.normalize_image_embeds
+        self.register_buffer("image_embeds_mean", torch.zeros(config.embed_dim, dtype=torch.float32))
+        self.register_buffer("image_embeds_scale", torch.ones(config.embed_dim, dtype=torch.float32))
+
+    def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
+        # float32 also where the vectors are float16: the statistics are small differences of small numbers.
+        image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)
+        torch_compilable_check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
+        if self.normalize:
+            image_embeds = F.normalize(image_embeds, dim=-1)
+        return (image_embeds - self.image_embeds_mean.float()) * self.image_embeds_scale.float()
+
+
 class UnicornMultiModalProjector(nn.Module):
     """Image vectors `[num_images, embed_dim]` to tokens `[num_images, num_image_tokens, hidden_size]`."""
 
@@ -100,18 +118,19 @@ class UnicornPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012, the base class declares it
+    _no_split_modules = ["UnicornImageConditioner", "UnicornMultiModalProjector"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     # The statistics of the input are a few thousand numbers, and their rounding would move every image.
-    _keep_in_fp32_modules_strict = ["image_embeds_mean", "image_embeds_scale"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["image_conditioner"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, UnicornModel):
+        if isinstance(module, UnicornImageConditioner):
             init.zeros_(module.image_embeds_mean)
             init.ones_(module.image_embeds_scale)
 
@@ -146,13 +165,13 @@ class UnicornPreTrainedModel(PreTrainedModel):
         """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
 
         Args:
-            mean: `[embed_dim]`, or a number; `None` leaves it as it is.
+            mean: `[embed_dim]`, or a number, in `image_conditioner.image_embeds_mean`; `None` leaves it as it is.
             scale: `[embed_dim]`, or a number, for instance one over the standard deviation; `None` leaves it as it is.
         """
         for name, value in (("image_embeds_mean", mean), ("image_embeds_scale", scale)):
             if value is None:
                 continue
-            value, buffer = torch.as_tensor(value), getattr(self.base_model, name)
+            value, buffer = torch.as_tensor(value), getattr(self.base_model.image_conditioner, name)
             if value.dim() > 0 and value.shape != buffer.shape:
                 raise ValueError(
                     f"{name} has shape {list(value.shape)}; expected [{self.config.embed_dim}] (embed_dim)"
@@ -199,10 +218,9 @@ class UnicornModel(UnicornPreTrainedModel):
         self.vision_tower = None
         if config.vision_config is not None:
             self.vision_tower = _new_vision_tower(config.vision_config).requires_grad_(False)
+        self.image_conditioner = UnicornImageConditioner(config)
         self.multi_modal_projector = UnicornMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        self.register_buffer("image_embeds_mean", torch.zeros(config.embed_dim, dtype=torch.float32))
-        self.register_buffer("image_embeds_scale", torch.ones(config.embed_dim, dtype=torch.float32))
         self._known_kwargs = _FORWARD_KWARGS.union(inspect.signature(self.language_model.forward).parameters)
         self.post_init()
 
@@ -222,13 +240,8 @@ class UnicornModel(UnicornPreTrainedModel):
                 f"image_embeds has shape {list(image_embeds.shape)}; expected [num_images, {self.config.embed_dim}]"
                 f" (this model reads vectors of the encoder {self.config.image_encoder!r})"
             )
-        # float32 also where the vectors are float16: the statistics are small differences of small numbers.
-        image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)
-        torch_compilable_check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
-        if self.config.normalize_image_embeds:
-            image_embeds = F.normalize(image_embeds, dim=-1)
-        image_embeds = (image_embeds - self.image_embeds_mean.float()) * self.image_embeds_scale.float()
-        return BaseModelOutputWithPooling(pooler_output=self.multi_modal_projector(image_embeds))
+        image_features = self.multi_modal_projector(self.image_conditioner(image_embeds))
+        return BaseModelOutputWithPooling(pooler_output=image_features)
 
     def get_placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Where the prompts hold an image placeholder: `[batch_size, sequence_length]`, bool."""

@@ -15,7 +15,9 @@ def reference_projection(weights: dict, config: UnicornConfig, vector: torch.Ten
     """One vector to `[num_image_tokens, hidden_size]`."""
     if config.normalize_image_embeds:
         vector = vector / vector.norm()
-    value = (vector - weights["model.image_embeds_mean"]) * weights["model.image_embeds_scale"]
+    value = (vector - weights["model.image_conditioner.image_embeds_mean"]) * weights[
+        "model.image_conditioner.image_embeds_scale"
+    ]
     layer = 0
     while f"model.multi_modal_projector.layers.{layer}.weight" in weights:
         if layer:
@@ -239,12 +241,13 @@ def test_packed_prompts_equal_separate_ones():
 
 def test_statistics_are_identity_until_set():
     model = new_model()
-    assert torch.equal(model.model.image_embeds_mean, torch.zeros(EMBED_DIM))
-    assert torch.equal(model.model.image_embeds_scale, torch.ones(EMBED_DIM))
+    conditioner = model.model.image_conditioner
+    assert torch.equal(conditioner.image_embeds_mean, torch.zeros(EMBED_DIM))
+    assert torch.equal(conditioner.image_embeds_scale, torch.ones(EMBED_DIM))
     mean = torch.randn(EMBED_DIM)
     model.set_image_embeds_statistics(mean=mean.tolist(), scale=2.0)
-    assert torch.equal(model.model.image_embeds_mean, mean)
-    assert torch.equal(model.model.image_embeds_scale, torch.full((EMBED_DIM,), 2.0))
+    assert torch.equal(conditioner.image_embeds_mean, mean)
+    assert torch.equal(conditioner.image_embeds_scale, torch.full((EMBED_DIM,), 2.0))
     with pytest.raises(ValueError, match=r"image_embeds_mean has shape \[3\]; expected \[12\]"):
         model.set_image_embeds_statistics(mean=torch.zeros(3))
     with pytest.raises(ValueError, match="image_embeds_scale holds NaN"):

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,70 +13,32 @@ from tiny_models import EMBED_DIM
 from transformers import AutoProcessor, CLIPImageProcessor
 from unicorn_hf.modeling import UnicornProcessor
 
-# The chat templates of the models' tokenizers, as they are published, less their tool calling.
-TEMPLATES = {
-    "llama3": (
-        "{{- '<|begin_of_text|>' }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] +"
-        " '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is this?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    ),
-    "qwen2.5": (
-        "{%- if messages[0]['role'] == 'system' %}"
-        "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-        "{%- else %}{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-        "<|im_end|>\n' }}{%- endif %}{%- for message in messages %}"
-        "{%- if (message.role == 'user') or (message.role == 'system' and not loop.first) or (message.role =="
-        " 'assistant' and not message.tool_calls) %}{{- '<|im_start|>' + message.role + '\n' + message.content +"
-        " '<|im_end|>' + '\n' }}{%- endif %}{%- endfor %}{%- if add_generation_prompt %}"
-        "{{- '<|im_start|>assistant\n' }}{%- endif %}",
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n<image>\nWhat is this?<|im_end|>\n<|im_start|>assistant\n",
-    ),
-    "qwen3": (
-        "{%- for message in messages %}{%- if message.content is string %}{%- set content = message.content %}"
-        "{%- else %}{%- set content = '' %}{%- endif %}{{- '<|im_start|>' + message.role + '\n' + content +"
-        " '<|im_end|>' + '\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
-        "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
-        "{%- endif %}{%- endif %}",
-        "<|im_start|>user\n<image>\nWhat is this?<|im_end|>\n<|im_start|>assistant\n",
-    ),
-    "phi3": (
-        "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] +"
-        " '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}"
-        "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
-        "<|user|>\n<image>\nWhat is this?<|end|>\n<|assistant|>\n",
-    ),
-    "phi4": (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] +"
-        " '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
-        "<|im_start|>user<|im_sep|><image>\nWhat is this?<|im_end|><|im_start|>assistant<|im_sep|>",
-    ),
-    "gemma": (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-        "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
-        "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
-        "<start_of_turn>user\n<image>\nWhat is this?<end_of_turn>\n<start_of_turn>model\n",
-    ),
-    "chatml": (
-        None,
-        "<|im_start|>user\n<image>\nWhat is this?<|im_end|>\n<|im_start|>assistant\n",
-    ),
-}
+# The published templates of these models' tokenizers, which TRL ships, and those with {% generation %} marks in them.
+TEMPLATES = Path(pytest.importorskip("trl").__file__).parent / "chat_templates"
+MODELS = ["llama3", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "phi3", "phi3_5", "phi4", "gemma", "gemma3", None]
+PHI_4 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] }}"
+    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+MASKED = ["llama3_training", "qwen2_5_training", "qwen3_training", "phi3_training", "gemma_training", None]
+
 PARTS = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
 STRING = [{"role": "user", "content": "<image>\nWhat is this?"}]
 
 
+def use_template(tokenizer, name: str | None) -> None:
+    """None: the ChatML that the test tokenizer has."""
+    if name is not None:
+        tokenizer.chat_template = PHI_4 if name == "phi4" else (TEMPLATES / f"{name}.jinja").read_text()
+        tokenizer.bos_token = "<|im_start|>"  # Gemma's asks for one
+
+
 @pytest.mark.parametrize("messages", [PARTS, STRING], ids=["parts", "string"])
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", MODELS)
 def test_placeholder_is_put_into_the_tokenizers_own_template(tokenizer, name, messages):
-    template, expected = TEMPLATES[name]
-    tokenizer.chat_template = template or tokenizer.chat_template
+    use_template(tokenizer, name)
+    expected = tokenizer.apply_chat_template(STRING, add_generation_prompt=True, tokenize=False)
+    assert "<image>\nWhat is this?" in expected
     processor = UnicornProcessor(tokenizer, num_image_tokens=3)
     assert processor.chat_template == tokenizer.chat_template
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
@@ -91,12 +55,12 @@ def test_placeholder_is_put_into_the_tokenizers_own_template(tokenizer, name, me
 
 
 def test_template_variables_and_prefill_are_passed_on(tokenizer):
-    tokenizer.chat_template = TEMPLATES["qwen3"][0]
+    use_template(tokenizer, "qwen3")
     processor = UnicornProcessor(tokenizer)
     text = processor.apply_chat_template(PARTS, add_generation_prompt=True, enable_thinking=False)
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     prefilled = [*PARTS, {"role": "assistant", "content": [{"type": "text", "text": "A red"}]}]
-    assert processor.apply_chat_template(prefilled, continue_final_message=True).endswith("assistant\nA red")
+    assert processor.apply_chat_template(prefilled, continue_final_message=True).endswith("A red")
 
 
 def test_messages_are_left_as_they_were(processor):
@@ -123,7 +87,10 @@ def test_image_parts_fill_the_placeholders_that_a_text_has_already(processor):
     assert processor.apply_chat_template([{"role": "user", "content": content}]).count("<image>") == 1
 
 
-def test_assistant_mask_covers_the_answers_behind_expanded_placeholders(processor):
+@pytest.mark.parametrize("name", MASKED)
+def test_assistant_mask_covers_the_answers_behind_expanded_placeholders(tokenizer, name):
+    use_template(tokenizer, name)
+    processor = UnicornProcessor(tokenizer, num_image_tokens=2)
     conversation = [*PARTS, {"role": "assistant", "content": "a red circle"}]
     conversation += [{"role": "user", "content": "And <image>?"}, {"role": "assistant", "content": "no"}]
     encoded = processor.apply_chat_template(
@@ -139,7 +106,9 @@ def test_assistant_mask_covers_the_answers_behind_expanded_placeholders(processo
         processor.decode(ids[mask.bool()])
         for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
     ]
-    assert said == ["a red circle<|im_end|>no<|im_end|>", "no<|im_end|>"]
+    # What ends a turn differs between the templates, and Qwen 3's thinks about nothing before its last answer.
+    said = [re.sub(r"<[^>]*>|\s", "", text) for text in said]
+    assert said == ["aredcircleno", "no"]
     assert encoded["image_embeds"].shape == (3, EMBED_DIM)
 
 
