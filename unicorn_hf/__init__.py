@@ -30,6 +30,7 @@ _PUBLIC = {
     "import_released": "unicorn_hf.hub",
     "load_encoder": "unicorn_hf.embedding",
     "load_unicorn": "unicorn_hf.dataset_scripts.unicorn",
+    "measure_gap": "unicorn_hf.transfer",
     "publish": "unicorn_hf.hub",
     "push_to_hub": "unicorn_hf.hub",
     "write_captions": "unicorn_hf.synthesis",

@@ -6,6 +6,7 @@ condition_image, save, load), then one file a method, then `gap` and `gap_report
 
 from unicorn_hf.transfer.anisotropic import AnisotropicTransfer
 from unicorn_hf.transfer.covariance import CovarianceTransfer
+from unicorn_hf.transfer.gap import Gap, measure_gap
 from unicorn_hf.transfer.mean_shift import MeanShift
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer, NoTransfer
 from unicorn_hf.transfer.moments import Moments
@@ -14,9 +15,11 @@ from unicorn_hf.transfer.realign import ReAlign
 __all__ = [
     "AnisotropicTransfer",
     "CovarianceTransfer",
+    "Gap",
     "MeanShift",
     "ModalityTransfer",
     "Moments",
     "NoTransfer",
     "ReAlign",
+    "measure_gap",
 ]

@@ -94,6 +94,10 @@ class Vectors:
         """The row's `id`, where it has one."""
         return None
 
+    def ids(self) -> list[str] | None:
+        """All rows' ids, where they have any."""
+        return None
+
     def row_name(self, row: int) -> str:
         identifier = self.row_id(row)
         return f"row {row}" if identifier is None else f"row {row} (id {identifier!r})"
@@ -292,16 +296,16 @@ class ParquetVectors(TableVectors):
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.files[file]}: cannot be read as Parquet ({error})") from error
 
-    def row_id(self, row: int) -> str | None:
+    def ids(self) -> list[str] | None:
         import pyarrow.parquet as pq
 
         if "id" not in self.schema.names:
             return None
-        for file, metadata in zip(self.files, self.metadata, strict=True):
-            if row < metadata.num_rows:
-                return str(pq.read_table(file, columns=["id"]).column("id")[row].as_py())
-            row -= metadata.num_rows
-        return None
+        return [str(value) for file in self.files for value in pq.read_table(file, columns=["id"])["id"].to_pylist()]
+
+    def row_id(self, row: int) -> str | None:
+        ids = self.ids()
+        return None if ids is None else ids[row]
 
 
 class DatasetVectors(TableVectors):
@@ -331,6 +335,9 @@ class DatasetVectors(TableVectors):
 
     def _batches(self, dataset, rows: int) -> Iterator:
         return dataset.with_format("arrow").iter(rows)
+
+    def ids(self) -> list[str] | None:
+        return [str(value) for value in self.dataset["id"]] if "id" in self.dataset.column_names else None
 
     def row_id(self, row: int) -> str | None:
         return str(self.dataset[row]["id"]) if "id" in self.dataset.column_names else None
