@@ -1,0 +1,219 @@
+"""Asks a language model for everything that a rank still lacks, and writes each answer down as it arrives."""
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+
+from tqdm.auto import tqdm
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.answers import BadAnswer
+from unicorn_hf.synthesis.journal import DEAD, OK, REJECTED, RETRY, Journal, read_journal
+from unicorn_hf.synthesis.untrusted_text import neutralise
+from unicorn_hf.synthesis.usage import Usage
+from unicorn_hf.synthesis.work_folder import WorkFolder
+from unicorn_hf.synthesis.writers import CallFailed, Prompt
+
+MAX_REASKS = 2
+_KEPT_ANSWER_CHARS = 2000  # of an answer that was refused
+
+
+async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float | None = None) -> None:
+    """Answer all requests of a rank that its journal does not hold yet.
+
+    Args:
+        budget: money that this rank may spend, earlier runs included; it stops cleanly before it would spend more.
+
+    Raises:
+        InputError: no call can succeed, so many failed in a row that it is no use to go on, or the disk is full.
+    """
+    num_requests = work.plan()["shards"][rank] * stage.per_row
+    stopped = work.stopped_path(rank)
+    stopped.unlink(missing_ok=True)
+    with Journal(work.journal_path(rank)) as journal:
+        done, usage = replay(work, rank, num_requests)
+        if all(done):
+            return
+        progress = tqdm(
+            total=num_requests,
+            initial=sum(done),
+            desc=f"{stage.name} {rank}",
+            unit="request",
+            position=rank,
+            mininterval=1,
+        )
+        stage.warm_up()  # a pause of seconds in the loop would cost the calls under way their time
+        async with writer:
+            loop = _AnswerLoop(stage, writer, journal, usage, budget, progress)
+            await loop.run(pending(stage, work, rank, done))
+        loop.progress.close()
+        if loop.out_of_budget:
+            stopped.touch()
+
+
+def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, Usage]:
+    """Which requests the journal of a rank answers (one byte a request), and what they took."""
+    done, usage = bytearray(num_requests), Usage()
+    for _, entry in read_journal(work.journal_path(rank)):
+        done[entry["request"]] = entry["status"] != RETRY
+        usage.add(Usage(*entry.get("usage", ())))
+    return done, usage
+
+
+def pending(stage, work: WorkFolder, rank: int, done: bytearray) -> Iterator[tuple[int, dict, int]]:
+    """(number of the request in its rank, row, number of the request in its row) of all that is not done."""
+    for position, row in enumerate(work.rows(rank)):
+        for number in range(stage.per_row):
+            request = position * stage.per_row + number
+            if not done[request]:
+                yield request, row, number
+
+
+async def answer(stage, writer, row: dict, number: int) -> dict:
+    """What became of one request: the entry for the journal, without the request's number."""
+    usage = Usage()
+    try:
+        record = await _ask(writer, stage.prompt(row, number), lambda text: stage.read(row, text), usage)
+        second = stage.verification(row, record)
+        if second is not None:
+            # A second opinion is asked for again where it is broken, never until it agrees.
+            await _ask(writer, second, lambda text: stage.confirm(record, text), usage, only_malformed=True)
+        entry = {"status": OK, "record": record}
+    except BadAnswer as error:
+        entry = refusal_entry(error)
+    except CallFailed as error:
+        usage.add(error.usage)
+        entry = {"status": DEAD, "reason": error.reason, "detail": error.detail}
+    return entry | {"usage": list(dataclasses.astuple(usage))}
+
+
+def refusal_entry(error: BadAnswer) -> dict:
+    """The entry of an answer that is not kept."""
+    return {
+        "status": DEAD if error.malformed else REJECTED,
+        "reason": error.reason,
+        "detail": error.detail,
+        "answer": neutralise(getattr(error, "answer", ""), _KEPT_ANSWER_CHARS),
+    }
+
+
+async def _ask(writer, prompt: Prompt, read: Callable, usage: Usage, only_malformed: bool = False):
+    """The record that `read` finds in the answer; a bad answer is sent back with what is wrong with it."""
+    asked = prompt
+    for reask in range(MAX_REASKS + 1):
+        completion = await writer.complete(asked)
+        usage.add(completion.usage)
+        try:
+            return read(completion.text)
+        except BadAnswer as error:
+            error.answer = completion.text
+            if reask == MAX_REASKS or (only_malformed and not error.malformed):
+                raise
+            asked = dataclasses.replace(
+                prompt,
+                messages=[
+                    *prompt.messages,
+                    {"role": "assistant", "content": neutralise(completion.text, _KEPT_ANSWER_CHARS) or "(empty)"},
+                    {
+                        "role": "user",
+                        "content": f"That cannot be used: {error.detail}. Answer again, as asked at first.",
+                    },
+                ],
+                seed=prompt.seed + reask + 1,
+            )
+
+
+def most_usage(prompt: Prompt, num_passes: int) -> Usage:
+    """The most that a request can take, asked again every time."""
+    calls = (MAX_REASKS + 1) * num_passes
+    num_bytes = sum(len(message["content"].encode()) for message in prompt.messages)
+    prompt_tokens = (num_bytes + MAX_REASKS * _KEPT_ANSWER_CHARS) // 3  # a token of text is seldom shorter
+    return Usage(calls, 0, calls * prompt_tokens, calls * prompt.max_tokens)
+
+
+class _AnswerLoop:
+    def __init__(self, stage, writer, journal: Journal, usage: Usage, budget: float | None, progress):
+        self.stage, self.writer, self.journal = stage, writer, journal
+        self.usage, self.budget, self.progress = usage, budget, progress
+        self.out_of_budget = False
+        self._reserved = 0.0  # the most that the calls under way can cost
+        self._failed_in_a_row = []  # (request, entry); not final before another request succeeds
+        self._rejected = self._dead = 0
+
+    async def run(self, requests: Iterator[tuple[int, dict, int]]) -> None:
+        workers = [asyncio.create_task(self._work(requests)) for _ in range(self.writer.concurrency)]
+        watch = asyncio.create_task(self._watch())
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for task in (watch, *workers):
+                task.cancel()
+            await asyncio.gather(watch, *workers, return_exceptions=True)
+        for request, entry in self._failed_in_a_row:
+            self.journal.append({"request": request, **entry})
+        self._show()
+
+    async def _work(self, requests: Iterator[tuple[int, dict, int]]) -> None:
+        while not self.out_of_budget:
+            try:
+                request, row, number = next(requests)
+            except StopIteration:
+                return
+            reserve = self._reserve(row, number)
+            if reserve is None:
+                return
+            entry = await answer(self.stage, self.writer, row, number)
+            self._reserved -= reserve
+            self._write_down(request, entry)
+
+    def _write_down(self, request: int, entry: dict) -> None:
+        self.usage.add(Usage(*entry["usage"]))
+        self.progress.update()
+        self._rejected += entry["status"] == REJECTED
+        if entry["status"] == DEAD:
+            self._dead += 1
+            self._failed_in_a_row.append((request, entry))
+            if len(self._failed_in_a_row) < max(32, 2 * self.writer.concurrency):
+                return
+            for held, failed in self._failed_in_a_row:  # what they took is kept, and they are asked again
+                self.journal.append({"request": held, "status": RETRY, "usage": failed["usage"]})
+            raise InputError(
+                f"the last {len(self._failed_in_a_row)} requests failed ({entry['reason']}: {entry['detail']}); see to "
+                "the server or the model, then run the same command again: it goes on from here"
+            )
+        for held, failed in self._failed_in_a_row:
+            self.journal.append({"request": held, **failed})
+        self._failed_in_a_row.clear()
+        self.journal.append({"request": request, **entry})
+
+    def _reserve(self, row: dict, number: int) -> float | None:
+        """Set the most that one more request can cost aside; None where the budget has no room for it."""
+        if self.budget is None:
+            return 0.0
+        try:
+            most = self.writer.prices.cost(most_usage(self.stage.prompt(row, number), self.stage.num_passes))
+        except BadAnswer:  # refused before it is sent
+            return 0.0
+        if self.writer.prices.cost(self.usage) + self._reserved + most > self.budget:
+            # The last one under way turns off the light; the others may still leave room.
+            self.out_of_budget = self._reserved == 0
+            return None
+        self._reserved += most
+        return most
+
+    async def _watch(self) -> None:
+        """Show what the run costs, and end with the process that started it (a killed driver leaves its workers)."""
+        parent = os.getppid()
+        while True:
+            await asyncio.sleep(1)
+            self._show()
+            if os.getppid() != parent:
+                os._exit(1)
+
+    def _show(self) -> None:
+        cost = self.writer.prices.cost(self.usage)
+        self.progress.set_postfix_str(
+            f"{self.usage.prompt_tokens / 1e6:.2f}M in, {self.usage.completion_tokens / 1e6:.2f}M out, {cost:.2f} spent"
+            f", {self._rejected} rejected, {self._dead} failed"
+        )

@@ -1,0 +1,137 @@
+"""Which captions are kept, and why the others are not."""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unicorn_hf.errors import InputError, require
+from unicorn_hf.synthesis.answers import BadAnswer, is_refusal
+from unicorn_hf.synthesis.caption_length import count_tokens
+
+_CHATTER = re.compile(
+    r"^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok|great|yes)\b[^\w\s]"
+    r"|here(?:['’]s| is| are)\b.{0,40}\b(?:caption|description|sentence)"
+    r"|(?:the |a |my )?(?:caption|description|answer|output)\s*:)"
+    r"|\b(?:hope (?:this|that) helps|let me know|feel free to|would you like|as requested|based on your seed)\b",
+    re.IGNORECASE,
+)
+_MARKDOWN = re.compile(
+    r"^\s*(?:#{1,6} |[-*+] |\d+[.)] |> )|\*\*|__\w|`|\[[^\]]*\]\(|^\s*\||<[a-z/][^>]*>|\n\s*\n", re.MULTILINE
+)
+_NON_VISUAL = re.compile(
+    r"\b(?:i|we) (?:think|feel|believe|imagine|hear)\b|\byou (?:can|could|will|feel|hear|smell)\b|\bimagine\b"
+    r"|\b(?:sounds?|scents?|smells?|aromas?|noises?|melody|tastes?) of\b|\bsymboli[sz]|\brepresents? the\b"
+    r"|\bevok(?:es|ing)\b|\bmetaphor|\bonce upon a time\b|\b(?:this|the) (?:caption|seed|prompt|description)\b"
+    r"|https?://|\bwww\.|@\w+",
+    re.IGNORECASE,
+)
+# Words that say nothing about what a seed shows.
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """a about above all an and are around as at back background be behind below between beside by during each for
+        from has have her his image in inside into is it its near next of off on one onto or other out outside over
+        photo photograph picture scene seen several some that the their there these this those through to toward two
+        under up very view while who with""",
+    )
+)
+# Languages written in Latin letters.
+_LATIN = frozenset(
+    re.findall(
+        r"\w+", "en de fr es pt it nl da sv no nb nn fi pl cs sk hu ro tr id ms vi et lv lt sl hr bs ca eu gl is"
+    )
+)
+
+
+@dataclass(frozen=True)
+class CaptionFilters:
+    """What is asked of a caption.
+
+    Args:
+        max_tokens: CLIP tokens, start and end included; 77 is what CLIP's text encoder reads. Long captions can hurt
+            ("long-caption paradox", ReVision), so shorter limits are worth a trial.
+        min_words: fewest words.
+        language: code of the language, or None for any. Other languages are told by py3langid.
+        seed_share: the share of the seed's content words that the caption must take up, by their first letters.
+        forbidden_words: words that no caption may hold, whole and in any case.
+    """
+
+    max_tokens: int = 77
+    min_words: int = 4
+    language: str | None = "en"
+    seed_share: float = 0.3
+    forbidden_words: Sequence[str] = ()
+
+    def check(self, caption: str, seed: str) -> None:
+        """Raise `BadAnswer` with a reason where a caption is not to be kept."""
+        if is_refusal(caption):
+            raise BadAnswer("refusal", "the caption is a refusal")
+        if _CHATTER.search(caption):
+            raise BadAnswer("chatter", "the caption speaks to a reader; give the caption alone")
+        if _MARKDOWN.search(caption):
+            raise BadAnswer("markdown", "the caption holds markdown; give plain text")
+        num_words = len(caption.split())
+        # Languages without spaces between words are judged by their characters.
+        if num_words < self.min_words and len(caption) < 4 * self.min_words:
+            raise BadAnswer("too_short", f"the caption has {num_words} words; expected at least {self.min_words}")
+        num_tokens = count_tokens(caption)
+        if num_tokens > self.max_tokens:
+            raise BadAnswer("too_long", f"the caption has {num_tokens} tokens; expected at most {self.max_tokens}")
+        if _NON_VISUAL.search(caption):
+            raise BadAnswer("non_visual", "the caption says more than a camera sees")
+        if self.forbidden_words and (found := self._forbidden.search(caption)):
+            raise BadAnswer("forbidden_word", f"the caption holds the word {found[0]!r}")
+        if self.language and not _in_language(caption, self.language):
+            raise BadAnswer("wrong_language", f"the caption is not in the language {self.language!r}")
+        share = seed_share(caption, seed)
+        if share < self.seed_share:
+            raise BadAnswer("seed_not_reflected", "the caption leaves out what the seed names")
+
+    @functools.cached_property
+    def _forbidden(self) -> re.Pattern:
+        return re.compile(rf"\b(?:{'|'.join(map(re.escape, self.forbidden_words))})\b", re.IGNORECASE)
+
+
+def seed_share(caption: str, seed: str) -> float:
+    """The share of a seed's content words whose beginning the caption holds; 1 where the seed has none."""
+    stems = {_stem(word) for word in _words(seed) if word not in _STOP_WORDS}
+    if not stems:
+        return 1.0
+    found = {_stem(word) for word in _words(caption)}
+    # Where words are not set apart by spaces, look for the text itself.
+    return sum(stem in found or (not stem.isascii() and stem in caption.lower()) for stem in stems) / len(stems)
+
+
+def check_language(language: str | None) -> None:
+    """Raise where a language cannot be told apart."""
+    if language is not None:
+        require("py3langid", "synthesis")
+        if language not in _identifier().labels:
+            raise InputError(f"language {language!r}: py3langid does not know it; name another, or turn it off")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _stem(word: str) -> str:
+    return word if len(word) < 5 else word[: max(4, len(word) - 3)]
+
+
+def _in_language(text: str, language: str) -> bool:
+    found, confidence = _identifier().classify(text)
+    # Short texts are told apart badly, so only a sure verdict counts; another script is always one.
+    return found == language or (confidence < 0.9 and (language not in _LATIN or _is_latin(text)))
+
+
+def _is_latin(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    return sum(character < "\u0250" or "\u1e00" <= character < "\u1f00" for character in letters) > len(letters) / 2
+
+
+@functools.cache
+def _identifier():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

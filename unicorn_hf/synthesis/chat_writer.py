@@ -1,0 +1,303 @@
+"""`ChatWriter`: any server that speaks OpenAI's chat completions (vLLM, SGLang, TGI, gateways), or several of them."""
+
+import asyncio
+import collections
+import contextlib
+import email.utils
+import json
+import os
+import random
+import time
+from dataclasses import dataclass, field
+
+from unicorn_hf.errors import InputError, require
+from unicorn_hf.synthesis.usage import Prices, Usage
+from unicorn_hf.synthesis.writers import CallFailed, Completion, Prompt
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+_MAX_BODY = 256 << 10  # bytes of an answer that are read before it is given up
+_MAX_BAD_BODIES = 3  # tries of a call that is answered, with something that is no completion
+_MAX_SERVER_ERRORS = 6  # tries of a call that a server breaks over (500, 502, ...)
+_SILENT = 5  # tries in a row without an answer after which a server is left alone for a while
+# Additive increase, multiplicative decrease: near a limit of 16 calls about 3 in 100 are refused.
+_RISE, _CUT = 2.0, 0.7
+_CONFIGURATION_ERRORS = {
+    401: "the server refuses the key",
+    402: "the account has no credit",
+    403: "the server forbids the call",
+    404: "no such model or address",
+}
+
+
+@dataclass
+class ChatWriter:
+    """Sends prompts to one or several servers, as many at a time as they take.
+
+    A server that answers 429 or 503 gets a third fewer calls at a time, and more again with every success;
+    `Retry-After` is kept.
+    A server that does not answer is left alone for a while, and its calls go to the others.
+
+    Args:
+        model: the model's name at the server.
+        servers: base URLs such as `http://127.0.0.1:8000/v1`; OpenAI's own where empty. The key is read from the
+            environment (`OPENAI_API_KEY`) and kept nowhere.
+        concurrency: the most calls under way at a time.
+        timeout: seconds for one try of a call.
+        deadline: seconds for a call with all its tries and pauses.
+        temperature: of the sampling.
+        prices: money for a million tokens.
+        extra_body: further fields of every request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`.
+
+    Raises:
+        InputError: no model, or a setting that cannot be.
+        MissingExtraError: openai is not installed.
+    """
+
+    model: str
+    servers: tuple[str, ...] = ()
+    concurrency: int = 64
+    timeout: float = 120.0
+    deadline: float = 600.0
+    temperature: float = 1.0
+    prices: Prices = field(default_factory=Prices)
+    extra_body: dict = field(default_factory=dict)
+
+    name = "chat"
+
+    def __post_init__(self):
+        require("openai", "synthesis")
+        require("aiohttp", "synthesis")
+        if not self.model:
+            raise InputError("the chat writer needs the name of a model; name one (--model)")
+        if self.concurrency < 1 or self.timeout <= 0 or self.deadline <= 0:
+            raise InputError("concurrency, timeout and deadline must be positive")
+
+    async def __aenter__(self):
+        import openai
+
+        self._key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own ask for no key
+        self._servers = [
+            _Server(
+                openai.AsyncOpenAI(
+                    base_url=url, api_key=self._key, max_retries=0, http_client=openai.DefaultAioHttpClient()
+                ),
+                self.concurrency,
+            )
+            for url in (self.servers or (None,))
+        ]
+        self._response_format = True
+        self._waiting = collections.deque()
+        self._served_at = time.monotonic()
+        return self
+
+    async def __aexit__(self, *exception):
+        for server in self._servers:
+            await server.client.close()
+        del self._servers, self._key
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """The answer to a prompt.
+
+        Raises:
+            CallFailed: no usable answer within the deadline.
+            InputError: no call can succeed: the key, the account, the address or the model is wrong.
+        """
+        usage = Usage()
+        end = time.monotonic() + self.deadline
+        reason, detail, pause = "deadline", "no server took the call", 0.0
+        bad_bodies = server_errors = 0
+        for attempt in range(1 << 10):
+            if attempt:
+                usage.retries += 1
+            left = end - time.monotonic()
+            if left <= pause:
+                break
+            if pause:
+                await asyncio.sleep(pause)
+            server = await self._slot(end if attempt else None)
+            if server is None:
+                break
+            started = time.monotonic()
+            if not attempt:
+                end = started + self.deadline
+            try:
+                limit = max(0.01, min(self.timeout, end - started))
+                text, tokens = await asyncio.wait_for(self._send(server, prompt), limit)
+                server.succeeded(self.concurrency)
+                self._served_at = time.monotonic()
+                usage.add(tokens)
+                return Completion(text, usage)
+            except BadBody as error:
+                server.succeeded(self.concurrency)
+                usage.calls += 1
+                reason, detail, pause = error.reason, str(error), 0.0
+                bad_bodies += 1
+                if bad_bodies == _MAX_BAD_BODIES:
+                    break
+            except Exception as error:  # the transports raise what they like; all of it means "no answer"
+                if not isinstance(error, asyncio.TimeoutError) or limit == self.timeout:
+                    reason, detail = self._explain(error)  # the end of the deadline explains nothing
+                status = getattr(error, "status_code", None)
+                if status in _CONFIGURATION_ERRORS:
+                    raise InputError(f"{server.url}: {_CONFIGURATION_ERRORS[status]} ({detail})") from None
+                if status == 400 and self._response_format and "response_format" in detail:
+                    self._response_format = False  # a server without structured output: our own check remains
+                    pause = 0.0
+                elif status is not None and status < 500 and status not in (408, 409, 425, 429):
+                    break
+                else:
+                    server_errors += status is not None and status >= 500 and status != 503
+                    if server_errors == _MAX_SERVER_ERRORS:
+                        break
+                    longest = min(30.0, self.deadline / 10)
+                    pause = server.failed(started, status, _retry_after(error), attempt, longest)
+            finally:
+                server.in_flight -= 1
+                self._wake()
+        raise CallFailed(reason, detail, usage)
+
+    async def _send(self, server: "_Server", prompt: Prompt) -> tuple[str, Usage]:
+        """One try: the text and what it cost.
+
+        Raises:
+            BadBody: the body is no chat completion. Whatever openai raises, besides.
+        """
+        options = (
+            {"response_format": {"type": "json_schema", "json_schema": prompt.schema}} if self._response_format else {}
+        )
+        request = server.client.chat.completions.with_streaming_response.create(
+            model=self.model,
+            messages=prompt.messages,
+            max_tokens=prompt.max_tokens,
+            temperature=self.temperature,
+            seed=prompt.seed,
+            extra_body=self.extra_body or None,
+            **options,
+        )
+        body = bytearray()
+        async with request as response:  # read by hand, so that an endless answer ends
+            async for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    raise BadBody("answer_too_large", f"the answer is larger than {_MAX_BODY} bytes")
+        return read_completion(bytes(body), prompt)
+
+    async def _slot(self, end: float | None) -> "_Server | None":
+        """The server with the most room, as soon as one has any; None at the end.
+
+        A new call, without an end, stands in the queue while anybody is served; one that has begun goes first.
+        """
+        while True:
+            now = time.monotonic()
+            limit = end or self._served_at + self.deadline
+            if now >= limit:
+                return None
+            awake = [server for server in self._servers if server.paused_until <= now]
+            free = [server for server in awake if server.in_flight < int(server.limit)]
+            if free:
+                server = min(free, key=lambda server: server.in_flight / server.limit)
+                server.in_flight += 1
+                return server
+            paused = [server.paused_until for server in self._servers if server not in awake]
+            waiter = asyncio.get_running_loop().create_future()
+            (self._waiting.appendleft if end else self._waiting.append)(waiter)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(waiter, max(0.001, min([limit, *paused]) - now))
+
+    def _wake(self) -> None:
+        room = sum(max(0, int(server.limit) - server.in_flight) for server in self._servers)
+        while self._waiting and room > 0:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
+
+    def _explain(self, error: Exception) -> tuple[str, str]:
+        """(reason, detail) of a failed try; the key never appears in it."""
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            reason, detail = f"http_{error.status_code}", str(error)
+        elif isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
+            reason, detail = "timeout", f"no answer within {self.timeout:g} s"
+        else:
+            reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
+        return reason, detail.replace(self._key, "***")[:500] if len(self._key) > 6 else detail[:500]
+
+
+def read_completion(body: bytes, prompt: Prompt) -> tuple[str, Usage]:
+    """The text of a chat completion, and what it cost; where the server does not say, four bytes count as a token.
+
+    Raises:
+        BadBody: the bytes are no UTF-8, no JSON, or no chat completion.
+    """
+    try:
+        completion = json.loads(body.decode("utf-8"))
+        text = completion["choices"][0]["message"]["content"] or ""
+        tokens = completion.get("usage") or {}
+        usage = Usage(
+            calls=1,
+            prompt_tokens=int(tokens.get("prompt_tokens", sum(len(m["content"]) for m in prompt.messages) // 4)),
+            completion_tokens=int(tokens.get("completion_tokens", len(text) // 4)),
+        )
+        if not isinstance(text, str):
+            raise TypeError(f"the content is a {type(text).__name__}")
+    except UnicodeDecodeError as error:
+        raise BadBody("invalid_utf8", str(error)) from None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BadBody("broken_body", f"{type(error).__name__}: {error}") from None
+    return text, usage
+
+
+class BadBody(Exception):
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+
+
+class _Server:
+    """One server: how many calls it takes at a time, and until when it is left alone."""
+
+    def __init__(self, client, limit: int):
+        self.client, self.url = client, str(client.base_url)
+        self.limit = float(limit)
+        self.in_flight = 0
+        self.paused_until = 0.0
+        self._cut_at = 0.0
+        self._failures = 0
+
+    def succeeded(self, most: int) -> None:
+        self._failures = 0
+        self.limit = min(most, self.limit + _RISE / self.limit)
+
+    def failed(
+        self, started: float, status: int | None, retry_after: float | None, attempt: int, longest: float
+    ) -> float:
+        """Take note of a try that failed, begun at `started`; returns the seconds that the call should wait.
+
+        No pause but the one that a server asks for is longer than `longest`.
+        """
+        now = time.monotonic()
+        self._failures += 1
+        if status in (429, 503) and started >= self._cut_at:  # once for all calls that were under way together
+            self.limit, self._cut_at = max(1.0, self.limit * _CUT), now
+        if retry_after is not None:
+            self.paused_until = max(self.paused_until, now + retry_after * random.uniform(1, 1.1))
+            return 0.0
+        if status is None and self._failures >= _SILENT:  # nobody answers there
+            self.paused_until = now + min(longest, 2.0 ** (self._failures - _SILENT)) * random.uniform(0.5, 1)
+            return 0.0
+        return min(longest, 0.25 * 2**attempt) * random.uniform(0.5, 1)
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds to wait, of a `Retry-After` header in seconds or as a date."""
+    response = getattr(error, "response", None)
+    value = response.headers.get("retry-after") if response is not None else None
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        date = email.utils.parsedate_to_datetime(value) if email.utils.parsedate(value) else None
+        return max(0.0, date.timestamp() - time.time()) if date else None

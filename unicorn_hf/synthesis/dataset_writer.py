@@ -1,0 +1,205 @@
+"""The last step: journals -> a dataset without duplicates, and an account of every request that was made."""
+
+import collections
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.answer_loop import replay
+from unicorn_hf.synthesis.duplicates import NearDuplicates, semantic_duplicates
+from unicorn_hf.synthesis.journal import DEAD, OK
+from unicorn_hf.synthesis.llava import write_llava
+from unicorn_hf.synthesis.usage import Prices, Usage
+from unicorn_hf.synthesis.work_folder import WorkFolder
+
+_ROWS_A_GROUP = 10_000
+_SHARD_BYTES = 500 << 20
+
+
+class Account:
+    """What became of every request: kept, rejected or failed, by reason."""
+
+    def __init__(self):
+        self.rows = 0
+        self.rejected, self.dead = collections.Counter(), collections.Counter()
+        self.usage = Usage()
+        self.right_letters, self.tasks = collections.Counter(), collections.Counter()
+
+    def to_dict(self, requested: int, prices: Prices) -> dict:
+        return {
+            "requested": requested,
+            "rows": self.rows,
+            "rejected": dict(self.rejected.most_common()),
+            "dead_letters": dict(self.dead.most_common()),
+            "usage": self.usage.to_dict(),
+            "cost": round(prices.cost(self.usage), 6),
+            **({"tasks": dict(sorted(self.tasks.items()))} if self.tasks else {}),
+            **({"right_letters": dict(sorted(self.right_letters.items()))} if self.right_letters else {}),
+        }
+
+
+def write_answers(
+    stage,
+    work: WorkFolder,
+    *,
+    near_duplicates: float | None = None,
+    embed_text=None,
+    semantic_threshold: float = 0.97,
+    llava: bool = False,
+) -> dict:
+    """Write `data/`, the card, `rejected.jsonl`, `dead_letters.jsonl` and `summary.json`; returns the summary.
+
+    Args:
+        near_duplicates: the Jaccard index from which on a text is a near duplicate; None keeps them.
+        embed_text: texts -> vectors, to leave out semantic duplicates too.
+        semantic_threshold: the cosine from which on a text is a semantic duplicate.
+        llava: also write `conversations.json` as LLaVA and Bunny read it.
+
+    Raises:
+        InputError: a request has no answer yet, or no row is left.
+    """
+    plan, account = work.plan(), Account()
+    requested = sum(plan["shards"]) * stage.per_row
+    staged = work.path / "output"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    with (
+        (staged / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
+        (staged / "dead_letters.jsonl").open("w", encoding="utf-8") as dead,
+    ):
+
+        def reject(reason: str, row: dict, record: dict) -> None:
+            account.rejected[reason] += 1
+            _write_line(rejected, {"reason": reason, "row": row, "record": record})
+
+        kept = _accepted(stage, work, plan, account, rejected, dead)
+        kept = _distinct(stage, kept, near_duplicates, reject)
+        if embed_text is not None:
+            kept = list(kept)
+            repeated = semantic_duplicates(
+                [stage.text(row, record) for row, record in kept], embed_text, semantic_threshold
+            )
+            for (row, record), again in zip(kept, repeated, strict=True):
+                if again:
+                    reject("semantic_duplicate", row, record)
+            kept = [pair for pair, again in zip(kept, repeated, strict=True) if not again]
+        columns = _write_shards(stage, kept, staged / "data", account)
+    summary = account.to_dict(requested, Prices(**plan["prices"])) | {
+        "writer": plan["writer_name"],
+        "model": plan["model"],
+        "stage": {key: value for key, value in plan["stage"].items() if key != "prompt_dir"},
+        "prompts": plan["prompts"],
+    }
+    if account.rows + account.rejected.total() + account.dead.total() != requested:
+        raise InputError(
+            f"{work.path}: {requested} requests, but {account.to_dict(requested, Prices())} are accounted for"
+        )
+    if not account.rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (account.rejected + account.dead).most_common(5))
+        raise InputError(f"{work.output}: none of {requested} requests gave a row ({reasons}); see {staged}")
+    storage.write_json(summary, staged / "summary.json")
+    provenance = {"synthesis": {key: summary[key] for key in ("writer", "model", "prompts")}}
+    storage.write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
+    if llava:
+        write_llava(staged)
+    _put_in_place(staged, work.output)
+    return summary
+
+
+def _accepted(stage, work: WorkFolder, plan: dict, account: Account, rejected, dead) -> Iterator[tuple[dict, dict]]:
+    """(row, record) of every answer that was kept; the others are written to their files."""
+    for rank, size in enumerate(plan["shards"]):
+        num_requests = size * stage.per_row
+        account.usage.add(replay(work, rank, num_requests)[1])
+        out_of_budget = work.stopped_path(rank).exists()
+        entries = work.entries(rank, num_requests)
+        for row in work.rows(rank):
+            for number in range(stage.per_row):
+                entry = next(entries)
+                if entry is None and not out_of_budget:
+                    raise InputError(
+                        f"{work.path}: rank {rank} has not answered all of its requests; run the same command again"
+                    )
+                entry = entry or {"status": DEAD, "reason": "out_of_budget", "detail": "not asked"}
+                if entry["status"] == OK:
+                    yield row, entry["record"]
+                    continue
+                count, file = (account.dead, dead) if entry["status"] == DEAD else (account.rejected, rejected)
+                count[entry["reason"]] += 1
+                kept = {key: entry[key] for key in ("reason", "detail", "answer") if key in entry}
+                _write_line(file, {**kept, "row": row, "number": number})
+
+
+def _distinct(stage, pairs, threshold: float | None, reject) -> Iterator[tuple[dict, dict]]:
+    near = NearDuplicates(threshold) if threshold else None
+    seen = set()
+    for row, record in pairs:
+        text = stage.text(row, record)
+        folded = re.sub(r"\W+", " ", text.lower()).strip().encode()
+        key = hashlib.blake2b(folded, digest_size=8).digest()
+        if key in seen:
+            reject("exact_duplicate", row, record)
+        elif near and near.seen(text):
+            seen.add(key)
+            reject("near_duplicate", row, record)
+        else:
+            seen.add(key)
+            yield row, record
+
+
+def _write_shards(stage, pairs, folder: Path, account: Account) -> dict[str, str]:
+    """Write rows as `train-00000-of-0000N.parquet`; returns column -> type in words."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turn = pa.struct({"role": pa.string(), "content": pa.string()})
+    schema = pa.schema([(name, pa.list_(turn) if name == "messages" else pa.string()) for name in stage.columns])
+    folder.mkdir()
+    shards, group, writer = [], [], None
+
+    def flush():
+        nonlocal writer
+        if writer is None or shards[-1].stat().st_size >= _SHARD_BYTES:
+            if writer is not None:
+                writer.close()
+            shards.append(folder / f"{len(shards):05d}.partial")
+            writer = pq.ParquetWriter(shards[-1], schema)
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        group.clear()
+
+    for row, record in pairs:
+        output_row = stage.output_row(row, record)
+        account.rows += 1
+        if "task" in record:
+            account.tasks[record["task"]] += 1
+            if record["task"] == "multiple_choice":
+                answers = (message["content"] for message in record["messages"] if message["role"] == "assistant")
+                account.right_letters.update(answer[-2] for answer in answers)
+        group.append(output_row)
+        if len(group) == _ROWS_A_GROUP:
+            flush()
+    if group:
+        flush()
+    if writer is not None:
+        writer.close()
+    for index, shard in enumerate(shards):
+        shard.rename(folder / f"train-{index:05d}-of-{len(shards):05d}.parquet")
+    return {name: "List({role: string, content: string})" if name == "messages" else "string" for name in stage.columns}
+
+
+def _put_in_place(staged: Path, output: Path) -> None:
+    """Give a finished folder its name; one that a retry replaces goes when the new one is there."""
+    old = output.with_name(f".{output.name}.old")
+    if output.exists():
+        output.rename(old)
+    staged.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_line(file, value: dict) -> None:
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -1,0 +1,157 @@
+"""A synthesis job: input rows -> work folder -> ranks that answer -> dataset. And again, for what failed."""
+
+import dataclasses
+import random
+
+from unicorn_hf import executors
+from unicorn_hf.errors import InputError, require
+from unicorn_hf.storage import check_new_folder, read_dataset
+from unicorn_hf.synthesis.caption_stage import CaptionStage
+from unicorn_hf.synthesis.conversation_stage import ConversationStage
+from unicorn_hf.synthesis.usage import Prices, Usage
+from unicorn_hf.synthesis.work_folder import WorkFolder
+from unicorn_hf.synthesis.writers import load_writer
+
+STAGES = {"captions": CaptionStage, "instructions": ConversationStage}
+# What the stages answer in tokens, about; for the estimate before the first call.
+_EXPECTED_TOKENS = {"captions": 50, "instructions": 220}
+
+
+def run_job(
+    stage,
+    rows,
+    output,
+    writer,
+    *,
+    budget: float | None = None,
+    finish: dict | None = None,
+    embed_text=None,
+    executor: str = "local",
+    tasks: int = 1,
+    workers: int = -1,
+    executor_options: dict | None = None,
+):
+    """Ask a language model's writer for every request of `rows`, and write the dataset.
+
+    Args:
+        rows: a `datasets.Dataset` with what the stage reads.
+        finish: options of `write_answers`.
+        executor, tasks, workers, executor_options: see `executors.run_ranks`.
+
+    Returns:
+        the dataset that was written; None where it is not there yet: a job was handed to Slurm, or a file of requests
+        waits to be sent.
+
+    Raises:
+        InputError: what cannot be used; the work folder alone is left behind, and the same call goes on there.
+    """
+    if output is None:
+        raise InputError(f"the {writer.name} writer needs an output folder: its answers are kept beside it")
+    check_new_folder(output)
+    executors.check_executor(executor, tasks, "synthesis")
+    check_budget(budget, writer)
+    work = WorkFolder(output)
+    plan = {
+        "kind": stage.name,
+        "stage": stage.to_dict() | {"prompt_dir": None},
+        "finish": finish or {},
+        "writer_name": writer.name,
+        "model": writer.model,
+    }
+    settings = {"prices": dataclasses.asdict(writer.prices), "writer": _writer_options(writer)}
+    work.prepare(rows, len(rows), plan, settings, stage.prompts, min(tasks, len(rows)))
+    stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
+    return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
+
+
+def retry_failed(output, *, writer=None, budget: float | None = None, workers: int = -1, embed_text=None):
+    """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
+
+    Args:
+        output: the folder of captions or instructions; `<output>.work` must lie beside it.
+        writer: another writer; by default the one of the run, with the settings that it had.
+        budget: money for the whole run, with what it spent before.
+        workers: ranks at a time.
+        embed_text: as in the run.
+
+    Returns:
+        the dataset; None where a file of requests waits to be sent.
+
+    Raises:
+        InputError: no such run is there, or nothing failed.
+    """
+    work = WorkFolder(output)
+    plan = work.plan()
+    stage = dataclasses.replace(STAGES[plan["kind"]].from_dict(plan["stage"]), prompt_dir=work.prompt_dir)
+    if writer is None:
+        options = plan["writer"] | {"prices": Prices(**plan["prices"])}
+        writer = load_writer(plan["writer_name"], **options)
+    check_budget(budget, writer)
+    if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):
+        raise InputError(f"{output}: nothing failed there")
+    return _run(stage, work, writer, budget, embed_text, "local", workers, None)
+
+
+def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
+    """What a job would ask and cost, without a call.
+
+    Returns:
+        `prompts` (the messages of `num_prompts` requests, drawn from all), `requests`, and an estimate of
+        `prompt_tokens`, `completion_tokens` and `cost`.
+    """
+    rng = random.Random(0)
+    positions = sorted(rng.sample(range(len(rows)), min(len(rows), 200)))
+    prompts = [stage.prompt(rows[position], rng.randrange(stage.per_row)).messages for position in positions]
+    num_bytes = sum(len(message["content"].encode()) for messages in prompts for message in messages)
+    requests = len(rows) * stage.per_row
+    usage = Usage(
+        calls=requests * stage.num_passes,
+        prompt_tokens=round(num_bytes / 4 / len(prompts) * requests * stage.num_passes),
+        completion_tokens=_EXPECTED_TOKENS[stage.name] * requests * stage.num_passes,
+    )
+    shown = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
+    return {"prompts": shown, "requests": requests, **usage.to_dict(), "cost": writer.prices.cost(usage)}
+
+
+def check_budget(budget: float | None, writer) -> None:
+    """Raise where a budget could never be reached or kept."""
+    if budget is not None and (budget <= 0 or not (writer.prices.prompt or writer.prices.completion)):
+        raise InputError(f"budget {budget}: needs a positive sum, and the prices of tokens (--price-in, --price-out)")
+
+
+def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers, executor_options):
+    require("datatrove", "synthesis")
+    from unicorn_hf.synthesis.pipeline import AnswerRequests, WriteDataset
+
+    plan = work.plan()
+    tasks = len(plan["shards"])
+    finish = WriteDataset(stage, work, embed_text=embed_text, **plan["finish"])
+    if writer.name == "batch":
+        if tasks > 1 or stage.num_passes > 1:
+            raise InputError("the batch writer takes one task, and no second pass (--verify)")
+        if files := writer.exchange(stage, work):
+            print(
+                f"{len(files)} files of requests: {', '.join(map(str, files))}; name their answers with --batch-answers"
+            )
+            return None
+        finish.run()
+    else:
+        step = AnswerRequests(stage, writer, work, budget)
+        if not executors.run_ranks(
+            step,
+            work.logging_dir(),
+            extra="synthesis",
+            executor=executor,
+            tasks=tasks,
+            workers=workers,
+            options=executor_options,
+            then=finish if executor == "slurm" else None,
+        ):
+            return None
+        finish.run()
+    return read_dataset(work.output)
+
+
+def _writer_options(writer) -> dict:
+    names = {item.name for item in dataclasses.fields(writer)} - {"prices", "answers"}
+    return {name: getattr(writer, name) for name in sorted(names)}

@@ -1,0 +1,123 @@
+"""What lies beside an output while it is being written: shards of the input, prompts, journals, and the plan."""
+
+import hashlib
+import json
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.journal import DEAD, RETRY, Journal, read_journal
+
+
+class WorkFolder:
+    """`<output>.work`: it survives a kill, and goes when the output is whole and nothing is left to retry."""
+
+    def __init__(self, output):
+        self.output = Path(output).absolute()
+        self.path = self.output.with_name(f"{self.output.name}.work")
+
+    def prepare(self, rows: Iterable[dict], count: int, plan: dict, settings: dict, prompts, tasks: int) -> None:
+        """Write a shard of `rows` for every rank, the prompts and the plan; an unfinished run of the same plan goes on.
+
+        Args:
+            plan: what shapes the output.
+            settings: what may change from one run to the next.
+
+        Raises:
+            InputError: the folder holds an unfinished run with another plan.
+        """
+        digest = hashlib.sha256()
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "shards").mkdir(parents=True)
+        rows = iter(rows)
+        sizes = [count * (rank + 1) // tasks - count * rank // tasks for rank in range(tasks)]
+        for rank, size in enumerate(sizes):
+            with (partial / "shards" / f"{rank:05d}.jsonl").open("wb") as file:
+                for _ in range(size):
+                    line = json.dumps(next(rows), ensure_ascii=False).encode() + b"\n"
+                    digest.update(line)
+                    file.write(line)
+        prompts.copy_to(partial / "prompts")
+        plan = {**plan, "prompts": prompts.versions(), "input": digest.hexdigest(), "shards": sizes}
+        plan, settings = (json.loads(json.dumps(value)) for value in (plan, settings))  # as it will be read back
+        if self.path.exists():
+            shutil.rmtree(partial)
+            before = self.plan()
+            changed = [key for key in plan if plan[key] != before.get(key)]
+            if changed:
+                raise InputError(
+                    f"{self.path}: holds an unfinished run with another {' and '.join(changed)}; run that one again, "
+                    "or remove the folder"
+                )
+            storage.write_json({**before, **settings}, self.path / "plan.json")
+            return
+        storage.write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
+        partial.rename(self.path)
+
+    def plan(self) -> dict:
+        """The plan that was written down.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = self.path / "plan.json"
+        if not path.is_file():
+            raise InputError(
+                f"{self.path}: holds no unfinished run; expected the folder that a run with failures leaves"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    @property
+    def prompt_dir(self) -> str:
+        return str(self.path / "prompts")
+
+    def logging_dir(self) -> Path:
+        """datatrove's logs and markers; a retry has its own, so that every rank runs again."""
+        return self.path / "logs" / f"{self.plan()['retries']:02d}"
+
+    def journal_path(self, rank: int) -> Path:
+        return self.path / "journal" / f"{rank:05d}.jsonl"
+
+    def stopped_path(self, rank: int) -> Path:
+        """There where a rank stopped for want of money."""
+        return self.journal_path(rank).with_suffix(".stopped")
+
+    def rows(self, rank: int) -> Iterator[dict]:
+        with (self.path / "shards" / f"{rank:05d}.jsonl").open("rb") as file:
+            yield from map(json.loads, file)
+
+    def entries(self, rank: int, num_requests: int) -> Iterator[dict | None]:
+        """What became of every request of a rank, in order; None where nothing is known."""
+        last = array("q", [-1]) * num_requests  # one offset a request, whatever the size of the answers
+        for offset, entry in read_journal(self.journal_path(rank)):
+            last[entry["request"]] = -1 if entry["status"] == RETRY else offset
+        if not self.journal_path(rank).exists():
+            yield from (None for _ in last)
+            return
+        with self.journal_path(rank).open("rb") as file:
+            for offset in last:
+                if offset < 0:
+                    yield None
+                else:
+                    file.seek(offset)
+                    yield json.loads(file.readline())
+
+    def take_back_failures(self, per_row: int, **settings) -> int:
+        """Mark every failed request as to be asked again; returns how many there were."""
+        plan, count = self.plan(), 0
+        for rank, size in enumerate(plan["shards"]):
+            with Journal(self.journal_path(rank)) as journal:
+                for request, entry in enumerate(self.entries(rank, size * per_row)):
+                    count += entry is None
+                    if entry and entry["status"] == DEAD:
+                        journal.append({"request": request, "status": RETRY})
+                        count += 1
+        storage.write_json({**plan, **settings, "retries": plan["retries"] + 1}, self.path / "plan.json")
+        return count
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
