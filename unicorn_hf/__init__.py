@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 
 # Every public name, and the module that holds it.
 _PUBLIC = {
+    "BatchWriter": "unicorn_hf.synthesis",
+    "CaptionFilters": "unicorn_hf.synthesis",
+    "ChatWriter": "unicorn_hf.synthesis",
     "EmbeddingLookup": "unicorn_hf.dataset_scripts.embedding_lookup",
     "GrammarWriter": "unicorn_hf.synthesis",
     "InputError": "unicorn_hf.errors",
@@ -19,7 +22,9 @@ _PUBLIC = {
     "MissingExtraError": "unicorn_hf.errors",
     "ModalityTransfer": "unicorn_hf.transfer",
     "Moments": "unicorn_hf.transfer",
+    "Prices": "unicorn_hf.synthesis",
     "ReAlign": "unicorn_hf.transfer",
+    "TransformersWriter": "unicorn_hf.synthesis",
     "UnicornBuilder": "unicorn_hf.dataset_scripts.unicorn",
     "UnicornConfig": "unicorn_hf.modeling",
     "UnicornForConditionalGeneration": "unicorn_hf.modeling",
@@ -33,6 +38,8 @@ _PUBLIC = {
     "measure_gap": "unicorn_hf.transfer",
     "publish": "unicorn_hf.hub",
     "push_to_hub": "unicorn_hf.hub",
+    "report_captions": "unicorn_hf.synthesis",
+    "retry_failed": "unicorn_hf.synthesis",
     "write_captions": "unicorn_hf.synthesis",
     "write_instructions": "unicorn_hf.synthesis",
 }

@@ -27,33 +27,244 @@ def main() -> None:
         app()
 
 
+# What `captions`, `instructions` and `retry-failed` share: who writes, at what price, and where.
+Writer = Annotated[
+    str,
+    typer.Option(help="grammar (the embedded world, no model), chat (a server), transformers (local), batch (files)."),
+]
+Model = Annotated[str, typer.Option(help="The model's name at the server, or its folder or Hub id.")]
+Servers = Annotated[
+    str, typer.Option("--servers", "--base-url", help="Base URLs, by commas; the key is read from OPENAI_API_KEY.")
+]
+Concurrency = Annotated[int, typer.Option(help="The most calls under way at a time.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for one try of a call.")]
+Deadline = Annotated[float, typer.Option(help="Seconds for a call with all its tries and pauses.")]
+Temperature = Annotated[float, typer.Option(help="Of the sampling.")]
+ExtraBody = Annotated[str, typer.Option(help="Further fields of every request, as a JSON object.")]
+PriceIn = Annotated[float, typer.Option(help="Money for a million prompt tokens.")]
+PriceOut = Annotated[float, typer.Option(help="Money for a million tokens that are written.")]
+Budget = Annotated[float | None, typer.Option(help="Money that may be spent; the rest is left for retry-failed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show ten prompts and what all would cost; call nobody.")]
+BatchAnswers = Annotated[list[Path] | None, typer.Option(help="A file of batch answers; may be repeated.")]
+PromptDir = Annotated[Path | None, typer.Option(help="A folder with prompts in place of the package's own.")]
+Executor = Annotated[str, typer.Option(help="local, slurm or ray.")]
+Tasks = Annotated[int, typer.Option(help="Shards of the input, each answered by a rank of its own.")]
+Workers = Annotated[int, typer.Option(help="Ranks at a time; -1 for all.")]
+ExecutorOption = Annotated[list[str] | None, typer.Option(help="NAME=VALUE for datatrove's executor; may be repeated.")]
+
+
 @app.command()
 def captions(
-    seeds: Annotated[str, typer.Argument(help="A file (txt, jsonl, csv, parquet), a dataset folder, or a Hub id.")],
+    seeds: Annotated[
+        list[str],
+        typer.Argument(
+            help="A file (txt, jsonl, csv, parquet), a dataset folder, a Hub id; or several files, one a domain."
+        ),
+    ],
     output: Output,
-    writer: Annotated[str, typer.Option(help="Who writes: grammar (the embedded world, no model).")] = "grammar",
+    writer: Writer = "grammar",
     captions_per_seed: Annotated[int, typer.Option(help="Captions a seed is expanded into.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    max_caption_tokens: Annotated[int, typer.Option(help="CLIP tokens; its text encoder reads 77.")] = 77,
+    language: Annotated[str, typer.Option(help="The captions' language, or any.")] = "en",
+    word_list: Annotated[Path | None, typer.Option(help="Words, one a line, that no caption may hold.")] = None,
+    near_duplicates: Annotated[float, typer.Option(help="Jaccard index from which captions repeat; 0 for off.")] = 0.6,
+    semantic_duplicates: Annotated[
+        float, typer.Option(help="Cosine from which captions repeat; needs --encoder.")
+    ] = 0.97,
+    encoder: Annotated[str | None, typer.Option(help="The text encoder that finds semantic duplicates.")] = None,
+    prompt_dir: PromptDir = None,
+    model: Model = "",
+    servers: Servers = "",
+    concurrency: Concurrency = 64,
+    timeout: Timeout = 120.0,
+    deadline: Deadline = 600.0,
+    temperature: Temperature = 1.0,
+    extra_body: ExtraBody = "{}",
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    budget: Budget = None,
+    dry_run: DryRun = False,
+    batch_answers: BatchAnswers = None,
+    executor: Executor = "local",
+    tasks: Tasks = 1,
+    workers: Workers = -1,
+    executor_option: ExecutorOption = None,
 ):
     """Stage 1: expand caption seeds into diverse captions."""
     from unicorn_hf.synthesis import write_captions
 
-    dataset = write_captions(seeds, output, writer=writer, captions_per_seed=captions_per_seed, seed=seed)
-    print(f"{output}: {len(dataset):,} captions")
+    source = seeds[0] if len(seeds) == 1 else [Path(name) for name in seeds]
+    if writer == "grammar":
+        dataset = write_captions(source, output, writer=writer, captions_per_seed=captions_per_seed, seed=seed)
+        print(f"{output}: {len(dataset):,} captions")
+        return
+
+    from unicorn_hf.synthesis.caption_filters import CaptionFilters, read_word_list
+    from unicorn_hf.synthesis.captions import caption_stage
+    from unicorn_hf.synthesis.seeds import read_seeds
+
+    filters = CaptionFilters(
+        max_tokens=max_caption_tokens,
+        language=None if language == "any" else language,
+        forbidden_words=read_word_list(word_list) if word_list else (),
+    )
+    made = _language_model_writer(
+        writer,
+        model,
+        servers,
+        concurrency,
+        timeout,
+        deadline,
+        temperature,
+        extra_body,
+        price_in,
+        price_out,
+        batch_answers,
+    )
+    if dry_run:
+        _print_preview(caption_stage(captions_per_seed, seed, filters, prompt_dir), read_seeds(source), made)
+        return
+    embed_text = None
+    if encoder:
+        from unicorn_hf.embedding import load_encoder
+
+        embed_text = load_encoder(encoder).encode_text
+    write_captions(
+        source,
+        output,
+        writer=made,
+        captions_per_seed=captions_per_seed,
+        seed=seed,
+        filters=filters,
+        prompt_dir=prompt_dir,
+        near_duplicates=near_duplicates or None,
+        embed_text=embed_text,
+        semantic_duplicates=semantic_duplicates,
+        budget=budget,
+        executor=executor,
+        tasks=tasks,
+        workers=workers,
+        executor_options=_key_values(executor_option or []),
+    )
+    _print_summary(output)
 
 
 @app.command()
 def instructions(
     captions: Annotated[str, typer.Argument(help="A dataset with the columns id and caption.")],
     output: Output,
-    writer: Annotated[str, typer.Option(help="Who writes: grammar (the embedded world, no model).")] = "grammar",
+    writer: Writer = "grammar",
     seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    mix: Annotated[
+        str,
+        typer.Option(help="Shares, such as multiple_choice=2,complex_reasoning=1; all three tasks alike by default."),
+    ] = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Answer every question twice, and keep what agrees.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="messages, or llava to write conversations.json too.")] = "messages",
+    prompt_dir: PromptDir = None,
+    model: Model = "",
+    servers: Servers = "",
+    concurrency: Concurrency = 64,
+    timeout: Timeout = 120.0,
+    deadline: Deadline = 600.0,
+    temperature: Temperature = 1.0,
+    extra_body: ExtraBody = "{}",
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    budget: Budget = None,
+    dry_run: DryRun = False,
+    batch_answers: BatchAnswers = None,
+    executor: Executor = "local",
+    tasks: Tasks = 1,
+    workers: Workers = -1,
+    executor_option: ExecutorOption = None,
 ):
     """Stage 2: turn captions into multi-turn conversations."""
     from unicorn_hf.synthesis import write_instructions
 
-    dataset = write_instructions(captions, output, writer=writer, seed=seed)
-    print(f"{output}: {len(dataset):,} conversations")
+    shares = _shares(mix) if mix else None
+    if writer == "grammar":
+        dataset = write_instructions(captions, output, writer=writer, seed=seed, mix=shares, format=format)
+        print(f"{output}: {len(dataset):,} conversations")
+        return
+
+    from unicorn_hf.synthesis.instructions import conversation_stage, read_captions
+
+    made = _language_model_writer(
+        writer,
+        model,
+        servers,
+        concurrency,
+        timeout,
+        deadline,
+        temperature,
+        extra_body,
+        price_in,
+        price_out,
+        batch_answers,
+    )
+    if dry_run:
+        _print_preview(conversation_stage(shares, seed, verify, prompt_dir), read_captions(captions), made)
+        return
+    write_instructions(
+        captions,
+        output,
+        writer=made,
+        mix=shares,
+        seed=seed,
+        verify=verify,
+        prompt_dir=prompt_dir,
+        format=format,
+        budget=budget,
+        executor=executor,
+        tasks=tasks,
+        workers=workers,
+        executor_options=_key_values(executor_option or []),
+    )
+    _print_summary(output)
+
+
+@app.command("retry-failed")
+def retry_failed(
+    output: Annotated[Path, typer.Argument(help="What `captions` or `instructions` wrote, with failures.")],
+    servers: Servers = "",
+    budget: Budget = None,
+    workers: Workers = -1,
+):
+    """Ask again for what failed in `captions` or `instructions`, and write the dataset anew."""
+    from unicorn_hf.synthesis.job import retry_failed
+
+    retry_failed(output, servers=tuple(filter(None, servers.split(","))), budget=budget, workers=workers)
+    _print_summary(output)
+
+
+report_app = typer.Typer(help="Look at what a step wrote.", no_args_is_help=True)
+app.add_typer(report_app, name="report")
+
+
+@report_app.command("captions")
+def report_captions(
+    captions: Annotated[str, typer.Argument(help="What `captions` wrote: a dataset with the column caption.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder to write; CAPTIONS.report by default.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Captions that the slow measures look at.")] = 2000,
+    encoder: Annotated[
+        str | None, typer.Option(help="For the Vendi score, where the dataset has no column text_embeds.")
+    ] = None,
+):
+    """How diverse captions are: JSON and HTML."""
+    from unicorn_hf.synthesis.report import report_captions
+
+    embed_text = None
+    if encoder:
+        from unicorn_hf.embedding import load_encoder
+
+        embed_text = load_encoder(encoder).encode_text
+    print(report_captions(captions, output, sample=sample, embed_text=embed_text))
 
 
 @app.command()
@@ -63,9 +274,7 @@ def embed(
         typer.Argument(help="A dataset folder, a file, a folder of pictures, WebDataset tars, or a Hub id."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; an unfinished one is resumed.")],
-    encoder: Annotated[
-        str, typer.Option(help="sandbox, open_clip/…, transformers/…, llm2clip/…, a folder.")
-    ] = "sandbox",
+    encoder: Annotated[str, typer.Option(help="sandbox, open_clip/…, transformers/…, a folder, and more.")] = "sandbox",
     text_column: Annotated[str | None, typer.Option(help="The column with texts; caption, text or txt.")] = None,
     image_column: Annotated[str | None, typer.Option(help="The column with images; image, jpg, png or webp.")] = None,
     remove_column: Annotated[list[str] | None, typer.Option(help="A column to leave out of the output.")] = None,
@@ -438,6 +647,66 @@ def _key_values(pairs: list[str]) -> dict:
             raise InputError(f"{pair!r} is not an option; expected KEY=VALUE")
         options[key] = int(value) if value.isdigit() else value
     return options
+
+
+def _shares(mix: str) -> dict[str, float]:
+    try:
+        return {task: float(share) for task, share in _key_values(mix.split(",")).items()}
+    except ValueError:
+        raise InputError(f"--mix {mix!r}: expected numbers, as in multiple_choice=2,complex_reasoning=1") from None
+
+
+def _language_model_writer(
+    writer, model, servers, concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers
+):
+    """The writer of a name, with those of the options that it takes."""
+    from unicorn_hf.synthesis.usage import Prices
+    from unicorn_hf.synthesis.writers import load_writer
+
+    try:
+        body = json.loads(extra_body)
+    except ValueError as error:
+        raise InputError(f"--extra-body {extra_body!r}: {error}; expected a JSON object") from None
+    options = {"model": model, "temperature": temperature, "prices": Prices(price_in, price_out)}
+    if writer == "chat":
+        addresses = tuple(filter(None, servers.split(",")))
+        options |= {"servers": addresses, "timeout": timeout, "extra_body": body}
+    if writer in ("chat", "transformers"):
+        options |= {"concurrency": concurrency, "deadline": deadline}
+    if writer == "batch":
+        options |= {"answers": tuple(map(str, batch_answers or ())), "extra_body": body}
+    return load_writer(writer, **options)
+
+
+def _print_preview(stage, rows, writer) -> None:
+    from unicorn_hf.synthesis.job import preview
+
+    estimate = preview(stage, rows, writer)
+    for number, messages in enumerate(estimate["prompts"], 1):
+        print(f"--- prompt {number}")
+        for message in messages:
+            print(f"[{message['role']}]\n{message['content']}")
+    print(
+        f"{estimate['requests']:,} requests, about {estimate['prompt_tokens']:,} tokens in and "
+        f"{estimate['completion_tokens']:,} out, {estimate['cost']:,.2f} at these prices"
+    )
+
+
+def _print_summary(output: Path) -> None:
+    """One line for a dataset that is there; status 3 where some rows failed."""
+    path = output / "summary.json"
+    if not path.is_file():
+        return
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    rejected, failed = (sum(summary[name].values()) for name in ("rejected", "dead_letters"))
+    tokens = summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]
+    print(
+        f"{output}: {summary['rows']:,} rows of {summary['requested']:,} requests, {rejected:,} rejected, {failed:,} "
+        f"failed; {tokens:,} tokens, {summary['cost']:,.2f} spent"
+    )
+    if failed:
+        print(f"{output}/dead_letters.jsonl names the failures; ask again with: unicorn-hf retry-failed {output}")
+        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.synthesis.answers import BadAnswer, is_refusal
@@ -91,6 +92,22 @@ class CaptionFilters:
     @functools.cached_property
     def _forbidden(self) -> re.Pattern:
         return re.compile(rf"\b(?:{'|'.join(map(re.escape, self.forbidden_words))})\b", re.IGNORECASE)
+
+
+def read_word_list(path) -> tuple[str, ...]:
+    """The words of a text file, one a line; lines that begin with # are comments.
+
+    Raises:
+        InputError: the file cannot be read, or holds no word.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a text file with one word a line") from error
+    words = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not words:
+        raise InputError(f"{path}: holds no word; expected one a line")
+    return words
 
 
 def seed_share(caption: str, seed: str) -> float:

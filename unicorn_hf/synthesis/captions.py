@@ -4,7 +4,7 @@ import random
 
 from tqdm.auto import tqdm
 
-from unicorn_hf.errors import InputError
+from unicorn_hf.errors import InputError, require
 from unicorn_hf.storage import check_new_folder, write_dataset
 from unicorn_hf.synthesis.seeds import read_seeds, text_id
 from unicorn_hf.synthesis.writers import load_writer
@@ -89,6 +89,7 @@ def caption_stage(captions_per_seed: int = 3, seed: int = 0, filters=None, promp
         InputError: a prompt or a setting that cannot be used.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
+    require("pydantic", "synthesis")
     from unicorn_hf.synthesis.caption_filters import CaptionFilters, check_language
     from unicorn_hf.synthesis.caption_stage import CaptionStage
 

@@ -2,7 +2,7 @@
 
 from tqdm.auto import tqdm
 
-from unicorn_hf.errors import InputError
+from unicorn_hf.errors import InputError, require
 from unicorn_hf.storage import (
     check_columns,
     check_new_folder,
@@ -110,6 +110,7 @@ def conversation_stage(mix: dict[str, float] | None = None, seed: int = 0, verif
         InputError: a prompt or a setting that cannot be used.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
+    require("pydantic", "synthesis")
     from unicorn_hf.synthesis.conversation_stage import ConversationStage
 
     prompt_dir = None if prompt_dir is None else str(prompt_dir)

@@ -64,12 +64,15 @@ def run_job(
     return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
 
 
-def retry_failed(output, *, writer=None, budget: float | None = None, workers: int = -1, embed_text=None):
+def retry_failed(
+    output, *, writer=None, servers: tuple = (), budget: float | None = None, workers: int = -1, embed_text=None
+):
     """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
 
     Args:
         output: the folder of captions or instructions; `<output>.work` must lie beside it.
         writer: another writer; by default the one of the run, with the settings that it had.
+        servers: other servers for that writer.
         budget: money for the whole run, with what it spent before.
         workers: ranks at a time.
         embed_text: as in the run.
@@ -84,7 +87,7 @@ def retry_failed(output, *, writer=None, budget: float | None = None, workers: i
     plan = work.plan()
     stage = dataclasses.replace(STAGES[plan["kind"]].from_dict(plan["stage"]), prompt_dir=work.prompt_dir)
     if writer is None:
-        options = plan["writer"] | {"prices": Prices(**plan["prices"])}
+        options = plan["writer"] | {"prices": Prices(**plan["prices"])} | ({"servers": servers} if servers else {})
         writer = load_writer(plan["writer_name"], **options)
     check_budget(budget, writer)
     if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):

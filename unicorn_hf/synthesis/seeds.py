@@ -1,7 +1,9 @@
 """Caption seeds: the sparse texts that stage 1 expands."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset
@@ -12,7 +14,8 @@ def read_seeds(source):
 
     Args:
         source: a list of texts, a text file with one seed a line, or whatever `storage.read_dataset` reads, with a
-            column `seed` (or `text`) and, if wanted, `id` and `domain`.
+            column `seed` (or `text`) and, if wanted, `id` and `domain`; or a list of `Path`s of such files, whose names
+            are the domains of the seeds that have none.
 
     A seed without an id gets the hash of its text. A seed that occurs twice is kept once, blank ones are left out.
 
@@ -21,29 +24,44 @@ def read_seeds(source):
     """
     import datasets
 
-    name = "the list of seeds" if isinstance(source, datasets.Dataset | list | tuple) else str(source)
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        rows = [{"seed": seed} for seed in source]
-    else:
-        rows = read_dataset(source)
-        column = next((column for column in ("seed", "text") if column in rows.column_names), None)
-        if column is None:
-            raise InputError(f"{name}: has no column 'seed'; its columns are {', '.join(rows.column_names)}")
-        if column == "text":
-            rows = rows.rename_column("text", "seed")
     seeds = {}
-    for index, row in enumerate(rows):
-        if not isinstance(row["seed"], str):
-            raise InputError(f"{name}, row {index}: the seed is {row['seed']!r}; expected a text")
-        text = " ".join(row["seed"].split())
-        if text:
-            key = str(row.get("id") or text_id(text))
-            seeds.setdefault(key, {"id": key, "seed": text, "domain": row.get("domain") or "open"})
+    if isinstance(source, Sequence) and source and all(isinstance(path, Path) for path in source):
+        for path in source:
+            _collect(seeds, _read_rows(path), str(path), domain=path.stem)
+        name = ", ".join(map(str, source))
+    elif isinstance(source, Sequence) and not isinstance(source, str):
+        name = "the list of seeds"
+        _collect(seeds, ({"seed": seed} for seed in source), name)
+    else:
+        name = "the dataset of seeds" if isinstance(source, datasets.Dataset) else str(source)
+        _collect(seeds, _read_rows(source), name)
     if not seeds:
         raise InputError(f"{name}: holds no seed; expected one text a line, such as 'red circle, small, top left'")
     return datasets.Dataset.from_list(list(seeds.values()))
 
 
+def _read_rows(source):
+    rows = read_dataset(source)
+    if "seed" not in rows.column_names:
+        if "text" not in rows.column_names:
+            name = "the dataset of seeds" if hasattr(source, "column_names") else source
+            raise InputError(f"{name}: has no column 'seed'; its columns are {', '.join(rows.column_names)}")
+        rows = rows.rename_column("text", "seed")
+    return rows.select_columns([column for column in ("id", "seed", "domain") if column in rows.column_names])
+
+
+def _collect(seeds: dict[str, dict], rows, name: str, domain: str = "open") -> None:
+    """Add the rows to `seeds`, by id."""
+    for index, row in enumerate(rows):
+        if not isinstance(row["seed"], str):
+            raise InputError(f"{name}, row {index}: the seed is {row['seed']!r}; expected a text")
+        text = " ".join(row["seed"].split())
+        if text:
+            key = str(row["id"]) if row.get("id") is not None else text_id(text)
+            seeds.setdefault(key, {"id": key, "seed": text, "domain": str(row.get("domain") or domain)})
+
+
 def text_id(text: str) -> str:
-    """A stable id: the first 16 hexadecimal digits of the SHA-256 of the text, white space and case folded."""
-    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:16]
+    """A stable id: the first 16 hexadecimal digits of the SHA-256 of the text in NFC, white space and case folded."""
+    folded = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return hashlib.sha256(folded.encode()).hexdigest()[:16]

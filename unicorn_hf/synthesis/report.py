@@ -1,0 +1,131 @@
+"""`report_captions`: how diverse captions are and what was rejected, as JSON and as a page to look at."""
+
+import collections
+import json
+import random
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.caption_length import count_tokens
+from unicorn_hf.synthesis.diversity import distinct_n, self_bleu, vendi_score
+
+_NUM_SHOWN = 24
+_BAG_DIM = 2048
+
+
+def report_captions(captions, output=None, *, sample: int = 2000, embed_text=None, seed: int = 0) -> Path:
+    """Write `report.json` and `report.html` about a dataset of captions. Returns the page's path.
+
+    Args:
+        captions: what `write_captions` wrote, or any dataset with the column `caption`.
+        output: the folder to write; `<captions>.report` by default.
+        sample: captions that distinct-n, self-BLEU, token counts and the Vendi score look at. These depend on the size
+            of the sample, so compare reports of one size.
+        embed_text: texts -> vectors [N, D] for the Vendi score; by default the column `text_embeds`, and where there is
+            none, bags of words.
+        seed: of the sample.
+
+    Raises:
+        InputError: unusable captions, fewer than two, or a non-empty output folder.
+    """
+    name = captions if isinstance(captions, str | Path) else "the captions"
+    if output is None:
+        if not Path(name).exists():
+            raise InputError(
+                f"{name}: is no folder beside which a report could lie; name the report's folder (--output)"
+            )
+        output = Path(f"{Path(name)}.report")
+    storage.check_new_folder(output)
+    dataset = storage.read_dataset(captions)
+    storage.check_columns(dataset, "caption", source=name)
+    if len(dataset) < 2 or sample < 2:
+        raise InputError(f"{name}: a report compares captions; expected two or more, and a sample of two or more")
+    rng = random.Random(seed)
+    chosen = sorted(rng.sample(range(len(dataset)), min(sample, len(dataset))))
+    report = measure(dataset, chosen, embed_text)
+    folder = Path(name) if isinstance(captions, str | Path) else None
+    report |= _what_was_rejected(folder, rng)
+    shown = sorted(rng.sample(range(len(dataset)), min(_NUM_SHOWN, len(dataset))))
+    columns = [column for column in ("seed", "domain", "caption") if column in dataset.column_names]
+    report["samples"] = dataset.select_columns(columns).select(shown).to_list()
+    with storage.new_folder(output) as partial:
+        storage.write_json(report, partial / "report.json")
+        (partial / "report.html").write_text(_page(str(name), report), encoding="utf-8")
+    return Path(output) / "report.html"
+
+
+def measure(dataset, chosen: list[int], embed_text=None) -> dict:
+    """The numbers of a report; `chosen` are the rows of the sample."""
+    captions = dataset.select(chosen)["caption"][:]
+    vectors, space = _vectors(dataset, chosen, captions, embed_text)
+    num_words = collections.Counter(len(text.split()) for text in dataset["caption"])
+    num_tokens = collections.Counter(map(count_tokens, captions))
+    domains = collections.Counter(dataset["domain"] if "domain" in dataset.column_names else ())
+    return {
+        "captions": len(dataset),
+        "sample": len(chosen),
+        "distinct_n": {str(n): round(distinct_n(captions, n), 4) for n in (1, 2, 3)},
+        "self_bleu": round(self_bleu(captions), 4),
+        "vendi_score": {"value": round(vendi_score(vectors), 2), "space": space},
+        "words": {str(length): num_words[length] for length in sorted(num_words)},
+        "clip_tokens": {str(length): num_tokens[length] for length in sorted(num_tokens)},
+        "domains": {domain: count / len(dataset) for domain, count in domains.most_common()},
+    }
+
+
+def _vectors(dataset, chosen: list[int], captions: list[str], embed_text) -> tuple[np.ndarray, str]:
+    if embed_text is not None:
+        return np.asarray(embed_text(captions), dtype=np.float32), "the given encoder"
+    if "text_embeds" in dataset.column_names:
+        column = dataset.select_columns(["text_embeds"]).select(chosen).with_format("numpy")
+        return np.stack(column["text_embeds"][:]), "text_embeds"
+    bags = np.zeros((len(captions), _BAG_DIM), dtype=np.float32)
+    for row, caption in enumerate(captions):
+        for word in caption.lower().split():
+            bags[row, zlib.crc32(word.encode()) % _BAG_DIM] += 1
+    return bags, "bags of words"
+
+
+def _what_was_rejected(folder: Path | None, rng: random.Random) -> dict:
+    """Requested, rejected and failed by reason, with some of the rejected; nothing where the folder does not say."""
+    path = folder / "summary.json" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    shown = {}
+    with (folder / "rejected.jsonl").open(encoding="utf-8") as file:
+        for number, line in enumerate(file):  # an even sample of a file of any length
+            place = number if number < _NUM_SHOWN else rng.randrange(number + 1)
+            if place < _NUM_SHOWN:
+                shown[place] = json.loads(line)
+    return {
+        "requested": summary["requested"],
+        "rejected": summary["rejected"],
+        "dead_letters": summary["dead_letters"],
+        "rejected_samples": list(shown.values()),
+    }
+
+
+def _page(name: str, report: dict) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.jinja").render(name=name, report=report, bins=_bins)
+
+
+def _bins(counts: dict[str, int], most: int = 40) -> list[tuple[str, int]]:
+    """A histogram of at most `most` bars: (label, count)."""
+    lengths = {int(length): count for length, count in counts.items()}
+    low, high = min(lengths), max(lengths)
+    width = -(-(high - low + 1) // most)
+    bars = []
+    for start in range(low, high + 1, width):
+        label = str(start) if width == 1 else f"{start}–{start + width - 1}"
+        bars.append((label, sum(lengths.get(length, 0) for length in range(start, start + width))))
+    return bars
