@@ -67,11 +67,17 @@ class UnicornConfig(PreTrainedConfig):
             raise ValueError(
                 f"projector_type is {self.projector_type!r}; expected 'linear' or 'mlp2x_gelu', 'mlp3x_gelu', …"
             )
-        if self.vision_config is not None and vision_embed_dim(self.vision_config) != self.embed_dim:
+        if self.vision_config is not None:
+            self.check_vision_config(self.vision_config)
+
+    def check_vision_config(self, vision_config: PreTrainedConfig) -> None:
+        """Raise `ValueError` unless this image tower's vectors have `embed_dim` dimensions."""
+        # Behind the projection where the tower has one (CLIP).
+        dim = getattr(vision_config, "projection_dim", None) or vision_config.hidden_size
+        if dim != self.embed_dim:
             raise ValueError(
-                f"The image tower {self.vision_config.name_or_path!r} gives vectors of"
-                f" {vision_embed_dim(self.vision_config)} dimensions, but embed_dim is {self.embed_dim}"
-                f" (vectors of the encoder {self.image_encoder!r})"
+                f"The image tower {vision_config.name_or_path!r} gives vectors of {dim} dimensions, but embed_dim is"
+                f" {self.embed_dim} (vectors of the encoder {self.image_encoder!r})"
             )
 
     @property
@@ -93,11 +99,6 @@ class UnicornConfig(PreTrainedConfig):
             image_token_id = text_config.vocab_size
         text_config.vocab_size = max(text_config.vocab_size, image_token_id + 1)
         return cls(text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **kwargs)
-
-
-def vision_embed_dim(vision_config: PreTrainedConfig) -> int:
-    """Dimension of an image tower's vectors: behind the projection where it has one (CLIP), else its hidden size."""
-    return getattr(vision_config, "projection_dim", None) or vision_config.hidden_size
 
 
 UnicornConfig.register_for_auto_class()

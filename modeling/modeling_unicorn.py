@@ -205,8 +205,8 @@ class UnicornPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: its vectors do not have `embed_dim` dimensions.
         """
+        self.config.check_vision_config(vision_tower.config)
         self.config.vision_config = vision_tower.config
-        self.config.validate_architecture()
         self.base_model.vision_tower = vision_tower.requires_grad_(False).to(self.device, self.dtype).eval()
 
 
