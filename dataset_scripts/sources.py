@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
-from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup
+from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup, spill
 from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
 from unicorn_hf import storage
@@ -133,7 +133,7 @@ class TableSource:
             if column not in schema.names:
                 raise InputError(f"{self.name}: has no column {column!r}; its columns are {', '.join(schema.names)}")
         wanted = VECTOR_COLUMNS if config == PRETRAIN else ("image_embeds",)
-        embed_dims = {name: self._embed_dim(schema.field(name).type, name) for name in wanted if name in schema.names}
+        embed_dims = {name: embed_dim_of(self.reader, name, self.name) for name in wanted if name in schema.names}
         self.lookup = None
         if "image_embeds" not in embed_dims:
             if embeddings is None:
@@ -160,7 +160,7 @@ class TableSource:
                     )
             for name in VECTOR_COLUMNS:
                 if name in stored:
-                    vectors = self._vectors(table.column(name), self.features[name].length, where, name, ids)
+                    vectors = vector_block(table, name, self.features[name].length, where, ids)
                 elif name in self.features:
                     vectors = self._look_up(ids, where)
                 else:
@@ -172,29 +172,6 @@ class TableSource:
                     )
                 columns[name] = as_lists(vectors)
             yield pa.table([columns[name] for name in self.features], schema=schema)
-
-    def _embed_dim(self, kind: pa.DataType, name: str) -> int:
-        if pa.types.is_fixed_size_list(kind):
-            return kind.list_size
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            _, table = next(self.reader.tables(self.shards[:1], [name]))
-            first = table.column(name)[0].as_py()
-            if first:
-                return len(first)
-        raise InputError(f"{self.name}: the column {name!r} holds {kind}; expected lists of numbers")
-
-    def _vectors(self, column: pa.ChunkedArray, embed_dim: int, where, name: str, ids: list[str]) -> np.ndarray:
-        lists = column.combine_chunks()
-        lengths = lists.value_lengths()
-        wrong = np.flatnonzero(lengths.fill_null(-1).to_numpy(zero_copy_only=False) != embed_dim)
-        if len(wrong):
-            row = int(wrong[0])
-            raise InputError(
-                f"{where}: the {name} of id {ids[row]!r} have {lengths[row].as_py() or 'no'} dimensions; "
-                f"expected {embed_dim}"
-            )
-        with np.errstate(over="ignore"):
-            return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float16, copy=False).reshape(-1, embed_dim)
 
     def _look_up(self, ids: list[str], where) -> np.ndarray:
         rows = self.lookup.find(ids)
@@ -303,7 +280,49 @@ def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=
         raise InputError(f"column {column!r}: expected one of {', '.join(VECTOR_COLUMNS)}")
     if isinstance(embeddings, Dataset):
         return EmbeddingLookup.from_dataset(embeddings, column)
-    return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+    files = shards_of(PRETRAIN, Path(embeddings)) if Path(embeddings).is_dir() else []
+    if not files:
+        return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+    reader, name = ParquetReader(files), str(embeddings)
+    for needed in ("id", column):
+        if needed not in reader.schema.names:
+            raise InputError(f"{name}: has no column {needed!r}; its columns are {', '.join(reader.schema.names)}")
+    embed_dim = embed_dim_of(reader, column, name)
+
+    def blocks():
+        for where, table in reader.tables(reader.shards, ["id", column]):
+            ids = [str(key) for key in table.column("id").to_pylist()]
+            yield ids, vector_block(table, column, embed_dim, where, ids)
+
+    ids, rows = spill(blocks(), scratch, embed_dim)
+    return EmbeddingLookup(ids, rows, name)
+
+
+def embed_dim_of(reader: "ParquetReader | DatasetReader", column: str, name: str) -> int:
+    kind = reader.schema.field(column).type
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        _, table = next(reader.tables(reader.shards[:1], [column]))
+        first = table.column(column)[0].as_py()
+        if first:
+            return len(first)
+    raise InputError(f"{name}: the column {column!r} holds {kind}; expected lists of numbers")
+
+
+def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[str]) -> np.ndarray:
+    """A column of lists as float16 [n, embed_dim]; a list of another length is an error that names its row's id."""
+    lists = table.column(column).combine_chunks()
+    lengths = lists.value_lengths()
+    wrong = np.flatnonzero(lengths.fill_null(-1).to_numpy(zero_copy_only=False) != embed_dim)
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{where}: the {column} of id {ids[row]!r} have {lengths[row].as_py() or 'no'} dimensions; "
+            f"expected {embed_dim}"
+        )
+    with np.errstate(over="ignore"):
+        return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float16, copy=False).reshape(-1, embed_dim)
 
 
 def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:

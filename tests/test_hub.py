@@ -357,7 +357,7 @@ def test_a_pull_request_leaves_the_branch_alone(hub, published):
     address = push_to_hub(published, "org/name", create_pr=True)
     assert address == f"{hub.endpoint}/datasets/org/name/discussions/1"
     assert "unicorn-471k-instruction/train-00000-of-00001.parquet" in hub.repo("org/name").files("main")
-    assert hub.repo("org/name").files("refs/pr/1")["README.md"] == (published / "README.md").read_bytes()
+    assert hub.repo("org/name").files("refs/pr/1") == contents(published)
 
 
 def test_shards_of_an_earlier_version_are_removed(hub, published, tmp_path, monkeypatch):

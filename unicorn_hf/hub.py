@@ -177,10 +177,15 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
+    from unicorn_hf.dataset_scripts.sources import CONFIGS
+
     folder = Path(folder)
     kind, repo_type = _check_folder(folder)
     api = HfApi(token=token, library_name="unicorn-hf")
-    delete = [f"{config.name}/*" for config in folder.iterdir() if config.is_dir()] if repo_type == "dataset" else None
+    delete = None
+    if repo_type == "dataset":
+        # Shards of another number would be read together with ours.
+        delete = sorted({f"{path.parent.name}/*" for path in folder.glob("*/*.parquet")} | {f"{c}/*" for c in CONFIGS})
 
     def push():
         repo = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
