@@ -111,13 +111,17 @@ def read_word_list(path) -> tuple[str, ...]:
 
 
 def seed_share(caption: str, seed: str) -> float:
-    """The share of a seed's content words whose beginning the caption holds; 1 where the seed has none."""
-    stems = {_stem(word) for word in _words(seed) if word not in _STOP_WORDS}
-    if not stems:
+    """The share of a seed's content words that a caption holds in some form; 1 where the seed has none."""
+    named = {word for word in _words(seed) if word not in _STOP_WORDS}
+    if not named:
         return 1.0
-    found = {_stem(word) for word in _words(caption)}
+    held = set(_words(caption))
+    text = caption.lower()
     # Where words are not set apart by spaces, look for the text itself.
-    return sum(stem in found or (not stem.isascii() and stem in caption.lower()) for stem in stems) / len(stems)
+    return sum(
+        word in held or (not word.isascii() and word in text) or any(_alike(word, other) for other in held)
+        for word in named
+    ) / len(named)
 
 
 def check_language(language: str | None) -> None:
@@ -132,8 +136,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _stem(word: str) -> str:
-    return word if len(word) < 5 else word[: max(4, len(word) - 3)]
+def _alike(word: str, other: str) -> bool:
+    """Whether two words begin alike, but for the ending: dog and dogs, runs and running."""
+    length = max(3, min(len(word), len(other)) - 1)
+    return len(word) >= length <= len(other) and word[:length] == other[:length]
 
 
 def _in_language(text: str, language: str) -> bool:

@@ -161,23 +161,35 @@ def _noun(thing: Thing, rng: random.Random) -> str:
 
 
 def _attribute_questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """(kind, question, answer, possible answers); an object is named by what sets it apart from the other."""
+    """(kind, question, answer, possible answers).
+
+    An object is named by its color or by its shape, never by both: a question that tells what another one asks for
+    would let a model answer without the image.
+    """
     questions = []
     for thing in scene.things:
-        others = [other for other in scene.things if other is not thing]
-        if all(other.shape != thing.shape for other in others):
-            questions.append(("color", f"What color is the {thing.shape}?", thing.color, COLORS))
-        if all(other.color != thing.color for other in others):
-            questions.append(("shape", f"What shape is the {thing.color} object?", thing.shape, SHAPES))
+        by_shape, by_color = _names(thing, scene)
+        if by_shape:
+            questions.append(("color", f"What color is {by_shape}?", thing.color, COLORS))
+        if by_color:
+            questions.append(("shape", f"What shape is {by_color}?", thing.shape, SHAPES))
         if thing.size:
-            questions.append(("size", f"What size is the {thing.color} {thing.shape}?", thing.size, SIZES))
-        if scene.position:
-            questions.append(
-                ("position", f"Where is the {thing.color} {thing.shape}?", f"at the {scene.position}", POSITIONS)
-            )
+            questions.append(("size", f"What size is {by_shape or by_color}?", thing.size, SIZES))
+    if scene.position:
+        questions.append(("position", "Where is the object?", f"at the {scene.position}", POSITIONS))
     if scene.background:
         questions.append(("background", "What color is the background?", scene.background, BACKGROUNDS))
     return questions
+
+
+def _names(thing: Thing, scene: Scene) -> tuple[str | None, str | None]:
+    """The object by its shape and by its color; None where that does not set it apart."""
+    if len(scene.things) == 1:
+        return "the object", "the object"
+    (other,) = (other for other in scene.things if other is not thing)
+    by_shape = f"the {thing.shape}" if thing.shape != other.shape else None
+    by_color = f"the {thing.color} object" if thing.color != other.color else None
+    return by_shape, by_color
 
 
 def _with_options(question: str, answer: str, values: tuple[str, ...], rng: random.Random) -> tuple[str, str]:
@@ -195,14 +207,15 @@ def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, st
     if len(scene.things) == 1:
         return questions
     first, second = rng.sample(scene.things, 2)
-    one, other = (f"the {thing.color} {thing.shape}" for thing in (first, second))
+    names = [_names(thing, scene) for thing in (first, second)]
+    one, other = (by_shape or by_color for by_shape, by_color in names)
     if first.size and second.size:
         questions.append(
             ("comparison", "Are the two objects of the same size?", "yes" if first.size == second.size else "no")
         )
         if first.size != second.size:
-            larger = one if first.size == "large" else other
-            questions.append(("comparison", "Which object is larger?", larger))
+            larger = first if first.size == "large" else second
+            questions.append(("comparison", "Which object is larger?", f"the {larger.color} {larger.shape}"))
     if scene.relation:
         relation = scene.relation if first is scene.things[0] else INVERSE[scene.relation]
         questions.append(("relation", f"Where is {one}, seen from {other}?", relation))

@@ -1,0 +1,32 @@
+import pytest
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.journal import Journal, read_journal
+
+
+def entries(path):
+    return [entry for _, entry in read_journal(path)]
+
+
+def test_a_torn_last_line_is_cut_off_and_the_rest_is_kept(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append({"request": 0, "status": "ok"})
+        journal.append({"request": 1, "status": "ok", "record": "ü" * 70_000})
+    whole = path.read_bytes()
+    for cut in (1, 10, 69_000):
+        path.write_bytes(whole[:-cut])
+        assert [entry["request"] for entry in entries(path)] == [0]
+        with Journal(path) as journal:
+            journal.append({"request": 2, "status": "ok"})
+        assert [entry["request"] for entry in entries(path)] == [0, 2]
+
+
+def test_a_journal_has_one_writer(tmp_path):
+    with Journal(tmp_path / "journal.jsonl"), pytest.raises(InputError, match="another process"):
+        Journal(tmp_path / "journal.jsonl")
+    Journal(tmp_path / "journal.jsonl").close()
+
+
+def test_no_journal_is_no_entry(tmp_path):
+    assert entries(tmp_path / "none.jsonl") == []
