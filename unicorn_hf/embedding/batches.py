@@ -15,7 +15,7 @@ from unicorn_hf.errors import InputError
 OVERFLOWS = ("truncate", "error", "mean")
 # With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU).
 # Constants, not measured at start, since a vector's last bit depends on the batch it was in.
-TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65536}
+TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65536}
 IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
 
 

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
@@ -20,16 +19,16 @@ class EmbeddedShard(NamedTuple):
 
     Attributes:
         index: of the shard.
-        dataset: its rows that have a vector, in their order.
-        vectors: float16 `[len(dataset), embed_dim]`, unit length up to float16's rounding.
-        failures: the other rows: where each stands in the source, and the reason.
-        counts: rows, tokens, padded tokens, texts that overflow.
+        rows: of the shard, in their order, that have a vector.
+        vectors: theirs, float16 `[len(rows), embed_dim]`, unit length up to float16's rounding.
+        reasons: why each other row has none.
+        counts: rows, failed rows, tokens, padded tokens, texts that overflow.
     """
 
     index: int
-    dataset: datasets.Dataset
+    rows: list[int]
     vectors: np.ndarray
-    failures: list[dict]
+    reasons: dict[int, str]
     counts: dict[str, int]
 
 
@@ -62,7 +61,7 @@ def embed_shards(
     column: str,
     batch_size: int | str = "auto",
     overflow: str = "truncate",
-    num_workers: int | None = None,
+    num_workers: int = 0,
     progress: str = "embed",
     position: int = 0,
 ) -> Iterator[EmbeddedShard]:
@@ -72,14 +71,12 @@ def embed_shards(
         source: `RowShards` or `TarShards`.
         shards: which.
         kind: `text` or `image`.
-        num_workers: processes that tokenise or decode, each a whole shard at a time; by default as many as pay off.
+        num_workers: processes that tokenise or decode, each a whole shard at a time; 0 for this one.
         progress, position: the words before, and the line of, the progress bar.
 
     Raises:
         InputError: a shard cannot be read, or a text overflows and `overflow` is `error`.
     """
-    if num_workers is None:
-        num_workers = default_num_workers(kind, encoder.device, len(shards), source.num_rows)
     prepared = _PreparedShards(source, shards, encoder, kind, column, batch_size, overflow)
     loader = torch.utils.data.DataLoader(
         prepared,
@@ -112,17 +109,17 @@ def embed_shards(
                 case _End(shard, rows, windows_per_row, reasons, counts):
                     bar.update(counts["rows"] if overflow == "mean" else len(reasons))
                     vectors = mean_of_windows(buffers.pop(shard)[: sum(windows_per_row)], windows_per_row)
-                    yield _finish_shard(source, shard, column, rows, vectors, reasons, counts)
+                    yield _finish_shard(shard, rows, vectors, reasons, counts)
 
 
-def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None) -> int:
+def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None, ranks: int = 1) -> int:
     """None where the work is small or the platform cannot fork; one beside a CPU's own work; several beside a GPU."""
     if sys.platform != "linux" or (num_rows is not None and num_rows < 2_000):
         return 0
     if device.type == "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(num_shards, cores, 4 if kind == "text" else 16))
+    cores = len(os.sched_getaffinity(0)) // ranks
+    return max(1, min(num_shards, cores, 8 if kind == "text" else 16))
 
 
 def _start_worker(worker: int) -> None:
@@ -192,28 +189,11 @@ def _text_fault(text) -> str | None:
     return None if text.strip() else "the text is empty"
 
 
-def _finish_shard(
-    source, shard: int, column: str, rows, vectors: torch.Tensor, reasons: dict[int, str], counts
-) -> EmbeddedShard:
-    dataset = source.read(shard)
-    finite = vectors.isfinite().all(dim=1).cpu()
-    if not finite.all():
-        for row in [row for row, fine in zip(rows, finite, strict=True) if not fine]:
+def _finish_shard(shard: int, rows: list[int], vectors: torch.Tensor, reasons: dict[int, str], counts) -> EmbeddedShard:
+    finite = vectors.isfinite().all(dim=1)
+    vectors = vectors[finite].half().cpu().numpy()
+    for row, fine in zip(rows, finite.tolist(), strict=True):
+        if not fine:
             reasons[row] = "the encoder gave a vector with NaN or Inf"
-            rows.remove(row)
-        vectors = vectors[finite.to(vectors.device)]
-    failures = [{**_name_row(source, shard, dataset, row, column), "reason": reasons[row]} for row in sorted(reasons)]
-    if reasons:
-        dataset = dataset.select(rows)
-    return EmbeddedShard(shard, dataset, vectors.half().cpu().numpy(), failures, {**counts, "failed": len(failures)})
-
-
-def _name_row(source, shard: int, dataset: datasets.Dataset, row: int, column: str) -> dict:
-    """A row's place in the source, its id, and the path of its image, so far as there are any."""
-    values = dataset[row]
-    path = values[column].get("path") if isinstance(values[column], dict) else None
-    return {
-        **source.place(shard, row),
-        **{key: values[key] for key in ("id", "__key__") if key in values},
-        **({"path": path} if path else {}),
-    }
+    rows = [row for row in rows if row not in reasons]
+    return EmbeddedShard(shard, rows, vectors, reasons, {**counts, "failed": len(reasons)})

@@ -49,7 +49,7 @@ def load_encoder(
         InputError: the name has no known form, or what it names cannot be loaded.
         MissingExtraError: the library that the encoder needs is not installed.
     """
-    name = str(name)
+    name = canonical_name(name)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
@@ -72,6 +72,12 @@ def load_encoder(
     from unicorn_hf.embedding.transformers_towers import load_transformers
 
     return load_transformers(name, spec, trust_remote_code=trust_remote_code, **options)
+
+
+def canonical_name(name: str | Path) -> str:
+    """The name under which an encoder's vectors are known: of a folder, its absolute path."""
+    is_folder = str(name) != "sandbox" and any((Path(name) / file).is_file() for file in FOLDER_LIBRARIES)
+    return str(Path(name).absolute() if is_folder else name)
 
 
 def find_library(name: str) -> tuple[str, str]:

@@ -28,8 +28,8 @@ from datasets.table import embed_table_storage
 
 from unicorn_hf import storage
 from unicorn_hf.embedding.batches import OVERFLOWS
-from unicorn_hf.embedding.embedded_shards import EmbeddedShard, embed_shards
-from unicorn_hf.embedding.encoder import DTYPES, Encoder, find_library, load_encoder
+from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
+from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.errors import InputError
 from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
@@ -83,8 +83,12 @@ class EmbeddingJob:
             if self.tasks > 1 or self.executor != "local":
                 raise InputError("several tasks load the encoder themselves; give its name")
         else:
-            self.encoder = str(Path(self.encoder).absolute() if Path(self.encoder).is_dir() else self.encoder)
+            self.encoder = canonical_name(self.encoder)
             find_library(self.encoder)
+
+    def __getstate__(self) -> dict:
+        # A rank opens the source itself, and sees whether it is still the same.
+        return {key: value for key, value in vars(self).items() if key != "source"}
 
     def run(self) -> dict | None:
         """Write the output folder, or what is missing of it.
@@ -114,11 +118,12 @@ class EmbeddingJob:
         }
         return {**summary, "seconds": round(seconds, 2), **rates}
 
-    def embed_all(self) -> list[EmbeddedShard]:
-        """All shards, in their order and in memory."""
+    def embed_in_memory(self) -> tuple[datasets.Dataset, list[dict]]:
+        """The rows that could be embedded, with their vectors; and the others, each with its place and the reason."""
         self.open_source()
-        shards = self.embed_shards(range(self.num_shards), self.load_encoder(0))
-        return sorted(shards, key=lambda shard: shard.index)
+        shards = sorted(self.embed_shards(range(self.num_shards), self.load_encoder(0)), key=lambda shard: shard.index)
+        tables, failures = zip(*map(self.complete, shards), strict=True)
+        return datasets.Dataset(pa.concat_tables(tables)), [failure for each in failures for failure in each]
 
     def open_source(self) -> None:
         """Open the data, choose the column, cut the shards.
@@ -172,6 +177,8 @@ class EmbeddingJob:
             "dtype": self.dtype,
             "source": self.data if isinstance(self.data, str) else "",
             "source_fingerprint": self.source.fingerprint,
+            "name": self.name,
+            "split": self.split,
             "column": self.column,
             "batch_size": self.batch_size,
             "overflow": self.overflow,
@@ -292,6 +299,10 @@ class EmbeddingJob:
         return load_encoder(self.encoder, device=device, **options)
 
     def embed_shards(self, shards, encoder: Encoder, rank: int = 0, world_size: int = 1) -> Iterator[EmbeddedShard]:
+        num_workers = self.num_workers
+        if num_workers is None:
+            ranks = self.workers if self.executor == "local" else 1
+            num_workers = default_num_workers(self.kind, encoder.device, len(shards), self.source.num_rows, ranks)
         return embed_shards(
             self.source,
             shards,
@@ -300,10 +311,26 @@ class EmbeddingJob:
             column=self.column,
             batch_size=self.batch_size,
             overflow=self.overflow,
-            num_workers=self.num_workers,
+            num_workers=num_workers,
             progress="embed" if world_size == 1 else f"embed {rank + 1}/{world_size}",
             position=rank if self.executor == "local" else 0,
         )
+
+    def complete(self, shard: EmbeddedShard) -> tuple[pa.Table, list[dict]]:
+        """A shard's rows with their vectors; and its other rows, each with its place, id or path, and the reason."""
+        dataset = self.source.read(shard.index)
+        failures = []
+        for row in sorted(shard.reasons):
+            values = dataset[row]
+            image = values[self.column]
+            named = {key: values[key] for key in ("id", "__key__") if key in values}
+            named |= {"path": image["path"]} if isinstance(image, dict) and image.get("path") else {}
+            failures.append({**self.source.place(shard.index, row), **named, "reason": shard.reasons[row]})
+        if failures:
+            dataset = dataset.select(shard.rows)
+        return add_vectors(
+            dataset.remove_columns(self.remove_columns or []), self.embeds_column, shard.vectors
+        ), failures
 
     def shard_file(self, shard: int) -> Path:
         return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
@@ -317,10 +344,8 @@ class EmbeddingJob:
     def write_shard(self, shard: EmbeddedShard) -> None:
         """Write a shard and, before it, its counts: the shard's file says that both are there."""
         with writing(self.output):
-            record = {"counts": shard.counts, "failures": shard.failures}
-            storage.write_json(record, self.counts_file(shard.index))
-            dataset = shard.dataset.remove_columns(self.remove_columns or [])
-            table = add_vectors(dataset, self.embeds_column, shard.vectors)
+            table, failures = self.complete(shard)
+            storage.write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
             # `Dataset.to_parquet` takes eight times as long over the vectors, which its dictionaries cannot compress.
@@ -350,7 +375,7 @@ class EmbeddingJob:
             "embedded": counts["rows"] - counts["failed"],
             "padding_share": round(1 - counts["tokens"] / counts["padded_tokens"], 4) if counts["tokens"] else None,
             "embed_dim": embed_dim,
-            "settings": self.settings(),
+            "settings": json.loads((self.work / "settings.json").read_text(encoding="utf-8")),
         }
         with writing(self.output):
             failures = [failure for record in records for failure in record["failures"]]
@@ -411,6 +436,6 @@ def writing(output):
             raise InputError(
                 f"{output}: the disk is full ({reason}); make room and run the same command again: what is done is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             raise InputError(f"{output}: cannot be written ({reason}); name another folder") from error
         raise

@@ -22,11 +22,9 @@ def open_shards(data, *, name: str | None = None, split: str = "train"):
         InputError: it cannot be read.
     """
     if not isinstance(data, datasets.Dataset):
-        path = Path(data)
-        tars = (
-            [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar")) if path.is_dir() else []
-        )
-        if tars:
+        if Path(data).is_file() and Path(data).suffix == ".tar":
+            return TarShards([Path(data)])
+        if tars := sorted(Path(data).glob("*.tar")):
             return TarShards(tars)
     dataset = storage.read_dataset(data, name, split)
     for column, feature in dataset.features.items():

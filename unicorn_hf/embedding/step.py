@@ -4,11 +4,10 @@ import warnings
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
 
 from unicorn_hf import storage
 from unicorn_hf.embedding.encoder import Encoder
-from unicorn_hf.embedding.job import EmbeddingJob, add_vectors
+from unicorn_hf.embedding.job import EmbeddingJob
 from unicorn_hf.errors import InputError
 
 
@@ -90,10 +89,7 @@ def embed(
         return None if job.run() is None else storage.read_dataset(output)
     if tasks > 1 or executor != "local":
         raise InputError("several tasks need an output folder; name one")
-    pieces = job.embed_all()
-    failures = [failure for piece in pieces for failure in piece.failures]
+    dataset, failures = job.embed_in_memory()
     if failures:
         warnings.warn(f"{len(failures)} rows have no vector and are left out; the first: {failures[0]}", stacklevel=2)
-    return datasets.Dataset(
-        pa.concat_tables(add_vectors(piece.dataset, job.embeds_column, piece.vectors) for piece in pieces)
-    )
+    return dataset
