@@ -124,6 +124,8 @@ class UnicornPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Also keeps quantisers away from it.
+    _keep_in_fp32_modules = ["multi_modal_projector", "model.multi_modal_projector"]  # noqa: RUF012
     # The statistics of the input are a few thousand numbers, and their rounding would move every image.
     _keep_in_fp32_modules_strict = ["image_conditioner"]  # noqa: RUF012
 
