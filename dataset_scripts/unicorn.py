@@ -3,6 +3,7 @@
 A published folder or repository needs none of this: `load_dataset` reads it as it is.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,8 +107,15 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
-        with tempfile.TemporaryDirectory(dir=Path(self._output_dir).parent, prefix="vectors-") as self._scratch:
+        # A run that was killed has left its files here.
+        self._scratch = Path(self._output_dir) / "vectors"
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        (Path(self._output_dir) / "rejected.jsonl").unlink(missing_ok=True)
+        self._scratch.mkdir()
+        try:
             super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
+        finally:
+            shutil.rmtree(self._scratch)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config

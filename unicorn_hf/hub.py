@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -219,11 +218,11 @@ def _dataset_folder(output, overwrite: bool) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(new, ignore_errors=True)
     elif not overwrite and output.is_dir() and any(output.iterdir()):
         raise InputError(f"{output}: exists and is not empty; name another folder, or give --overwrite")
-    with (
-        storage.new_folder(new) as folder,
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".vectors-") as scratch,
-    ):
-        yield folder, Path(scratch)
+    with storage.new_folder(new) as folder:
+        scratch = folder / ".vectors"
+        scratch.mkdir()
+        yield folder, scratch
+        shutil.rmtree(scratch)
     if replace:
         old = output.with_name(f".{output.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -295,7 +294,7 @@ def _merge_provenance(sources: dict, inputs: dict) -> dict:
         for column, feature in source.features.items():
             if not column.endswith("_embeds") or (column == "image_embeds" and getattr(source, "lookup", None)):
                 continue
-            facts = {"embed_dim": feature.length, **said.get(column, {})}
+            facts = {**said.get(column, {}), "embed_dim": feature.length}
             key = (feature.length, facts.get("encoder"), facts.get("transfer"))
             if column in of_column and any(
                 a != b for a, b in zip(key, of_column[column], strict=True) if None not in (a, b)
