@@ -329,7 +329,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_text_pretrained(
-        cls, pretrained_model_name_or_path, embed_dim: int, tokenizer=None, **kwargs
+        cls, pretrained_model_name_or_path, embed_dim: int, tokenizer=None, text_config=None, **kwargs
     ) -> "UnicornForConditionalGeneration":
         """A model over a pretrained language model: its weights as they are, and a new projector.
 
@@ -338,11 +338,12 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             embed_dim: dimension of the image vectors.
             tokenizer: its tokenizer, read from the same place by default. `<image>` is added to it where it has none,
                 and the embeddings grow to the next multiple of 64 where the vocabulary has no spare row.
+            text_config: its configuration, read from the same place by default.
             kwargs: fields of `UnicornConfig`, and what `from_pretrained` takes (`dtype`, `device_map`,
                 `quantization_config`, `attn_implementation`, `revision`, ...).
 
         Raises:
-            ValueError: the model is no text-only causal language model, or its weights are not all there.
+            ValueError: its weights are not all there, or it makes its logits in a way that is not known here.
         """
         if "vision_config" in kwargs:
             raise ValueError(
@@ -356,7 +357,8 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)
         image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
-        text_config = AutoConfig.from_pretrained(name, **hub_kwargs).get_text_config(decoder=True)
+        if text_config is None:
+            text_config = AutoConfig.from_pretrained(name, **hub_kwargs).get_text_config(decoder=True)
         text_config.name_or_path = name
         with torch.device("meta"):
             causal_lm = AutoModelForCausalLM.from_config(text_config)

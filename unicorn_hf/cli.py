@@ -575,6 +575,36 @@ def evaluate(
         print(f"{kind:20} {score.accuracy:.3f} ± {score.standard_error:.3f}  ({score.total:,} questions)")
 
 
+@app.command("convert-checkpoint")
+def convert_checkpoint(
+    source: Annotated[Path, typer.Argument(help="A released checkpoint's folder, or a lone mm_projector.bin.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
+    language_model: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of the language model of a lone mm_projector.bin.")
+    ] = None,
+    num_image_tokens: Annotated[int, typer.Option(help="Copies of an image's projected vector.")] = 576,
+    image_encoder: Annotated[str | None, typer.Option(help="Whose vectors it was trained on, for the record.")] = None,
+    transfer: Annotated[str | None, typer.Option(help="What moved them, for the record: mean_shift, ...")] = None,
+):
+    """Bring a released Unicorn checkpoint (Bunny's layout) into this package's model."""
+    from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import convert_unicorn_checkpoint
+    from unicorn_hf.storage import new_folder
+
+    try:
+        with new_folder(output) as folder:
+            convert_unicorn_checkpoint(
+                source,
+                folder,
+                language_model=language_model,
+                num_image_tokens=num_image_tokens,
+                image_encoder=image_encoder,
+                transfer=transfer,
+            )
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    print(f"{output}: converted")
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder that keeps everything.")] = Path(
