@@ -59,7 +59,7 @@ def chat_writer(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     def make(*servers: LLMServer, **options) -> ChatWriter:
-        options = {"concurrency": 32, "timeout": 0.5, "deadline": 4.0, **options}
+        options = {"concurrency": 32, "timeout": 1.5, "deadline": 6.0, **options}
         return ChatWriter("m", servers=tuple(server.base_url for server in servers), **options)
 
     return make

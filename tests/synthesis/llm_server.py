@@ -86,6 +86,9 @@ class Server:
             self.in_flight -= 1
 
     async def respond(self, http_request: web.Request, request: dict) -> web.StreamResponse:
+        if self.options.key and http_request.headers.get("Authorization") != f"Bearer {self.options.key}":
+            sent = http_request.headers.get("Authorization", "")
+            return web.json_response({"error": {"message": f"wrong key: {sent}"}}, status=401)
         users = [message["content"] for message in request["messages"] if message["role"] == "user"]
         key = hashlib.sha256(users[0].encode()).hexdigest()[:16]
         self.seen[key] += 1
@@ -112,7 +115,10 @@ class Server:
         """A response that carries the fault, or a text with it."""
         if fault[:3].isdigit() and not fault.startswith("2 MB"):
             headers = {"Retry-After": "0.05"} if "Retry-After" in fault else {}
-            return web.json_response({"error": {"message": fault}}, status=int(fault[:3]), headers=headers)
+            sent = http_request.headers.get("Authorization", "")
+            return web.json_response(
+                {"error": {"message": f"{fault} for {sent}"}}, status=int(fault[:3]), headers=headers
+            )
         if fault == "reset":
             http_request.transport.abort()
             return web.Response()
@@ -172,5 +178,6 @@ if __name__ == "__main__":
     parser.add_argument("--latency", type=float, default=0)
     parser.add_argument("--log")
     parser.add_argument("--max-in-flight", type=int, default=0)
+    parser.add_argument("--key")
     parser.add_argument("--lifetime", type=float, default=300)
     asyncio.run(serve(parser.parse_args()))

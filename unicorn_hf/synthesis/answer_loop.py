@@ -48,7 +48,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
             loop = _AnswerLoop(stage, writer, journal, usage, budget, progress)
             await loop.run(pending(stage, work, rank, done))
         loop.progress.close()
-        if loop.out_of_budget:
+        if loop.left_out:
             stopped.touch()
 
 
@@ -136,7 +136,8 @@ class _AnswerLoop:
     def __init__(self, stage, writer, journal: Journal, usage: Usage, budget: float | None, progress):
         self.stage, self.writer, self.journal = stage, writer, journal
         self.usage, self.budget, self.progress = usage, budget, progress
-        self.out_of_budget = False
+        self.left_out = False  # whether a request was not asked for want of money
+        self._out_of_budget = False
         self._reserved = 0.0  # the most that the calls under way can cost
         self._failed_in_a_row = []  # (request, entry); not final before another request succeeds
         self._rejected = self._dead = 0
@@ -155,7 +156,7 @@ class _AnswerLoop:
         self._show()
 
     async def _work(self, requests: Iterator[tuple[int, dict, int]]) -> None:
-        while not self.out_of_budget:
+        while not self._out_of_budget:
             try:
                 request, row, number = next(requests)
             except StopIteration:
@@ -196,8 +197,9 @@ class _AnswerLoop:
         except BadAnswer:  # refused before it is sent
             return 0.0
         if self.writer.prices.cost(self.usage) + self._reserved + most > self.budget:
-            # The last one under way turns off the light; the others may still leave room.
-            self.out_of_budget = self._reserved == 0
+            self.left_out = True
+            # The others that are under way may still leave room for more.
+            self._out_of_budget = self._reserved == 0
             return None
         self._reserved += most
         return most

@@ -218,9 +218,10 @@ class ChatWriter:
 
         if isinstance(error, openai.APIStatusError):
             reason, detail = f"http_{error.status_code}", str(error)
-        elif isinstance(error, asyncio.TimeoutError | openai.APITimeoutError):
+        elif isinstance(error, asyncio.TimeoutError):
             reason, detail = "timeout", f"no answer within {self.timeout:g} s"
         else:
+            # openai takes a lost connection for a timeout; its cause knows better
             reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
         return reason, detail.replace(self._key, "***")[:500] if len(self._key) > 6 else detail[:500]
 
