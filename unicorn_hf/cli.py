@@ -288,12 +288,9 @@ def embed(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the encoder's own code.")] = False,
     shard_rows: Annotated[int | None, typer.Option(help="Rows in a shard, which is done whole or again.")] = None,
     num_workers: Annotated[int | None, typer.Option(help="Processes that tokenise or decode.")] = None,
-    executor: Annotated[str, typer.Option(help="Who runs the tasks: local, slurm or ray.")] = "local",
-    tasks: Annotated[int, typer.Option(help="How many tasks share the shards.")] = 1,
-    executor_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="For datatrove's executor, or for sbatch: partition=gpu, time=8:00:00."),
-    ] = None,
+    executor: Executor = "local",
+    tasks: Annotated[int, typer.Option(help="How many tasks share the shards, each on a GPU where there are any.")] = 1,
+    executor_option: ExecutorOption = None,
 ):
     """Embed captions or pictures: the same dataset with one column of vectors more.
 

@@ -207,3 +207,11 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else real(name))
     with pytest.raises(MissingExtraError, match=r"unicorn-hf\[clip\]"):
         load_encoder("open_clip/ViT-B-32/openai")
+
+
+@pytest.mark.slow  # the compiler takes its time
+def test_compiled_towers_give_the_same_vectors(transformers_clip):
+    encoder, compiled = (load_encoder(transformers_clip, device="cpu", compile=each) for each in (False, True))
+    for texts in (TEXTS, TEXTS[:2]):  # another batch size and length
+        np.testing.assert_allclose(compiled.encode_text(texts), encoder.encode_text(texts), atol=1e-5)
+    np.testing.assert_allclose(compiled.encode_images(pictures()), encoder.encode_images(pictures()), atol=1e-5)
