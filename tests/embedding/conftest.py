@@ -1,10 +1,7 @@
 """Small models of the real architectures, with random weights, saved as their libraries save them."""
 
 import json
-import os
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch

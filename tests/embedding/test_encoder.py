@@ -189,7 +189,8 @@ def test_missing_weights_are_refused(transformers_clip, tmp_path):
         ("llm2clip/only-one", "expected llm2clip/<clip repository>"),
     ],
 )
-def test_an_unusable_name_is_one_sentence(name, reason):
+def test_an_unusable_name_is_one_sentence(name, reason, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=reason) as error:
         load_encoder(name)
     assert "\n" not in str(error.value)

@@ -1,4 +1,5 @@
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_another_number_of_tasks_goes_on_where_a_run_stopped(source, expected, t
     assert job.done_shards() == {1}
     embed(source, tmp_path / "out", shard_rows=20)
     assert contents(tmp_path / "out") == expected
+
+
+def test_a_rank_refuses_a_source_that_has_changed_since_the_run_began(tmp_path):
+    source = tmp_path / "captions.parquet"
+    datasets.Dataset.from_dict({"caption": captions(30)}).to_parquet(source)
+    job = EmbeddingJob(data=source, output=tmp_path / "out", shard_rows=20, tasks=2)
+    job.open_source()
+    job.start()
+    datasets.Dataset.from_dict({"caption": captions(31)}).to_parquet(source)
+    with pytest.raises(InputError, match="the source has changed"):
+        pickle.loads(pickle.dumps(job)).run_rank(0, 2)
 
 
 def test_ray_gives_the_folder_that_one_task_gives(source, expected, tmp_path):

@@ -152,7 +152,7 @@ class Encoder:
         batches = TextBatches(self.tokenizer, texts, overflow=overflow, batch_size=batch_size, device=self.device)
         vectors = torch.empty(batches.num_windows, self.embed_dim, device=self.device)
         for windows, inputs in batches:
-            vectors[windows] = self.forward(self.text_tower, inputs)
+            vectors[windows.to(self.device)] = self.forward(self.text_tower, inputs)
         return mean_of_windows(vectors, batches.windows_per_text).cpu().numpy()
 
     def encode_images(self, images: Sequence, *, batch_size: int | str = "auto") -> np.ndarray:
