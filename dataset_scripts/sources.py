@@ -138,7 +138,8 @@ class TableSource:
         if "image_embeds" not in embed_dims:
             if embeddings is None:
                 raise InputError(
-                    f"{self.name}: has no column 'image_embeds'; its columns are {', '.join(schema.names)}"
+                    f"{self.name}: has no column 'image_embeds' (its columns are {', '.join(schema.names)}); "
+                    "add it with `transfer apply`, or name the embeddings to take it from"
                 )
             self.lookup = open_lookup(embeddings, "image_embeds", allow_pickle=allow_pickle, scratch=scratch)
             embed_dims["image_embeds"] = self.lookup.embed_dim

@@ -160,9 +160,15 @@ def test_two_encoders_are_not_published_together(tmp_path):
 
 
 def test_an_id_twice_among_the_captions_is_an_error(tmp_path):
-    twice = datasets.concatenate_datasets([captions(), captions(5)])
-    with pytest.raises(InputError, match="has the id '000000' twice"):
+    twice = datasets.concatenate_datasets([captions(2500), captions().select([7])])
+    with pytest.raises(InputError, match="has the id '000007' twice"):
         publish(twice, None, tmp_path / "out")
+
+
+def test_captions_without_vectors_are_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"has no column 'image_embeds' .*`transfer apply`"):
+        publish(captions().remove_columns("image_embeds"), None, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_captions_alone_can_be_published(tmp_path):

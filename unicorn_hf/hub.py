@@ -265,13 +265,10 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
 def _unique(tables: Iterator, name: str) -> Iterator:
     seen: set[str] = set()
     for table in tables:
-        ids = table.column("id").to_pylist()
-        before = len(seen)
-        seen.update(ids)
-        if len(seen) - before != len(ids):
-            known = set()
-            twice = next(key for key in ids if key in known or known.add(key))
-            raise InputError(f"{name}: has the id {twice!r} twice; expected each id once")
+        for key in table.column("id").to_pylist():
+            if key in seen:
+                raise InputError(f"{name}: has the id {key!r} twice; expected each id once")
+            seen.add(key)
         yield table
 
 
