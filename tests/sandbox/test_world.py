@@ -75,8 +75,8 @@ def test_the_world_agrees_with_every_answer_the_writer_gives(task):
     [
         ("How many objects are there?", "one"),
         ("What color is the circle?", "blue"),
-        ("What size is the blue square?", "small"),
-        ("Where is the red circle, seen from the blue square?", "right of"),
+        ("What size is the square?", "small"),
+        ("Where is the circle, seen from the square?", "right of"),
         ("Which object is larger?", "the red circle"),
         ("Are the two objects of the same size?", "yes"),
         ("What color is the circle?\n(A) red\n(B) blue", "red (B)"),

@@ -34,7 +34,7 @@ def learnt(row):
 
 def test_the_assistants_words_and_end_tokens_are_learnt_and_nothing_else(processor):
     (row,) = tokenize_conversations(conversations(MESSAGES), processor)
-    assert processor.tokenizer.decode(learnt(row)) == "red<|im_end|>a circle<|im_end|>"
+    assert processor.tokenizer.decode(learnt(row)) == " red<|end|> a circle<|end|>"
     assert all(label in (IGNORED, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
 
 
@@ -54,7 +54,7 @@ def test_training_tokens_are_those_the_processor_makes_at_inference(processor):
 def test_a_caption_is_learnt_with_its_end_token_and_the_image_is_not(processor):
     data = Dataset.from_dict({"caption": ["red circle"], "image_embeds": [[0.0, 1.0]]})
     (row,) = tokenize_captions(data, processor)
-    assert processor.tokenizer.decode(learnt(row)) == "red circle<|im_end|>"
+    assert processor.tokenizer.decode(learnt(row)) == "red circle<|end|>"
     assert row["input_ids"][:3] == [processor.image_token_id] * 3
     assert row["labels"][:3] == [IGNORED] * 3
 
@@ -62,7 +62,7 @@ def test_a_caption_is_learnt_with_its_end_token_and_the_image_is_not(processor):
 def test_a_long_conversation_loses_its_last_turn_and_never_the_image(processor, caplog):
     (whole,) = tokenize_conversations(conversations(MESSAGES), processor)
     (cut,) = tokenize_conversations(conversations(MESSAGES), processor, max_length=len(whole["input_ids"]) - 1)
-    assert processor.tokenizer.decode(learnt(cut)) == "red<|im_end|>"
+    assert processor.tokenizer.decode(learnt(cut)) == " red<|end|>"
     assert cut["input_ids"].count(processor.image_token_id) == 3
     assert "1 of 1 samples cut short, 0 left out" in caplog.text
 

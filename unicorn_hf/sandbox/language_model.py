@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-# ChatML, with the assistant's tokens marked for the loss.
+# As short as a chat template can be, since every token costs time on a CPU.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{{ '<|im_start|>' + message.role + '\n' }}"
     "{%- if message.role == 'assistant' -%}"
-    "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{%- else -%}{{ message.content + '<|im_end|>\n' }}{%- endif -%}"
+    "{% generation %}{{ ' ' + message.content + '<|end|>' }}{% endgeneration %}"
+    "{%- else -%}{{ '<|user|>' + message.content + '<|assistant|>' }}{%- endif -%}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 
 
@@ -24,13 +22,15 @@ def save_language_model(
         the number of parameters and the size of the vocabulary.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.Split(Regex(r" ?\([A-D]\)| ?\w+| ?[^\s\w]+|\s"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<pad>", "<|im_start|>", "<|im_end|>"]
+    specials = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -41,7 +41,7 @@ def save_language_model(
         ),
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>", chat_template=CHAT_TEMPLATE
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -54,6 +54,8 @@ def save_language_model(
             num_key_value_heads=hidden_size // 32,
             max_position_embeddings=512,
             tie_word_embeddings=True,
+            # The usual 0.02 is meant for widths of thousands.
+            initializer_range=hidden_size**-0.5,
             pad_token_id=fast.pad_token_id,
             eos_token_id=fast.eos_token_id,
             bos_token_id=None,

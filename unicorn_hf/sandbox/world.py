@@ -113,9 +113,9 @@ def check_answer(scene: Scene, question: str, answer: str) -> bool:
         return f"({letter}) {value}" in options and check_answer(scene, question, _place(question, value))
     named = [
         thing
-        for match in re.finditer(rf"({'|'.join(COLORS)})? ?\b({'|'.join(SHAPES)}|object)\b", question)
+        for color, shape in re.findall(rf"the (?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)}|object)\b", question)
         for thing in scene.things
-        if (match[1] in (None, thing.color) and match[2] in ("object", thing.shape))
+        if color in ("", thing.color) and shape in ("object", thing.shape)
     ]
     if question.startswith("How many"):
         return answer == ("one", "two")[len(scene.things) - 1]

@@ -76,29 +76,32 @@ def tokenize_conversations(dataset, processor, *, max_length: int | None = None)
         ) from error
     image = processor.image_token * processor.num_image_tokens
 
-    def tokenize_one(messages):
-        expanded = [{**turn, "content": turn["content"].replace(processor.image_token, image)} for turn in messages]
-        return tokenizer.apply_chat_template(
+    def encode(conversations) -> tuple[list[list[int]], list[list[int]]]:
+        expanded = [
+            [{**turn, "content": turn["content"].replace(processor.image_token, image)} for turn in messages]
+            for messages in conversations
+        ]
+        encoded = tokenizer.apply_chat_template(
             expanded, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
+        return encoded["input_ids"], encoded["assistant_masks"]
 
-    def tokenize(row):
-        messages = row["messages"]
-        encoded = tokenize_one(messages)
-        while max_length is not None and len(encoded["input_ids"]) > max_length and len(messages) > 2:
-            messages = messages[:-2]
-            encoded = tokenize_one(messages)
-        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-        if max_length is not None and len(ids) > max_length:
-            ids = []
-        return {
-            "input_ids": ids,
-            "labels": [token if said else IGNORE_INDEX for token, said in zip(ids, mask, strict=False)],
-            "cut": len(messages) < len(row["messages"]),
-        }
+    def tokenize(batch):
+        columns = {"input_ids": [], "labels": [], "cut": []}
+        for messages, ids, mask in zip(batch["messages"], *encode(batch["messages"]), strict=True):
+            turns = len(messages)
+            while max_length is not None and len(ids) > max_length and turns > 2:
+                turns -= 2
+                ((ids,), (mask,)) = encode([messages[:turns]])
+            if max_length is not None and len(ids) > max_length:
+                ids = []
+            columns["input_ids"].append(ids)
+            columns["labels"].append([i if said else IGNORE_INDEX for i, said in zip(ids, mask, strict=False)])
+            columns["cut"].append(turns < len(messages))
+        return columns
 
     columns = [name for name in dataset.column_names if name != "image_embeds"]
-    tokens = dataset.map(tokenize, remove_columns=columns, desc="tokenizing conversations")
+    tokens = dataset.map(tokenize, batched=True, remove_columns=columns, desc="tokenizing conversations")
     kept = tokens.filter(bool, input_columns="input_ids", desc="leaving out what is too long")
     _report(cut=sum(kept["cut"]), dropped=len(tokens) - len(kept), total=len(tokens), max_length=max_length)
     if len(kept) == 0:

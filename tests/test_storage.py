@@ -1,0 +1,66 @@
+import pytest
+from datasets import Dataset, load_dataset
+
+from unicorn_hf import InputError
+from unicorn_hf.storage import check_columns, new_folder, read_dataset, read_provenance, write_dataset, write_shards
+
+ROWS = Dataset.from_dict({"id": [str(i) for i in range(100)], "caption": [f"caption {i}" * 50 for i in range(100)]})
+
+
+def test_what_is_written_is_read_back_by_load_dataset_with_its_provenance(tmp_path):
+    provenance = {"image_embeds": {"encoder": "sandbox", "embed_dim": 64, "transfer": "realign"}}
+    write_dataset(ROWS, tmp_path / "out", title="Test", provenance=provenance)
+    assert load_dataset(str(tmp_path / "out"), split="train").to_dict() == ROWS.to_dict()
+    assert read_dataset(tmp_path / "out").to_dict() == ROWS.to_dict()
+    assert read_provenance(tmp_path / "out") == provenance
+
+
+def test_a_large_dataset_is_written_in_shards_in_order(tmp_path):
+    write_shards(ROWS, tmp_path, shard_size=ROWS.data.nbytes // 3)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) >= 3
+    assert names[0] == f"train-00000-of-{len(names):05d}.parquet"
+    assert (
+        load_dataset("parquet", data_files=[str(tmp_path / name) for name in names], split="train")["id"][:]
+        == (ROWS["id"][:])
+    )
+
+
+def test_a_folder_that_was_interrupted_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("written")
+        raise RuntimeError("stopped")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_not_touched(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(InputError, match="not an empty folder"), new_folder(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("seeds.xyz", b"red", "unknown file type '.xyz'"),
+        ("seeds.jsonl", b"{not json", "cannot be read"),
+        ("seeds.txt", b"", "cannot be read|is empty"),
+        ("seeds.parquet", b"nonsense", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_dataset(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_a_source_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.parquet: no such file"):
+        read_dataset(tmp_path / "nothing.parquet")
+
+
+def test_a_missing_column_is_named_beside_those_there_are():
+    with pytest.raises(InputError, match="has no column 'seed'; its columns are id, caption"):
+        check_columns(ROWS, "id", "seed", source="rows")
