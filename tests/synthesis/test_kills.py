@@ -1,0 +1,113 @@
+"""A run that is killed, on two ranks, or without room on the disk goes on where it stopped."""
+
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import datasets
+import pytest
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.storage import read_dataset
+from unicorn_hf.synthesis import write_captions
+
+CONCURRENCY = 16
+SEEDS = [f"{thing} number {index}" for index in range(60) for thing in ("dog", "boat", "lamp")]
+
+
+def command(*arguments, server):
+    return [
+        *(sys.executable, "-m", "unicorn_hf", *map(str, arguments), "--writer", "chat", "--model", "m"),
+        *("--base-url", server.base_url, "--concurrency", str(CONCURRENCY)),
+    ]
+
+
+def journalled(work):
+    return sum(path.read_bytes().count(b"\n") for path in (work / "journal").glob("*.jsonl"))
+
+
+def kill_at(arguments, work, moment):
+    """Start a command, and SIGKILL it when its journals hold `moment` answers."""
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not ((work / "journal").is_dir() and journalled(work) >= moment):
+        assert process.poll() is None and time.monotonic() < until, "it ended before it was to be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, tmp_path):
+    (tmp_path / "seeds.txt").write_text("\n".join(SEEDS))
+    undisturbed, disturbed = llm_server(), llm_server("--latency", "0.1")
+    rng = random.Random(0)
+    source = {"captions": tmp_path / "seeds.txt", "instructions": tmp_path / "captions whole"}
+    options = {"captions": ["--captions-per-seed", "2"], "instructions": ["--verify"]}
+    calls = 0
+    for stage in ("captions", "instructions"):
+        whole, output = tmp_path / f"{stage} whole", tmp_path / stage
+        subprocess.run(
+            command(stage, source[stage], "-o", whole, *options[stage], server=undisturbed),
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        again = command(stage, source[stage], "-o", output, *options[stage], server=disturbed)
+        for moment in sorted(rng.sample(range(10, 150), 3)):
+            kill_at(again, tmp_path / f"{stage}.work", moment)
+            assert not output.exists()
+        subprocess.run(again, check=True, stderr=subprocess.DEVNULL)
+        assert read_dataset(output).to_list() == read_dataset(whole).to_list()
+        calls_now = disturbed.calls()
+        repeated = len(calls_now[calls:]) - len(set(calls_now[calls:]))
+        # With a second pass, the first call of a pair in flight is repeated too.
+        assert repeated <= 3 * CONCURRENCY * (2 if stage == "instructions" else 1)
+        calls = len(calls_now)
+        assert not (tmp_path / f"{stage}.work").exists()
+
+
+def test_two_ranks_write_what_one_writes(llm_server, chat_writer, tmp_path):
+    writer = chat_writer(llm_server())
+    one = write_captions(SEEDS, tmp_path / "one", writer=writer)
+    two = write_captions(SEEDS, tmp_path / "two", writer=writer, tasks=2, workers=2)
+    assert two.to_list() == one.to_list()
+
+
+def test_a_rank_that_another_process_holds_is_left_alone(llm_server, chat_writer, tmp_path):
+    server = llm_server("--latency", "5")
+    arguments = command("captions", seeds_file(tmp_path), "-o", tmp_path / "captions", server=server)
+    process = subprocess.Popen([*arguments, "--captions-per-seed", "1"], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not server.calls():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    with pytest.raises(InputError, match="another process"):
+        write_captions(SEEDS, tmp_path / "captions", writer=chat_writer(server), captions_per_seed=1)
+    process.kill()
+    process.wait()
+
+
+def seeds_file(folder):
+    (folder / "seeds.txt").write_text("\n".join(SEEDS))
+    return folder / "seeds.txt"
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(llm_server, tmp_path):
+    server, output = llm_server(), tmp_path / "captions"
+    arguments = command("captions", seeds_file(tmp_path), "-o", output, server=server)
+    full = subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        # No file may grow beyond this; the journal is the first that would.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )
+    assert full.returncode == 2, full.stderr
+    assert "make room and run the same command again" in full.stderr.strip().splitlines()[-1]
+    kept = journalled(tmp_path / "captions.work")
+    assert kept > 10 and not output.exists()
+    subprocess.run(arguments, check=True, stderr=subprocess.DEVNULL)
+    assert len(datasets.load_dataset(str(output), split="train")) > 500
+    assert len(server.calls()) <= 3 * len(SEEDS) + 2 * CONCURRENCY

@@ -1,0 +1,82 @@
+"""A tiny language model with random weights: it says nothing that can be used, but it says it for real."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.sandbox.language_model import save_language_model
+from unicorn_hf.synthesis import ChatWriter, TransformersWriter, write_captions
+
+SEEDS = [f"dog number {index}" for index in range(6)]
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    texts = ["You write captions of photographs. Answer with one JSON object."] * 20
+    save_language_model(texts, folder, hidden_size=32, num_layers=1, seed=0)
+    return folder
+
+
+def check_journal(work):
+    """Every request was answered by a model, asked again twice, and none of it could be used."""
+    entries = [json.loads(line) for line in (work / "journal" / "00000.jsonl").open()]
+    assert len(entries) == len(SEEDS)
+    for entry in entries:
+        calls, _, prompt_tokens, completion_tokens = entry["usage"]
+        assert (entry["status"], calls) == ("dead", 3), entry
+        assert entry["reason"] in ("not_json", "wrong_schema", "empty_answer", "answer_too_large")
+        assert prompt_tokens > 300 and completion_tokens > 0
+
+
+def test_a_local_model_writes_with_continuous_batching(language_model, tmp_path):
+    writer = TransformersWriter(str(language_model), device="cpu", concurrency=4)
+    with pytest.raises(InputError, match="none of 6 requests gave a row"):
+        write_captions(SEEDS, tmp_path / "captions", writer=writer, captions_per_seed=1)
+    check_journal(tmp_path / "captions.work")
+
+
+def test_a_model_without_chat_template_is_named(language_model, tmp_path):
+    with pytest.raises(InputError, match="cannot be loaded as a language model"):
+        write_captions(SEEDS, tmp_path / "captions", writer=TransformersWriter(str(tmp_path)))
+
+
+@pytest.fixture
+def serving(language_model):
+    """The base URL of `transformers serve`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(language_model)]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--dtype", "float32", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 180
+        while True:
+            assert process.poll() is None and time.monotonic() < until, "transformers serve did not start"
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_real_server_is_spoken_to_in_its_protocol(serving, language_model, tmp_path):
+    writer = ChatWriter(str(language_model), servers=(serving,), concurrency=2, timeout=60)
+    with pytest.raises(InputError, match="none of 6 requests gave a row"):
+        write_captions(SEEDS, tmp_path / "captions", writer=writer, captions_per_seed=1)
+    check_journal(tmp_path / "captions.work")
