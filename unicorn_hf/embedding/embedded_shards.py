@@ -113,11 +113,15 @@ def embed_shards(
 
 
 def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None, ranks: int = 1) -> int:
-    """None where the work is small or the platform cannot fork; one beside a CPU's own work; several beside a GPU."""
+    """How many processes pay off beside a tower, for each of some ranks on this machine.
+
+    None where the work is small or the platform cannot fork, nor for texts beside a CPU: tokenising takes under a
+    hundredth of a tower's time there, and a process would only take a core from it.
+    """
     if sys.platform != "linux" or (num_rows is not None and num_rows < 2_000):
         return 0
     if device.type == "cpu":
-        return 1
+        return 1 if kind == "image" else 0
     cores = len(os.sched_getaffinity(0)) // ranks
     return max(1, min(num_shards, cores, 8 if kind == "text" else 16))
 
