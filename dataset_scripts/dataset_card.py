@@ -23,7 +23,7 @@ NUM_SAMPLES = 3
 HISTOGRAM_BINS = 10
 # The Hub's names of sizes, by their lower end.
 SIZE_CATEGORIES = {
-    10**9: "n>1B",
+    10**9: "1B<n<10B",
     10**8: "100M<n<1B",
     10**7: "10M<n<100M",
     10**6: "1M<n<10M",
