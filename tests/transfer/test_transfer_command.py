@@ -121,6 +121,28 @@ def test_the_whole_process_says_one_sentence_with_status_2(files, tmp_path):
     assert re.fullmatch(r"unicorn-hf: There is no transfer method 'x'; [^\n]*\n", result.stderr)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_peak_memory_does_not_grow_with_the_number_of_rows(tmp_path):
+    script = """
+import re
+from unicorn_hf.cli import app
+for command in ("fit --text text.npy --image text.npy -o fitted", "apply text.npy --transfer fitted -o moved.npy"):
+    app(["transfer", *command.split()], standalone_mode=False)
+print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+"""
+    peaks = []
+    for rows in (10_000, 100_000):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        np.save(
+            folder / "text.npy", np.random.default_rng(0).standard_normal((rows, 512), np.float32).astype(np.float16)
+        )
+        command = [sys.executable, "-c", script]
+        result = subprocess.run(command, cwd=folder, check=True, timeout=120, capture_output=True, text=True)
+        peaks.append(int(result.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 40  # MB; the larger file alone has 100
+
+
 def test_npy_files_are_moved_without_importing_torch_or_datasets(files, tmp_path):
     script = """
 import sys

@@ -17,6 +17,7 @@ import numpy as np
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.float16 import float32_to_float16
 from unicorn_hf.transfer.moments import Moments, no_direction
 from unicorn_hf.transfer.vectors import (
     ArrayVectors,
@@ -274,8 +275,12 @@ class ModalityTransfer:
 
         return run
 
-    def moved_blocks(self, vectors: Vectors, *, blocks=None, function=None, keep_bad: bool = False) -> Iterator:
-        """Pairs of the bad rows' indices in a block, and the block's moved rows (float32, NaN where bad), in order.
+    def moved_blocks(
+        self, vectors: Vectors, *, blocks=None, function=None, half: bool = False, keep_bad: bool = False
+    ) -> Iterator:
+        """Pairs of the bad rows' indices in a block, and the block's moved rows (float32; float16 with `half`), in order.
+
+        With `keep_bad` the bad rows are there too, and mean nothing.
 
         Raises:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
@@ -286,7 +291,8 @@ class ModalityTransfer:
             unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else self.dtype)
             unit[bad] = np.nan
             moved = function(unit).astype(np.float32, copy=False)
-            return block, moved, bad, np.flatnonzero(np.isnan(moved[:, 0]))
+            lost = np.flatnonzero(np.isnan(moved[:, 0]))
+            return block, float32_to_float16(moved) if half else moved, bad, lost
 
         first_row = 0
         for block, moved, bad, lost in parallel_map(of_block, vectors.blocks() if blocks is None else blocks):
@@ -362,7 +368,7 @@ class ModalityTransfer:
 
             batch = DatasetVectors(datasets.Dataset(table.select([column])), column, vectors.name, {})
             batch.row_name = lambda row: vectors.row_name(indices[row])
-            moved = np.concatenate([moved for _, moved in self.moved_blocks(batch)])
+            moved = np.concatenate([moved for _, moved in self.moved_blocks(batch, half=True)])
             return table.append_column(out_column, as_lists(moved))
 
         mapped = dataset.with_format("arrow").map(

@@ -66,9 +66,9 @@ class ReAlign(ModalityTransfer):
 
     def _trace_align(self, unit, statistics):
         """e' of a block of unit rows."""
-        unit -= statistics["mu_text"]
-        unit *= self.config["scale"]
-        unit += statistics["mu_image"]
+        scale = self.config["scale"]
+        unit *= scale
+        unit += statistics["mu_image"] - scale * statistics["mu_text"]
         return normalize(unit)
 
     def _map(self, unit, statistics):

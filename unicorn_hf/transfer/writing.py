@@ -9,7 +9,6 @@ import numpy as np
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.float16 import float32_to_float16
 from unicorn_hf.transfer.vectors import TABLE_ROWS, TableVectors, Vectors
 
 logger = logging.getLogger(__name__)
@@ -32,11 +31,10 @@ def write_moved(transfer, vectors: Vectors, output: Path, out_column: str, *, sk
 
 
 def as_lists(moved: np.ndarray):
-    """Rows [n, D] as a `pyarrow` array of float16 lists of length D; overwrites float32 rows."""
+    """float16 rows [n, D] as a `pyarrow` array of lists of length D."""
     import pyarrow as pa
 
-    half = float32_to_float16(moved) if moved.dtype == np.float32 else moved.astype(np.float16)
-    return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), moved.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(moved.reshape(-1)), moved.shape[1])
 
 
 def _write_npy(transfer, vectors: Vectors, output: Path, skip: bool, skipped: list[str]) -> None:
@@ -48,10 +46,9 @@ def _write_npy(transfer, vectors: Vectors, output: Path, skip: bool, skipped: li
         with partial.open("wb", buffering=0) as file:
             rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
             written = 0
-            for moved, _ in _kept(transfer, vectors, skip, skipped):
-                block = float32_to_float16(moved) if half else moved
-                file.write(memoryview(np.ascontiguousarray(block)).cast("B"))
-                written += len(block)
+            for moved, _ in _kept(transfer, vectors, skip, skipped, half=half):
+                file.write(memoryview(moved).cast("B"))
+                written += len(moved)
             if written != rows:
                 file.seek(0)
                 _write_npy_header(file, half, written, vectors.embed_dim)
@@ -153,10 +150,10 @@ def _type_text(kind) -> str:
     return str(kind)
 
 
-def _kept(transfer, vectors: Vectors, skip: bool, skipped: list[str], blocks=None):
+def _kept(transfer, vectors: Vectors, skip: bool, skipped: list[str], blocks=None, half: bool = True):
     """Pairs of moved rows, and the indices in their block of those that are kept (None: all)."""
     first_row = 0
-    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, keep_bad=skip):
+    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, half=half, keep_bad=skip):
         skipped += [vectors.row_name(first_row + int(row)) for row in lost]
         first_row += len(moved)
         yield (np.delete(moved, lost, axis=0), np.delete(np.arange(len(moved)), lost)) if len(lost) else (moved, None)

@@ -1,0 +1,233 @@
+"""Stage 3 as whole processes: the released way beside ours, on the same vectors, in one run.
+
+    python benchmarks/transfer.py                     # 100k and 300k rows, then 1.2M rows of ours alone
+    python benchmarks/transfer.py --rows 20000 --large 0
+
+The released way is written here from its description: pickled lists of dicts, float64, one pass each for the means, the
+traces, the mean after projection, and the output. Ours is what a user types: `unicorn-hf transfer fit`, then
+`unicorn-hf transfer apply`, two processes whose times are added. On a busy machine, go by the ratio of the CPU times.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+DIM = 1280
+CHUNK_ROWS = 50_000  # of a released pickle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 300_000])
+    parser.add_argument("--large", type=int, default=1_200_000, help="rows of the last run, of ours alone; 0: none")
+    parser.add_argument("--folder", type=Path, help="where to keep the vectors; a temporary folder by default")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/output/transfer.json"))
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        STEPS[arguments.step](arguments.work, *arguments.rows)
+        return
+    results = []
+    for rows in arguments.rows:
+        results += run(rows, arguments.folder, with_released=True)
+    if arguments.large:
+        results += run(arguments.large, arguments.folder, with_released=False)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"numbers: {arguments.output}")
+
+
+def run(rows: int, folder: Path | None, with_released: bool) -> list[dict]:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        step("write" if with_released else "write-npy", work, rows)
+        ours = ["transfer", "fit", "--text", "text.npy", "--image", "image.npy", "-o", "fitted"]
+        apply = ["transfer", "apply", "text.npy", "--transfer", "fitted", "-o", "moved.npy"]
+        results = []
+        if with_released:
+            results.append(measure("released way: pickles", rows, work, [step_command("released", work)]))
+        cli = ["-m", "unicorn_hf"]
+        results.append(measure("ours: .npy", rows, work, [[*cli, *ours], [*cli, *apply]]))
+        if with_released:
+            parquet = [arg.replace("text.npy", "texts").replace("image.npy", "images") for arg in ours]
+            parquet[-1] = "fitted-parquet"
+            apply = ["transfer", "apply", "texts", "--transfer", "fitted-parquet", "-o", "moved"]
+            results.append(measure("ours: Parquet folders", rows, work, [[*cli, *parquet], [*cli, *apply]]))
+        report(results, work, rows)
+        return results
+
+
+def step(name: str, work: Path, *rows: int) -> str:
+    """Run a part of this script as a process of its own.
+
+    This process must stay small: Linux counts what it holds when it starts another towards the other's peak memory.
+    """
+    command = [sys.executable, *step_command(name, work, *rows)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def step_command(name: str, work: Path, *rows: int) -> list[str]:
+    return [os.path.abspath(__file__), "--step", name, "--work", str(work), "--rows", *map(str, rows)]
+
+
+def write_vectors(work: Path, rows: int, with_released: bool = True) -> None:
+    """The same text and image vectors as .npy, as Parquet folders and as pickles."""
+    for name, seed in (("text", 1), ("image", 2)):
+        rng = np.random.default_rng(seed)
+        centre = rng.standard_normal(DIM, dtype=np.float32)
+        spectrum = np.geomspace(2, 0.2, DIM, dtype=np.float32)
+        file = np.lib.format.open_memmap(work / f"{name}.npy", "w+", np.float16, (rows, DIM))
+        for start in range(0, rows, 10_000):
+            noise = rng.standard_normal((min(10_000, rows - start), DIM), dtype=np.float32)
+            block = centre + noise * spectrum
+            file[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        file.flush()
+        if with_released:
+            for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
+                part = np.array(file[start : start + CHUNK_ROWS])
+                records = [{"id": str(start + i), "caption": "", "embed": row} for i, row in enumerate(part)]
+                with (work / f"{name}-{chunk:03d}.pkl").open("wb") as pickled:
+                    pickle.dump(records, pickled)
+            write_parquet(file, work / f"{name}s", f"{name}_embeds")
+        del file
+
+
+def write_parquet(vectors: np.ndarray, folder: Path, column: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)})
+    (folder / "data").mkdir(parents=True)
+    with pq.ParquetWriter(
+        folder / "data" / "train-00000-of-00001.parquet", schema, compression="none", use_dictionary=["id"]
+    ) as writer:
+        for start in range(0, len(vectors), 4096):
+            block = np.ascontiguousarray(vectors[start : start + 4096])
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), DIM)
+            ids = [str(row) for row in range(start, start + len(block))]
+            writer.write_table(pa.table([pa.array(ids), lists], schema=schema))
+
+
+def released(work: Path) -> None:
+    """Four passes in float64 over pickles of `[{"id", "caption", "embed"}]`; refuses NaN and Inf; writes pickles."""
+
+    def chunks(name):
+        for path in sorted(work.glob(f"{name}-*.pkl")):
+            with path.open("rb") as file:
+                records = pickle.load(file)
+            rows = np.stack([record["embed"] for record in records]).astype(np.float64)
+            if not np.isfinite(rows).all():
+                raise ValueError(f"{path} holds NaN or Inf")
+            yield records, rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    means, traces = {}, {}
+    for name in ("text", "image"):
+        total, count = 0.0, 0
+        for _, rows in chunks(name):
+            total, count = total + rows.sum(axis=0), count + len(rows)
+        means[name] = total / count
+    for name in ("text", "image"):
+        total, count = 0.0, 0
+        for _, rows in chunks(name):
+            total, count = total + ((rows - means[name]) ** 2).sum(), count + len(rows)
+        traces[name] = total / count
+    scale = np.sqrt(traces["image"] / traces["text"])
+
+    def align(rows):
+        moved = means["image"] + scale * (rows - means["text"])
+        return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+    total, count = 0.0, 0
+    for _, rows in chunks("text"):
+        total, count = total + align(rows).sum(axis=0), count + len(rows)
+    aligned = total / count
+    for index, (records, rows) in enumerate(chunks("text")):
+        moved = align(rows) - aligned + means["image"]
+        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+        moved = moved.astype(np.float32)
+        for record, row in zip(records, moved, strict=True):
+            record["embed"] = row
+        with (work / f"moved-{index:03d}.pkl").open("wb") as file:
+            pickle.dump(records, file)
+
+
+def measure(name: str, rows: int, work: Path, commands: list[list[str]]) -> dict:
+    """Wall and CPU time and peak memory of Python processes run one after the other, from an empty interpreter on."""
+    seconds, cpu_seconds, peak = [], 0.0, 0
+    for command in commands:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *command], cwd=work, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds.append(time.perf_counter() - start)
+        if status:
+            sys.exit(f"{name} failed: {' '.join(command)}")
+        cpu_seconds += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss * 1024)
+    return {"name": name, "rows": rows, "seconds": sum(seconds), "cpu_seconds": cpu_seconds, "peak_bytes": peak}
+
+
+def report(results: list[dict], work: Path, rows: int) -> None:
+    print(f"\n{rows:,} text and {rows:,} image vectors, {DIM} x float16, ReAlign; whole processes")
+    for result in results:
+        line = f"  {result['name']:24} {result['seconds']:7.2f} s, CPU {result['cpu_seconds']:7.2f} s"
+        if len(results) > 1:
+            for kind in ("seconds", "cpu_seconds"):
+                result[f"{kind}_ratio"] = results[0][kind] / result[kind]
+            line += f"; {result['seconds_ratio']:5.1f} x ({result['cpu_seconds_ratio']:5.1f} x by CPU time)"
+        print(f"{line}; {rows / result['seconds']:11,.0f} rows/s; peak {result['peak_bytes'] / 1e9:.2f} GB")
+    share_of_limit(next(result for result in results if result["name"] == "ours: .npy"), work)
+    if (work / "moved-000.pkl").exists():
+        results[-1]["largest_difference"] = float(step("compare", work))
+        print(f"  largest difference of the outputs: {results[-1]['largest_difference']:.1e}")
+
+
+def compare(work: Path) -> None:
+    from unicorn_hf import ModalityTransfer
+
+    with (work / "moved-000.pkl").open("rb") as file:
+        theirs = np.stack([record["embed"] for record in pickle.load(file)[:20_000]])
+    text = np.load(work / "text.npy", mmap_mode="r")[:20_000]
+    print(np.abs(ModalityTransfer.from_pretrained(work / "fitted").apply(text) - theirs).max())
+
+
+def share_of_limit(result: dict, work: Path) -> None:
+    """How near ours comes to merely moving the bytes it must: images once, text four times, the output once."""
+    size = (work / "text.npy").stat().st_size
+    buffer = bytearray(4 << 20)
+    start = time.perf_counter()
+    with (work / "text.npy").open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    read = time.perf_counter() - start
+    start = time.perf_counter()
+    with (work / "text.npy").open("rb", buffering=0) as source, (work / "copy").open("wb", buffering=0) as target:
+        shutil.copyfileobj(source, target, 4 << 20)
+    write = max(time.perf_counter() - start - read, 1e-9)
+    bound = 5 * read + write
+    result |= {"read_bytes_per_second": size / read, "write_bytes_per_second": size / write}
+    result["share_of_limit"] = bound / result["seconds"]
+    print(
+        f"  limit: read {size / read / 1e9:.1f} GB/s, write {size / write / 1e9:.1f} GB/s (page cache); "
+        f"ours from .npy reaches {bound / result['seconds']:.0%} of it, starts of Python included"
+    )
+
+
+STEPS = {
+    "write": write_vectors,
+    "write-npy": lambda work, rows: write_vectors(work, rows, with_released=False),
+    "released": released,
+    "compare": compare,
+}
+
+if __name__ == "__main__":
+    main()
