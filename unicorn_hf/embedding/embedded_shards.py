@@ -116,7 +116,7 @@ def default_num_workers(kind: str, device: torch.device, num_shards: int, num_ro
     """How many processes pay off beside a tower, for each of some ranks on this machine.
 
     None where the work is small or the platform cannot fork, nor for texts beside a CPU: tokenising takes under a
-    hundredth of a tower's time there, and a process would only take a core from it.
+    hundredth of a CLIP base tower's time, and a process would only take a core from it.
     """
     if sys.platform != "linux" or (num_rows is not None and num_rows < 2_000):
         return 0
