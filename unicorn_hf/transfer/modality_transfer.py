@@ -278,7 +278,7 @@ class ModalityTransfer:
     def moved_blocks(
         self, vectors: Vectors, *, blocks=None, function=None, half: bool = False, keep_bad: bool = False
     ) -> Iterator:
-        """Pairs of the bad rows' indices in a block, and the block's moved rows (float32; float16 with `half`), in order.
+        """Pairs of the bad rows' indices in a block, and the block's moved rows (float16 with `half`), in order.
 
         With `keep_bad` the bad rows are there too, and mean nothing.
 
