@@ -1,11 +1,11 @@
 """Vectors looked up by id or by row, from disk: the released loaders scan a list, or hold every vector in memory.
 
-The index is sorted hashes, 16 to 20 bytes a row. The vectors stay where they are, in a memory-mapped file, so opening
-costs the ids alone, and processes share the pages.
+The index is sorted hashes, 16 to 20 bytes a row. The vectors stay where they are, on disk, so opening costs the ids
+alone, and processes share the pages.
 """
 
 import json
-import mmap
+import os
 import pickle
 import tempfile
 from bisect import bisect_right
@@ -18,8 +18,6 @@ from xxhash import xxh3_64_intdigest
 
 from unicorn_hf.errors import InputError
 
-# Mapped pages count as the process's memory until they are let go; random reads of a large file touch all of it.
-_LET_GO_BYTES = 256 << 20
 # Stands after the last hash and is larger than any.
 _END = np.uint64(1 << 63)
 
@@ -28,7 +26,7 @@ class EmbeddingLookup:
     """The vectors of a `datasets.Dataset` or of a file, by id or row.
 
     `lookup["0010278167"]` is one vector [D], `lookup[["7", "12"]]` are several [n, D], `lookup.row(3)` and
-    `lookup.rows([3, 5])` the same by row. Ids are matched as strings. Single vectors are views of the file: read only.
+    `lookup.rows([3, 5])` the same by row. Ids are matched as strings. One vector may be a view of the file: read only.
 
     Raises:
         KeyError: an id is not there.
@@ -198,33 +196,33 @@ class DatasetColumn:
 
 
 class RowFile:
-    """A matrix in a file, mapped into memory; its pages are let go when many have been read."""
+    """A matrix in a file, its rows read one by one.
+
+    Not mapped into memory: mapped pages count as the process's, and random rows soon touch all of them.
+    """
 
     def __init__(self, path: Path, dtype, offset: int, num_rows: int, embed_dim: int):
         self._state = (Path(path), np.dtype(dtype), offset, num_rows, embed_dim)
         self._open()
 
     def _open(self) -> None:
-        path, dtype, offset, self._num_rows, self.embed_dim = self._state
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        matrix = np.frombuffer(self._map, dtype, self._num_rows * self.embed_dim, offset)
-        self._matrix = matrix.reshape(self._num_rows, self.embed_dim)
-        self._bytes_read = 0
+        path, self._dtype, self._offset, self._num_rows, self.embed_dim = self._state
+        self._file = path.open("rb", buffering=0)
+        self._row_bytes = self._dtype.itemsize * self.embed_dim
 
     def __len__(self) -> int:
         return self._num_rows
 
     def row(self, row: int) -> np.ndarray:
-        return self._matrix[row]
+        return self.rows([row])[0]
 
     def rows(self, rows: Sequence[int]) -> np.ndarray:
-        result = self._matrix[rows]
-        # A page is read for each row, whatever the row's size.
-        self._bytes_read += len(rows) * max(result.itemsize * self.embed_dim, mmap.PAGESIZE)
-        if self._bytes_read > _LET_GO_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._bytes_read = 0
+        result = np.empty((len(rows), self.embed_dim), self._dtype)
+        view = memoryview(result).cast("B")
+        file, size, offset = self._file.fileno(), self._row_bytes, self._offset
+        for place, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
+            if os.preadv(file, [view[place * size : (place + 1) * size]], offset + row * size) != size:
+                raise InputError(f"{self._state[0]}: was cut short while it was read")
         return result
 
     def __getstate__(self):

@@ -1,6 +1,7 @@
 import json
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,23 @@ def test_rows_need_an_id_each(tmp_path, text):
         path.with_suffix(".ids.txt").write_text(text)
     with pytest.raises(InputError, match="expected e.ids.txt" if text is None else "has 60 rows, and 2 ids"):
         EmbeddingLookup.open(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc, which tells a process's memory")
+def test_random_rows_of_a_large_file_do_not_pile_up_in_memory(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 1 << 10, (40_000, 1280), np.uint16).view(np.float16)
+    np.save(tmp_path / "e.npy", rows)
+    (tmp_path / "e.ids.txt").write_text("\n".join(ids(40_000)))
+    lookup = EmbeddingLookup.open(tmp_path / "e.npy")
+    order = np.random.default_rng(1).permutation(40_000)
+
+    def resident_mb():
+        return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+    before = resident_mb()
+    for start in range(0, 40_000, 1000):
+        assert (lookup.rows(order[start : start + 1000]) == rows[order[start : start + 1000]]).all()
+    assert resident_mb() - before < 0.3 * rows.nbytes / 2**20
 
 
 def test_pickles_are_read_only_when_allowed(tmp_path):
