@@ -29,8 +29,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_unicorn import UnicornConfig
 
-# What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
 IMAGE_TOKEN = "<image>"
+# What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
 IMAGE_INPUTS = ("image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 # Keyword arguments that `forward` passes on, beside the language model's own: what the trainers, the attention
