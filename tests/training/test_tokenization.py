@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 
 from unicorn_hf import InputError, UnicornProcessor
-from unicorn_hf.sandbox.language_model import save_language_model
+from unicorn_hf.sandbox.language_model import train_tokenizer
 from unicorn_hf.training import tokenize_captions, tokenize_conversations
 
 IGNORED = -100
@@ -15,13 +15,9 @@ MESSAGES = [
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory):
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("language-model")
-    texts = ["What color is it? What shape? red, a circle, blue"] * 50
-    save_language_model(texts, folder, hidden_size=32, num_layers=1, seed=0)
-    return UnicornProcessor(AutoTokenizer.from_pretrained(folder), num_image_tokens=3, embed_dim=2)
+def processor():
+    tokenizer = train_tokenizer(["What color is it? What shape? red, a circle, blue"] * 50)
+    return UnicornProcessor(tokenizer, num_image_tokens=3, embed_dim=2)
 
 
 def conversations(*messages):

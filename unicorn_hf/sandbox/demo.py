@@ -39,11 +39,23 @@ class Size:
     num_test: int
     hidden_size: int
     num_layers: int
+    language_model_steps: int
     max_steps: int  # of each stage; -1: the epochs of the YAML
 
 
-FULL = Size(num_seeds=6000, num_pictures=6000, num_test=1000, hidden_size=128, num_layers=2, max_steps=-1)
-FAST = Size(num_seeds=200, num_pictures=200, num_test=40, hidden_size=64, num_layers=1, max_steps=4)
+FULL = Size(
+    num_seeds=2400,
+    num_pictures=4000,
+    num_test=1000,
+    hidden_size=128,
+    num_layers=2,
+    language_model_steps=800,
+    max_steps=-1,
+)
+FAST = Size(
+    num_seeds=100, num_pictures=200, num_test=40, hidden_size=64, num_layers=1, language_model_steps=8, max_steps=4
+)
+CAPTIONS_PER_SEED = 6
 
 
 def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
@@ -119,7 +131,10 @@ def ask(scenes, seed: int):
 def make_captions(folder: Path, output: Path, seed: int) -> str:
     from unicorn_hf import write_captions
 
-    captions = write_captions(output / "1-world" / "seeds.txt", folder / "captions", writer="grammar", seed=seed)
+    seeds = output / "1-world" / "seeds.txt"
+    captions = write_captions(
+        seeds, folder / "captions", writer="grammar", captions_per_seed=CAPTIONS_PER_SEED, seed=seed
+    )
     return f"{len(captions):,} captions, for example {captions[0]['caption']!r}"
 
 
@@ -194,14 +209,20 @@ def leave_image_out(row: dict) -> dict:
 
 
 def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> str:
-    from unicorn_hf.sandbox.language_model import save_language_model
+    """What the user of a real model downloads: a language model that knows the words and has never met an image."""
+    from unicorn_hf.sandbox.language_model import train_language_model
 
-    instructions = storage.read_dataset(output / "3-instructions" / "instructions")
-    texts = instructions["caption"][:] + [turn["content"] for turns in instructions["messages"] for turn in turns]
-    num_parameters, vocab_size = save_language_model(
-        texts, folder / "language-model", hidden_size=size.hidden_size, num_layers=size.num_layers, seed=seed
+    conversations = storage.read_dataset(output / "6-datasets" / "blind")
+    num_parameters, vocab_size = train_language_model(
+        conversations["caption"][:],
+        conversations["messages"][:],
+        folder / "language-model",
+        hidden_size=size.hidden_size,
+        num_layers=size.num_layers,
+        steps=size.language_model_steps,
+        seed=seed,
     )
-    return f"a Llama of {num_parameters:,} random weights, a tokenizer of {vocab_size} tokens"
+    return f"a Llama of {num_parameters:,} parameters, a tokenizer of {vocab_size} tokens, trained on the text alone"
 
 
 def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
@@ -290,6 +311,7 @@ def evaluate_models(folder: Path, output: Path) -> str:
         for name, result in results.items()
     }
     storage.write_json(table, folder / "table.json")
+    storage.write_json({name: result.answers for name, result in results.items()}, folder / "answers.json")
     correct = {name: np.array(result.correct) for name, result in results.items()}
     report = f"{_table_text(table, data)}\n\n{_comparisons(correct, np.array(data['picture']))}\n"
     (folder / "report.txt").write_text(report)

@@ -1,5 +1,6 @@
-"""The demo's language model: a small Llama with random weights, and a tokenizer trained on the demo's own text."""
+"""The demo's language model: a small Llama and its tokenizer, trained on the demo's own text."""
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,40 +14,30 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_language_model(
-    texts: Iterable[str], output: Path, *, hidden_size: int, num_layers: int, seed: int
+def train_language_model(
+    captions: list[str],
+    conversations: list[list[dict[str, str]]],
+    output: Path,
+    *,
+    hidden_size: int,
+    num_layers: int,
+    steps: int,
+    seed: int,
 ) -> tuple[int, int]:
-    """Train a byte-pair tokenizer on `texts` and draw a Llama's weights at random; save both to `output`.
+    """Train a byte-pair tokenizer and a small Llama on captions and conversations without images; save both.
 
     Returns:
         the number of parameters and the size of the vocabulary.
     """
+    import datasets
     import torch
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(r" ?\([A-D]\)| ?\w+| ?[^\s\w]+|\s"), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>"]
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=512,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>", chat_template=CHAT_TEMPLATE
-    )
+    tokenizer = train_tokenizer(captions + [turn["content"] for turns in conversations for turn in turns])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(fast),
+            vocab_size=len(tokenizer),
             hidden_size=hidden_size,
             intermediate_size=3 * hidden_size,
             num_hidden_layers=num_layers,
@@ -56,11 +47,55 @@ def save_language_model(
             tie_word_embeddings=True,
             # The usual 0.02 is meant for widths of thousands.
             initializer_range=hidden_size**-0.5,
-            pad_token_id=fast.pad_token_id,
-            eos_token_id=fast.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
         )
     )
+    texts = [caption + tokenizer.eos_token for caption in captions]
+    texts += tokenizer.apply_chat_template(conversations, tokenize=False)
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(
+            model,
+            TrainingArguments(
+                folder,
+                max_steps=steps,
+                per_device_train_batch_size=16,
+                learning_rate=1.5e-3,
+                lr_scheduler_type="cosine",
+                warmup_steps=min(50, steps // 10),
+                train_sampling_strategy="group_by_length",
+                logging_steps=100,
+                save_strategy="no",
+                report_to="none",
+                use_cpu=True,
+                seed=seed,
+            ),
+            train_dataset=datasets.Dataset.from_dict({"input_ids": tokenizer(texts)["input_ids"]}),
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        ).train()
     model.save_pretrained(output)
-    fast.save_pretrained(output)
-    return model.num_parameters(), len(fast)
+    tokenizer.save_pretrained(output)
+    return model.num_parameters(), len(tokenizer)
+
+
+def train_tokenizer(texts: Iterable[str]):
+    """A byte-pair tokenizer of 512 tokens at most; a space belongs to the word behind it, "(A)" is a word."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(r" ?\([A-D]\)| ?\w+| ?[^\s\w]+|\s"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<pad>", "<|user|>", "<|assistant|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>", chat_template=CHAT_TEMPLATE
+    )

@@ -76,8 +76,8 @@ class Split:
 def split_scenes(seed: int, num_captions: int, num_pictures: int, num_test: int) -> Split:
     """Share the world's scenes out to captions, to the unpaired pictures of the statistics, and to the test.
 
-    A fifth of each set shows one object, the rest two. One-object scenes are few (960), so a set draws them from its
-    own share with replacement.
+    A quarter of each set shows one object, the rest two. One-object scenes are few (960), so a set may show the scenes
+    of its own share more than once.
     """
     rng = random.Random(f"scenes {seed}")
     one, two = all_scenes()
@@ -86,10 +86,10 @@ def split_scenes(seed: int, num_captions: int, num_pictures: int, num_test: int)
     unseen = [scene for scene in two if color_shape_pair(scene) in held_out]
     for scenes in (one, seen, unseen):
         rng.shuffle(scenes)
-    third = len(seen) * num_captions // (num_captions + num_pictures)
+    cut = len(seen) * num_captions // (num_captions + num_pictures)
     return Split(
-        captions=_draw_set(rng, one[:480], seen[:third], num_captions),
-        pictures=_draw_set(rng, one[480:720], seen[third:], num_pictures),
+        captions=_draw_set(rng, one[:480], seen[:cut], num_captions),
+        pictures=_draw_set(rng, one[480:720], seen[cut:], num_pictures),
         test=_draw_set(rng, one[720:], unseen, num_test),
     )
 
@@ -142,11 +142,15 @@ def _place(question: str, value: str) -> str:
 
 
 def _draw_set(rng: random.Random, one: list[Scene], two: list[Scene], count: int) -> list[Scene]:
-    num_one = count // 5
-    pairs = two[: count - num_one]
-    scenes = rng.choices(one, k=num_one) + pairs + rng.choices(two, k=count - num_one - len(pairs))
+    num_one = count // 4
+    scenes = [*_take(one, num_one), *_take(two, count - num_one)]
     rng.shuffle(scenes)
     return scenes
+
+
+def _take(scenes: list[Scene], count: int) -> list[Scene]:
+    """`count` scenes, none more than once as long as there are enough."""
+    return (scenes * -(-count // len(scenes)))[:count]
 
 
 def _shade(color: str, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -67,8 +67,10 @@ class GrammarWriter:
             InputError: the caption is none of the grammar's.
         """
         questions = scene_questions(parse_caption(caption), task, rng)
+        # Options make a turn twice as long, so fewer turns keep conversations of all tasks about equally long.
+        turns = min(len(questions), 2 if task == "multiple_choice" else rng.randint(2, 4))
         messages = []
-        for index, (_, question, answer) in enumerate(rng.sample(questions, min(len(questions), rng.randint(2, 4)))):
+        for index, (_, question, answer) in enumerate(rng.sample(questions, turns)):
             placeholder = "<image>\n" if index == 0 else ""
             messages += [
                 {"role": "user", "content": placeholder + question},
