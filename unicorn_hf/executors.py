@@ -1,5 +1,6 @@
 """Runs a datatrove step over ranks: in this process, in processes of this machine, under Slurm, or on Ray."""
 
+import sys
 from pathlib import Path
 
 from unicorn_hf.errors import InputError, require
@@ -42,6 +43,8 @@ def run_ranks(
     from loguru import logger
 
     options = dict(options or {})
+    if executor == "slurm":  # the job calls datatrove's scripts, which lie beside this Python
+        options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH")
     kind = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}[executor]
     logging_dir = Path(logging_dir).absolute()  # a rank may run elsewhere
     try:

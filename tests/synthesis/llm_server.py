@@ -179,5 +179,5 @@ if __name__ == "__main__":
     parser.add_argument("--log")
     parser.add_argument("--max-in-flight", type=int, default=0)
     parser.add_argument("--key")
-    parser.add_argument("--lifetime", type=float, default=300)
+    parser.add_argument("--lifetime", type=float, default=1800)
     asyncio.run(serve(parser.parse_args()))

@@ -12,7 +12,7 @@ import pytest
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset
-from unicorn_hf.synthesis import write_captions
+from unicorn_hf.synthesis import write_captions, write_instructions
 
 CONCURRENCY = 16
 SEEDS = [f"{thing} number {index}" for index in range(60) for thing in ("dog", "boat", "lamp")]
@@ -32,7 +32,7 @@ def journalled(work):
 def kill_at(arguments, work, moment):
     """Start a command, and SIGKILL it when its journals hold `moment` answers."""
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not ((work / "journal").is_dir() and journalled(work) >= moment):
         assert process.poll() is None and time.monotonic() < until, "it ended before it was to be killed"
         time.sleep(0.005)
@@ -40,7 +40,7 @@ def kill_at(arguments, work, moment):
     process.wait()
 
 
-def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, tmp_path):
+def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writer, tmp_path):
     (tmp_path / "seeds.txt").write_text("\n".join(SEEDS))
     undisturbed, disturbed = llm_server(), llm_server("--latency", "0.1")
     rng = random.Random(0)
@@ -49,11 +49,11 @@ def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, tmp_path)
     calls = 0
     for stage in ("captions", "instructions"):
         whole, output = tmp_path / f"{stage} whole", tmp_path / stage
-        subprocess.run(
-            command(stage, source[stage], "-o", whole, *options[stage], server=undisturbed),
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+        writer = chat_writer(undisturbed, timeout=120, deadline=600)
+        if stage == "captions":
+            write_captions(source[stage], whole, writer=writer, captions_per_seed=2)
+        else:
+            write_instructions(source[stage], whole, writer=writer, verify=True)
         again = command(stage, source[stage], "-o", output, *options[stage], server=disturbed)
         for moment in sorted(rng.sample(range(10, 150), 3)):
             kill_at(again, tmp_path / f"{stage}.work", moment)

@@ -8,6 +8,7 @@ from unicorn_hf.errors import InputError, require
 from unicorn_hf.storage import check_new_folder, read_dataset
 from unicorn_hf.synthesis.caption_stage import CaptionStage
 from unicorn_hf.synthesis.conversation_stage import ConversationStage
+from unicorn_hf.synthesis.dataset_writer import write_answers
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
 from unicorn_hf.synthesis.writers import load_writer
@@ -128,7 +129,7 @@ def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers,
 
     plan = work.plan()
     tasks = len(plan["shards"])
-    finish = WriteDataset(stage, work, embed_text=embed_text, **plan["finish"])
+    finish = plan["finish"] | {"embed_text": embed_text}
     if writer.name == "batch":
         if tasks > 1 or stage.num_passes > 1:
             raise InputError("the batch writer takes one task, and no second pass (--verify)")
@@ -137,7 +138,6 @@ def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers,
                 f"{len(files)} files of requests: {', '.join(map(str, files))}; name their answers with --batch-answers"
             )
             return None
-        finish.run()
     else:
         step = AnswerRequests(stage, writer, work, budget)
         if not executors.run_ranks(
@@ -148,10 +148,11 @@ def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers,
             tasks=tasks,
             workers=workers,
             options=executor_options,
-            then=finish if executor == "slurm" else None,
+            then=WriteDataset(stage, work, **finish) if executor == "slurm" else None,
         ):
             return None
-        finish.run()
+    if not write_answers(stage, work, **finish)["dead_letters"]:
+        work.remove()
     return read_dataset(work.output)
 
 

@@ -40,6 +40,4 @@ class WriteDataset(PipelineStep):
         self.stage, self.work, self.options = stage, work, options
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
-        summary = write_answers(self.stage, self.work, **self.options)
-        if not summary["dead_letters"]:
-            self.work.remove()
+        write_answers(self.stage, self.work, **self.options)
