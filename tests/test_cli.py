@@ -1,0 +1,119 @@
+"""What a user gets wrong is told in one sentence, with status 2, and leaves nothing behind."""
+
+import sys
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from unicorn_hf import errors
+from unicorn_hf.cli import main
+from unicorn_hf.storage import write_dataset
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["unicorn-hf", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+def check(result, output, *words):
+    status, message = result
+    assert status == 2
+    (sentence,) = (line for line in message.splitlines() if line.startswith("unicorn-hf: "))
+    assert "Traceback" not in message
+    for word in words:
+        assert word in sentence
+    assert not output.exists()
+    assert not list(output.parent.glob(".*partial*"))
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    path = tmp_path / "seeds.txt"
+    path.write_text("red circle, small, top left, white background\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "seeds.txt"),
+        (b"\n  \n", "seeds.txt"),
+        (b"\xff\xfe\x00red", "seeds.txt"),
+        (b"a cat on a mat", "a cat on a mat"),
+    ],
+)
+def test_seeds_that_cannot_be_used(run, tmp_path, content, word):
+    (tmp_path / "seeds.txt").write_bytes(content)
+    check(run("captions", tmp_path / "seeds.txt", "-o", tmp_path / "out"), tmp_path / "out", word)
+
+
+def test_seeds_that_do_not_exist(run, tmp_path):
+    check(run("captions", tmp_path / "none.txt", "-o", tmp_path / "out"), tmp_path / "out", "none.txt")
+
+
+def test_an_unknown_writer(run, tmp_path, seeds):
+    check(run("captions", seeds, "-o", tmp_path / "out", "--writer", "bard"), tmp_path / "out", "'bard'", "grammar")
+
+
+def test_an_output_folder_that_holds_something(run, tmp_path, seeds):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    status, message = run("captions", seeds, "-o", tmp_path / "out")
+    assert status == 2 and "not an empty folder" in message
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_an_unknown_encoder(run, tmp_path):
+    write_dataset(Dataset.from_dict({"id": ["1"], "caption": ["a"]}), tmp_path / "captions", title="captions")
+    output = tmp_path / "out"
+    check(run("embed", tmp_path / "captions", "-o", output, "--encoder", "resnet"), output, "'resnet'", "open_clip/")
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    for name, array in (("text", rows), ("image", rows + 1), ("narrow", rows[:, :4])):
+        np.save(tmp_path / f"{name}.npy", array)
+    rows[7, 3] = np.nan
+    np.save(tmp_path / "nan.npy", rows)
+    return tmp_path
+
+
+def fit(text, image, method="realign"):
+    return ("transfer", "fit", "--text", text, "--image", image, "--method", method)
+
+
+def test_an_unknown_method(run, vectors):
+    output = vectors / "out"
+    check(run(*fit(vectors / "text.npy", vectors / "image.npy", "magic"), "-o", output), output, "'magic'", "realign")
+
+
+def test_vectors_of_different_dimensions(run, vectors):
+    output = vectors / "out"
+    check(run(*fit(vectors / "text.npy", vectors / "narrow.npy"), "-o", output), output, "8", "4")
+
+
+def test_vectors_with_nan_are_refused_by_row(run, vectors):
+    output = vectors / "out"
+    check(run(*fit(vectors / "nan.npy", vectors / "image.npy"), "-o", output), output, "nan.npy", "7")
+
+
+def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
+    found = errors.importlib.util.find_spec
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None if name == "trl" else found(name))
+    check(run("demo", "--output", tmp_path / "out"), tmp_path / "out", "'trl'", "unicorn-hf[train]")
+
+
+def test_an_unknown_stage(run, tmp_path):
+    check(run("train", "posttrain"), tmp_path / "out", "'posttrain'", "pretrain or finetune")
+
+
+def test_a_model_that_does_not_exist(run, tmp_path):
+    check(run("evaluate", tmp_path / "model", tmp_path / "data"), tmp_path / "out", "model")
