@@ -23,7 +23,7 @@ import yaml
 
 TOKEN = "hf_localtoken"
 REQUEST_SECONDS = 30
-PROCESS_SECONDS = 180
+PROCESS_SECONDS = 400
 LFS_SUFFIXES = (".parquet", ".safetensors", ".arrow", ".bin")
 
 
