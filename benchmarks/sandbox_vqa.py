@@ -2,8 +2,8 @@
 
     python benchmarks/sandbox_vqa.py [--output DIR]
 
-Each seed draws another world, other captions, other pictures and other weights; the tiny CLIP is the same, so nothing is
-said about other encoders. A seed that is done is not done again.
+Each seed draws another world, other captions, other pictures and other weights; the tiny CLIP is the same, so nothing
+is said about other encoders. A seed that is done is not done again.
 """
 
 import argparse
