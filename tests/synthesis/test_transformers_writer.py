@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.sandbox.language_model import save_language_model
+from unicorn_hf.sandbox.language_model import train_language_model
 from unicorn_hf.synthesis import ChatWriter, TransformersWriter, write_captions
 
 SEEDS = [f"dog number {index}" for index in range(6)]
@@ -21,7 +21,8 @@ SEEDS = [f"dog number {index}" for index in range(6)]
 def language_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     texts = ["You write captions of photographs. Answer with one JSON object."] * 20
-    save_language_model(texts, folder, hidden_size=32, num_layers=1, seed=0)
+    turns = [{"role": "user", "content": "A seed."}, {"role": "assistant", "content": "A caption."}]
+    train_language_model(texts, [turns], folder, hidden_size=32, num_layers=1, steps=2, seed=0)
     return folder
 
 
