@@ -226,7 +226,7 @@ def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> st
 
 
 def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
-    """Two stages a condition, each by `accelerate launch`; two runs at a time, since one so small fills one core.
+    """Two stages a condition, each by `accelerate launch`; three at a time keep two cores busy to the end.
 
     The blind model has no projector to train, so it starts at stage 2, from the untouched language model that stage 1
     leaves behind.
@@ -244,7 +244,7 @@ def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
     runs = [run for chain in chains for run in chain]
     kept = sum(trained.exists() for *_, trained in runs)
     start = time.monotonic()
-    with tqdm(total=len(runs), initial=kept, desc="training", unit="run") as bar, ThreadPoolExecutor(2) as pool:
+    with tqdm(total=len(runs), initial=kept, desc="training", unit="run") as bar, ThreadPoolExecutor(3) as pool:
 
         def train(chain) -> None:
             for run in chain:
