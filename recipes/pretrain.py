@@ -4,7 +4,7 @@ accelerate launch recipes/pretrain.py --config recipes/demo/pretrain.yaml \
     --model_name_or_path LANGUAGE_MODEL --dataset DATASET --output_dir OUTPUT
 """
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
 
@@ -25,6 +25,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     provenance = read_provenance(data_args.dataset).get("image_embeds", {})
 
     # Model
+    set_seed(training_args.seed)  # the projector is drawn here, before the trainer would set the seed
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
     model = UnicornForConditionalGeneration.from_text_pretrained(
         model_args.model_name_or_path,

@@ -30,7 +30,14 @@ MEAN, STD = 0.5, 0.3
 
 
 def train_clip(
-    output, *, steps: int = 1500, batch_size: int = 128, num_groups: int = 16000, lr: float = 1e-3, seed: int = 0
+    output,
+    *,
+    steps: int = 1500,
+    batch_size: int = 128,
+    num_groups: int = 16000,
+    lr: float = 1e-3,
+    num_probed: int = 10000,
+    seed: int = 0,
 ) -> dict:
     """Train, probe and save the tiny CLIP.
 
@@ -40,6 +47,7 @@ def train_clip(
         steps: of AdamW, each on `batch_size` pictures with one caption each.
         num_groups: groups of four scenes, each drawn once.
         lr: the highest learning rate; 100 steps of warm-up, then a cosine to zero.
+        num_probed: scenes drawn for the probes.
         seed: the same arguments give the same weights on the same machine with the same number of threads.
 
     Returns:
@@ -71,7 +79,7 @@ def train_clip(
             "num_parameters": sum(tensor.numel() for tensor in weights.values()),
             "steps": steps,
             "seed": seed,
-            **probe(model.eval(), tokenizer),
+            **probe(model.eval(), tokenizer, num_probed),
         }
         storage.write_json(report, folder / "report.json")
         (folder / "README.md").write_text(card(report))
@@ -217,7 +225,7 @@ def fit(model, pictures, tokens, steps: int, batch_size: int, lr: float, seed: i
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
-def probe(model, tokenizer, num_scenes: int = 10000) -> dict:
+def probe(model, tokenizer, num_scenes: int) -> dict:
     """What can be read from the image vectors of new pictures by logistic regression, trained on 70 % of them.
 
     `first` is the left or upper object of two. Also: how often a picture's own caption is the nearest among those of
