@@ -1,7 +1,6 @@
 """A run that is killed, on two ranks, or without room on the disk goes on where it stopped."""
 
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -97,12 +96,18 @@ def seeds_file(folder):
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(llm_server, tmp_path):
     server, output = llm_server(), tmp_path / "captions"
     arguments = command("captions", seeds_file(tmp_path), "-o", output, server=server)
+    # No file may grow beyond the limit, and the journal is the first that would: the language model, which unpacks
+    # itself to a temporary file, is loaded before.
+    limited = """
+import resource, sys
+from unicorn_hf.cli import main
+from unicorn_hf.synthesis.caption_filters import check_language
+check_language("en")
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+main()
+"""
     full = subprocess.run(
-        arguments,
-        capture_output=True,
-        text=True,
-        # No file may grow beyond this; the journal is the first that would.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        [sys.executable, "-c", limited, *arguments[arguments.index("captions") :]], capture_output=True, text=True
     )
     assert full.returncode == 2, full.stderr
     assert "make room and run the same command again" in full.stderr and "Traceback" not in full.stderr
