@@ -141,8 +141,11 @@ class HubServer:
 def hub(tmp_path, monkeypatch):
     """A Hub on a free port; this process's huggingface_hub takes it for the real one while the test runs."""
     from huggingface_hub import constants
+    from transformers.utils import hub as transformers_hub
 
     server = HubServer(tmp_path / "hub")
+    # transformers keeps its client, which an earlier test may have made for another server.
+    monkeypatch.setattr(transformers_hub, "_hf_api", None)
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
