@@ -267,15 +267,18 @@ def probe(model, tokenizer, num_scenes: int) -> dict:
         text = model.encode_text(
             tokenizer([writer.captions(scene.seed(), 1, rng)[0] for scene in two]), normalize=True
         ).numpy()
-        groups = make_groups(500, seed=1)
+        num_groups = num_scenes // 20
+        groups = make_groups(num_groups, seed=1)
         flat = [scene for group in groups for scene in group]
         group_text = model.encode_text(tokenizer([writer.captions(s.seed(), 1, rng)[0] for s in flat]), normalize=True)
-    near = encode(flat).reshape(500, GROUP, -1) @ group_text.numpy().reshape(500, GROUP, -1).transpose(0, 2, 1)
+    near = encode(flat).reshape(num_groups, GROUP, -1) @ group_text.numpy().reshape(num_groups, GROUP, -1).transpose(
+        0, 2, 1
+    )
     return {
         "probes": probes,
         "nearest_of_4": round(float((near.argmax(2) == np.arange(GROUP)).mean()), 3),
         "recall_at_1_of_1000": round(
-            float(((vectors_two[:1000] @ text[:1000].T).argmax(1) == np.arange(1000)).mean()), 3
+            float(((vectors_two[:1000] @ text[:1000].T).argmax(1) == np.arange(len(text[:1000]))).mean()), 3
         ),
         "centroid_distance": round(float(np.linalg.norm(vectors_two.mean(0) - text.mean(0))), 3),
     }
