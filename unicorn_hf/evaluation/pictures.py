@@ -1,0 +1,128 @@
+"""Pictures as the vectors that a model reads: through its own image tower, or through the encoder it was trained on."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unicorn_hf.errors import InputError
+
+
+def encode_pictures(model, processor, pictures, *, encoder=None, transfer=None, batch_size: int = 64) -> np.ndarray:
+    """The image vectors of pictures, ready to be given to the model as `image_embeds`.
+
+    Args:
+        model: a `UnicornForConditionalGeneration`.
+        processor: the model's.
+        pictures: PIL images, paths, URLs, the bytes of image files, or the `{"bytes": …, "path": …}` of `datasets`.
+        encoder: for a model without an image tower, `picture_encoder(model)` by default; whoever calls this again and
+            again loads it once.
+        transfer: the `ModalityTransfer` of the training data, whose `condition_image` the vectors go through.
+        batch_size: pictures that go through the tower at a time.
+
+    Returns:
+        float32 `[len(pictures), embed_dim]`.
+
+    Raises:
+        InputError: there is no such picture, or it cannot be read; the model has no tower and does not say its encoder.
+    """
+    import torch
+
+    pictures = [open_picture(picture) for picture in pictures]
+    if not pictures:
+        return np.zeros((0, model.config.embed_dim), np.float32)
+    if model.config.vision_config is not None:
+        vectors = []
+        for start in range(0, len(pictures), batch_size):
+            inputs = processor.image_processor(pictures[start : start + batch_size], return_tensors="pt")
+            with torch.inference_mode():
+                vectors.append(model.get_image_embeds(**inputs.to(model.device)).float().cpu())
+        vectors = torch.cat(vectors).numpy()
+    else:
+        vectors = (encoder or picture_encoder(model)).encode_images(pictures)
+    return transfer.condition_image(vectors) if transfer is not None else vectors
+
+
+def picture_encoder(model, name: str | None = None):
+    """The encoder of pictures for `model`, on its device; `None` for a model that has an image tower.
+
+    Args:
+        name: another name of the encoder than the one in the model's configuration, for instance a local folder's.
+
+    Raises:
+        InputError: nobody says the encoder's name; it cannot be loaded, or gives vectors of another dimension.
+    """
+    from unicorn_hf.embedding import load_encoder
+
+    config = model.config
+    if config.vision_config is not None:
+        return None
+    if name is None and config.image_encoder is None:
+        raise InputError(
+            f"{config.name_or_path}: has no image tower, and its config.json does not say whose vectors it reads"
+            f" (image_encoder), so pictures cannot be encoded for it; name the encoder of its {config.embed_dim}"
+            " dimensions (--encoder)"
+        )
+    encoder = load_encoder(name or config.image_encoder, device=model.device)
+    if encoder.embed_dim != config.embed_dim:
+        raise InputError(
+            f"The encoder {encoder.name!r} gives vectors of {encoder.embed_dim} dimensions, but {config.name_or_path}"
+            f" reads vectors of {config.embed_dim} (of the encoder {config.image_encoder!r})"
+        )
+    return encoder
+
+
+def open_picture(source) -> Image.Image:
+    """An upright RGB picture of whatever `encode_pictures` takes.
+
+    Raises:
+        InputError: there is no such file, or it is not a picture.
+    """
+    from transformers.image_utils import load_image
+
+    from unicorn_hf.embedding.batches import open_image
+
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        name, read = source[:100], load_image
+    else:
+        name, read = source if isinstance(source, str | Path) else "The picture", open_image
+        if isinstance(source, str | Path) and not Path(source).is_file():
+            raise InputError(f"{source}: there is no such picture; expected a file or a URL")
+    try:
+        return read(source)
+    except Exception as error:  # Pillow's plug-ins and httpx raise dozens of types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name}: cannot be read as a picture ({reason})") from error
+
+
+def load_model(name, *, device=None, dtype="auto"):
+    """A trained model in evaluation mode, and its processor.
+
+    Args:
+        name: folder or Hub id.
+        device: a torch device; a GPU by default, where there is one.
+        dtype: of the weights: `auto` (as they were saved), `float32`, `bfloat16`, `float16`.
+
+    Raises:
+        InputError: it cannot be loaded, or is not a Unicorn model.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{name}: cannot be loaded as a model ({reason})") from error
+    if model.config.model_type != "unicorn":
+        raise InputError(f"{name}: is a {model.config.model_type} model; expected one that `unicorn-hf train` has made")
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+
+
+def user_message(question: str, images) -> dict:
+    """A chat message that shows `images` (vectors, or pictures for a model with a tower) and asks `question`."""
+    parts = [{"type": "image", "image": image} for image in images]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
