@@ -602,6 +602,18 @@ def convert_checkpoint(
     print(f"{output}: converted")
 
 
+@app.command("convert-tower")
+def convert_tower(
+    encoder: Annotated[str, typer.Argument(help="open_clip/ViT-B-32/laion2b_s34b_b79k, open_clip/hf-hub:…, a folder.")],
+    output: Output,
+):
+    """Turn an image tower of open_clip into one of transformers, for a model's `set_vision_tower`."""
+    from unicorn_hf.embedding.convert_open_clip_tower_to_hf import convert_open_clip_tower
+
+    convert_open_clip_tower(encoder, output)
+    print(f"{output}: converted")
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder that keeps everything.")] = Path(

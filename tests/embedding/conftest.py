@@ -21,7 +21,9 @@ CONTEXT_LENGTH = 77
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def save_open_clip(folder: Path, vision: dict, text: dict | None = None, **model) -> Path:
+def save_open_clip(
+    folder: Path, vision: dict, text: dict | None = None, preprocess: dict | None = None, **model
+) -> Path:
     import open_clip
 
     text = {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, **(text or {})}
@@ -31,7 +33,7 @@ def save_open_clip(folder: Path, vision: dict, text: dict | None = None, **model
     model_class = open_clip.CustomTextCLIP if kwargs.pop("custom_text", False) else open_clip.CLIP
     folder.mkdir(parents=True)
     save_file(model_class(**kwargs).state_dict(), folder / "open_clip_model.safetensors")
-    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.3, 0.3]}
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.3, 0.3], **(preprocess or {})}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder
 

@@ -25,6 +25,22 @@ def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.d
         InputError: no such architecture, tag, repository or folder, or it has no weights.
         MissingExtraError: open_clip is not installed.
     """
+    model, preprocess, tokenizer = create_open_clip(name, spec, precision=PRECISIONS[dtype], device=device)
+    model.eval()
+    return Encoder(
+        name,
+        tokenizer=_token_windows(name, tokenizer, model),
+        transform=lambda image: {"pixel_values": preprocess(image)},
+        text_tower=_text_tower(model),
+        image_tower=lambda inputs: model.encode_image(inputs["pixel_values"].to(dtype)),
+        device=device,
+        dtype=dtype,
+        compile=compile,
+    )
+
+
+def create_open_clip(name: str, spec: str, *, precision: str = "fp32", device="cpu") -> tuple:
+    """open_clip's model, transform and tokenizer; arguments and errors as of `load_open_clip`."""
     errors.require("open_clip", "clip")
     import open_clip
 
@@ -47,20 +63,9 @@ def load_open_clip(name: str, spec: str, *, device: torch.device, dtype: torch.d
             )
     with loading(name):
         model, preprocess = open_clip.create_model_from_pretrained(
-            model_name, pretrained, precision=PRECISIONS[dtype], device=device
+            model_name, pretrained, precision=precision, device=device
         )
-        tokenizer = open_clip.get_tokenizer(model_name)
-    model.eval()
-    return Encoder(
-        name,
-        tokenizer=_token_windows(name, tokenizer, model),
-        transform=lambda image: {"pixel_values": preprocess(image)},
-        text_tower=_text_tower(model),
-        image_tower=lambda inputs: model.encode_image(inputs["pixel_values"].to(dtype)),
-        device=device,
-        dtype=dtype,
-        compile=compile,
-    )
+        return model, preprocess, open_clip.get_tokenizer(model_name)
 
 
 def _token_windows(name, tokenizer, model) -> TokenWindows:
