@@ -154,13 +154,13 @@ class UnicornPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
         card = Path(save_directory, "README.md")
         if not card.exists() and Path(save_directory, "config.json").exists():  # the latter: on the rank that saves
-            card.write_text(_model_card(self.config), encoding="utf-8")
+            card.write_text(model_card(self.config), encoding="utf-8")
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         # Every way to the Hub ends here, with a card that says nothing where the repository had none.
         card = Path(working_dir, "README.md")
         if card.exists() and "model card of a 🤗 transformers model that has been pushed" in card.read_text("utf-8"):
-            card.write_text(_model_card(self.config), encoding="utf-8")
+            card.write_text(model_card(self.config), encoding="utf-8")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
@@ -494,7 +494,8 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         return input_ids, {**model_kwargs, **images}
 
 
-def _model_card(config: UnicornConfig) -> str:
+def model_card(config: UnicornConfig) -> str:
+    """The text of `README.md`, its metadata included, as far as the configuration knows it."""
     language_model = config.text_config.name_or_path
     is_hub_id = language_model.count("/") == 1 and not Path(language_model).exists()
     data = ModelCardData(

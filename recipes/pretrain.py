@@ -5,7 +5,7 @@ accelerate launch recipes/pretrain.py --config recipes/demo/pretrain.yaml \
 """
 
 from transformers import AutoTokenizer, set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
 from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
 
 from unicorn_hf.errors import one_sentence_errors
@@ -17,6 +17,7 @@ from unicorn_hf.training import (
     standardize_image_embeds,
     tokenize_captions,
 )
+from unicorn_hf.training.trainer import UnicornTrainer
 
 
 def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -52,9 +53,10 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     tokens = tokenize_captions(dataset, processor, max_length=training_args.max_length)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
-    trainer = SFTTrainer(
+    trainer = UnicornTrainer(
         model=model,
         args=training_args,
+        data_args=data_args,
         train_dataset=tokens.with_format("numpy"),
         data_collator=ImageEmbedsCollator(tokenizer.pad_token_id),
         processing_class=processor,

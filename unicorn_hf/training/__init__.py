@@ -1,6 +1,6 @@
 """TRL stages: what they read, what is frozen, how samples become batches."""
 
-from unicorn_hf.training.arguments import DataArguments, PretrainArguments
+from unicorn_hf.training.arguments import DataArguments, FinetuneArguments, PretrainArguments
 from unicorn_hf.training.collator import ImageEmbedsCollator
 from unicorn_hf.training.freezing import freeze_all_but_projector, freeze_vision_tower
 from unicorn_hf.training.standardization import standardize_image_embeds
@@ -8,6 +8,7 @@ from unicorn_hf.training.tokenization import tokenize_captions, tokenize_convers
 
 __all__ = [
     "DataArguments",
+    "FinetuneArguments",
     "ImageEmbedsCollator",
     "PretrainArguments",
     "freeze_all_but_projector",

@@ -13,6 +13,15 @@ class DataArguments:
 
 
 @dataclass
+class FinetuneArguments(DataArguments):
+    """Stage 2 may train the projector at a rate of its own."""
+
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the projector; learning_rate by default."}
+    )
+
+
+@dataclass
 class PretrainArguments(DataArguments):
     """Stage 1 also makes the projector, so it has the projector's sizes."""
 

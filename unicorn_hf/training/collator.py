@@ -33,4 +33,6 @@ class ImageEmbedsCollator:
         vectors = [sample["image_embeds"] for sample in samples if sample.get("image_embeds") is not None]
         if vectors:
             batch["image_embeds"] = np.stack(vectors).astype(np.float32)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        # Not for the model: `UnicornTrainer` names them where a batch goes wrong.
+        return {**tensors, "ids": [sample["id"] for sample in samples]} if "id" in samples[0] else tensors
