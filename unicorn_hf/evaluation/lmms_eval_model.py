@@ -3,13 +3,17 @@
 lmms-eval eval --model unicorn --model_args pretrained=MODEL --tasks mme --batch_size 16
 """
 
+import itertools
+
+import numpy as np
 import torch
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.utils import Collator
 from tqdm import tqdm
 
-from unicorn_hf.evaluation.pictures import encode_pictures, load_model, picture_encoder, user_message
+from unicorn_hf.evaluation.pictures import encode_pictures, load_model, picture_encoder, prompt_inputs, user_message
 from unicorn_hf.transfer import ModalityTransfer
 
 MANIFEST = ModelManifest("unicorn", simple_class_path=f"{__name__}.Unicorn")
@@ -51,83 +55,66 @@ class Unicorn(lmms):
         collator = Collator([request.args for request in requests], _longest_first, grouping=True)
         answers = []
         for batch in self._batches(collator.get_batched(n=self.batch_size), len(requests)):
-            contexts, (options, *_), to_visual, doc_ids, tasks, splits = zip(*batch, strict=True)
-            messages = self._messages(contexts, to_visual, doc_ids, tasks, splits)
-            inputs = self._inputs(messages, padding_side="left", add_generation_prompt=True)
+            contexts, (options, *_), to_visual, *documents = zip(*batch, strict=True)
+            chats, vectors = self._chats(contexts, to_visual, documents)
+            prompts = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+            inputs = prompt_inputs(self.processor, prompts, vectors).to(self.device)
             with torch.inference_mode():
                 tokens = self.model.generate(**inputs, **_generation_kwargs(options))
             new = tokens[:, inputs["input_ids"].shape[1] :]
             until = options.get("until", [])
             for answer in self.processor.batch_decode(new, skip_special_tokens=True):
-                for end in [until] if isinstance(until, str) else until:
-                    answer = answer.split(end)[0] if end else answer
+                for end in filter(None, [until] if isinstance(until, str) else until):
+                    answer = answer.split(end)[0]
                 answers.append(answer.strip())
         return collator.get_original(answers)
 
-    def loglikelihood(self, requests) -> list[tuple[float, bool]]:
-        """For each continuation its loss, and whether greedy decoding would write it.
+    def loglikelihood(self, requests) -> list[GenerationResult]:
+        """For each continuation the pair of its loss and whether greedy decoding would write it.
 
         The loss is the mean of the tokens' negative log-likelihoods: lmms-eval takes the smallest for the choice, and
         its own models return the same.
         """
         results = []
-        batches = [requests[i : i + self.batch_size] for i in range(0, len(requests), self.batch_size)]
+        batches = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]
         for batch in self._batches(batches, len(requests)):
-            contexts, targets, to_visual, doc_ids, tasks, splits = zip(*(r.args for r in batch), strict=True)
-            targets = [
-                target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
-                for target, doc_id, task, split in zip(targets, doc_ids, tasks, splits, strict=True)
-            ]
-            asked = self._messages(contexts, to_visual, doc_ids, tasks, splits)
-            answered = [
-                [*messages, {"role": "assistant", "content": target.strip()}]
-                for messages, target in zip(asked, targets, strict=True)
-            ]
-            prompts = self._inputs(asked, padding_side="right", add_generation_prompt=True)["attention_mask"].sum(-1)
-            inputs = self._inputs(answered, padding_side="right")
+            contexts, targets, to_visual, *documents = zip(*(request.args for request in batch), strict=True)
+            chats, vectors = self._chats(contexts, to_visual, documents)
+            texts, prompts = [], []
+            for chat, target, *document in zip(chats, targets, *documents, strict=True):
+                target = (target if isinstance(target, str) else target(self._document(*document))).strip()
+                chat.append({"role": "assistant", "content": target})
+                before = self.processor.apply_chat_template(chat, tokenize=False).rpartition(target)[0]
+                texts.append(before + target)
+                prompts.append(before.rstrip(" "))  # tokenizers take the space for a part of what follows
+            lengths = prompt_inputs(self.processor, prompts, vectors)["attention_mask"].sum(-1).to(self.device)
+            inputs = prompt_inputs(self.processor, texts, vectors, padding_side="right").to(self.device)
             with torch.inference_mode():
                 logits = self.model(**inputs).logits[:, :-1].float()
             tokens, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:].bool()
-            mask &= torch.arange(1, mask.shape[1] + 1, device=mask.device) >= prompts[:, None]
+            mask &= torch.arange(1, mask.shape[1] + 1, device=mask.device) >= lengths[:, None]
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
             losses = (losses * mask).sum(-1) / mask.sum(-1)
             greedy = ((logits.argmax(-1) == tokens) | ~mask).all(-1)
             results += zip(losses.tolist(), greedy.tolist(), strict=True)
-        return results
+        # Bare pairs become strings on their way to the task (lmms-eval 0.7.3, `unwrap_generation_output`).
+        return [GenerationResult(result) for result in results]
 
     def generate_until_multi_round(self, requests):
         raise NotImplementedError("Unicorn answers tasks of one round; choose tasks of generate_until or loglikelihood")
 
-    def _messages(self, contexts, to_visual, doc_ids, tasks, splits) -> list[list[dict]]:
-        """A conversation of one question for each document, with the vectors of its pictures in it."""
+    def _chats(self, contexts, to_visual, documents) -> tuple[list[list[dict]], np.ndarray]:
+        """A chat of one question for each document, and the vectors of all their pictures."""
         pictures = [
-            function(self.task_dict[task][split][doc_id]) or []
-            for function, doc_id, task, split in zip(to_visual, doc_ids, tasks, splits, strict=True)
+            function(self._document(*document)) or [] for function, *document in zip(to_visual, *documents, strict=True)
         ]
-        vectors = iter(
-            encode_pictures(
-                self.model,
-                self.processor,
-                [picture for group in pictures for picture in group],
-                encoder=self.encoder,
-                transfer=self.transfer,
-            )
-        )
-        conversations = []
-        for context, group in zip(contexts, pictures, strict=True):
-            if context.count(self.processor.image_token) != len(group):
-                context = context.replace(self.processor.image_token, "")  # the pictures stand in front then
-            conversations.append([user_message(context, [next(vectors) for _ in group])])
-        return conversations
+        chats = [[user_message(context, len(group))] for context, group in zip(contexts, pictures, strict=True)]
+        pictures = list(itertools.chain(*pictures))
+        options = {"encoder": self.encoder, "transfer": self.transfer}
+        return chats, encode_pictures(self.model, self.processor, pictures, **options)
 
-    def _inputs(self, conversations, *, padding_side: str, add_generation_prompt: bool = False):
-        return self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"padding": True, "padding_side": padding_side, "return_tensors": "pt"},
-        ).to(self.device)
+    def _document(self, doc_id: int, task: str, split: str) -> dict:
+        return self.task_dict[task][split][doc_id]
 
     def _batches(self, batches, num_requests: int):
         with tqdm(total=num_requests, desc="answering", unit="question", disable=self.rank != 0) as bar:

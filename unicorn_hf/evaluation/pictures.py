@@ -7,6 +7,8 @@ from PIL import Image
 
 from unicorn_hf.errors import InputError
 
+IMAGE_TOKEN = "<image>"
+
 
 def encode_pictures(model, processor, pictures, *, encoder=None, transfer=None, batch_size: int = 64) -> np.ndarray:
     """The image vectors of pictures, ready to be given to the model as `image_embeds`.
@@ -122,7 +124,43 @@ def load_model(name, *, device=None, dtype="auto"):
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
 
 
-def user_message(question: str, images) -> dict:
-    """A chat message that shows `images` (vectors, or pictures for a model with a tower) and asks `question`."""
-    parts = [{"type": "image", "image": image} for image in images]
-    return {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
+def answer(model, processor, question: str, image_embeds=(), *, temperature: float = 0.0, **generate_kwargs) -> str:
+    """What the model says to a question about pictures, or about none.
+
+    Args:
+        image_embeds: the pictures' vectors, `[num_pictures, embed_dim]` (`encode_pictures`).
+        temperature: of the sampling; 0 for greedy decoding.
+        generate_kwargs: what else `generate` takes (`max_new_tokens`, `top_p`, `streamer`, ...).
+    """
+    import torch
+
+    messages = [user_message(question, len(image_embeds))]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    inputs = prompt_inputs(processor, [prompt], image_embeds).to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, **sampling, **generate_kwargs)
+    return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def user_message(question: str, num_pictures: int) -> dict:
+    """A chat message that shows pictures and asks a question.
+
+    Where the question holds an `<image>` for each picture they stand there, and otherwise all in front.
+    """
+    if question.count(IMAGE_TOKEN) != num_pictures:
+        question = question.replace(IMAGE_TOKEN, "")
+        question = f"{IMAGE_TOKEN * num_pictures}\n{question}" if num_pictures else question
+    return {"role": "user", "content": question}
+
+
+def prompt_inputs(processor, prompts: list[str], image_embeds, *, padding_side: str = "left"):
+    """The model's inputs for a batch of rendered chats; `image_embeds` has their pictures' vectors, chat by chat."""
+    return processor(
+        text=prompts,
+        image_embeds=image_embeds if len(image_embeds) else None,
+        padding=True,
+        padding_side=padding_side,
+        add_special_tokens=False,  # the chat template has put them
+        return_tensors="pt",
+    )
