@@ -557,19 +557,46 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")],
-    data: Annotated[str, typer.Argument(help="A dataset with question, answer, kind and image_embeds.")],
+    data: Annotated[str, typer.Argument(help="A dataset with questions, and pictures or their image_embeds.")],
+    task: Annotated[str, typer.Option(help="vqa, multiple-choice, yes-no or caption.")] = "vqa",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder to write: JSON, every answer, an HTML report.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
+    split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
+    encoder: Annotated[str | None, typer.Option(help="The pictures' encoder, where the model names another.")] = None,
     transfer: Annotated[str | None, typer.Option(help="The transfer of the training data.")] = None,
-    blind: Annotated[bool, typer.Option(help="Leave the picture out and ask the question alone.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Questions a batch.")] = 64,
+    blind: Annotated[bool, typer.Option("--blind", help="Leave the picture out and ask the question alone.")] = False,
+    baseline: Annotated[bool, typer.Option(help="Ask again before the pictures' mean vector.")] = True,
+    circular: Annotated[bool, typer.Option(help="multiple-choice: the options in every rotation.")] = True,
+    suffix: Annotated[str, typer.Option(help="Put behind every question.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="32; 64 for captions.")] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device; a GPU by default, where there is one.")] = None,
 ):
-    """Ask a model questions about real pictures and score its answers by kind."""
+    """Ask a model questions about pictures; score its answers beside those it gives blind."""
     from unicorn_hf.evaluation import evaluate
-    from unicorn_hf.transfer import ModalityTransfer
 
-    transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
-    result = evaluate(model, data, transfer=transfer, blind=blind, batch_size=batch_size)
-    for kind, score in {"all": result.overall, **result.by_kind()}.items():
-        print(f"{kind:20} {score.accuracy:.3f} ± {score.standard_error:.3f}  ({score.total:,} questions)")
+    result = evaluate(
+        model,
+        data,
+        output,
+        task=task,
+        config=config,
+        split=split,
+        encoder=encoder,
+        transfer=transfer,
+        blind=blind,
+        baseline=baseline,
+        circular=circular,
+        suffix=suffix,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        device=device,
+    )
+    print(result)
+    if output is not None:
+        print(output / "report.html")
 
 
 @app.command("convert-checkpoint")

@@ -1,26 +1,42 @@
 import pytest
 
-from unicorn_hf import InputError, evaluate
-from unicorn_hf.evaluation import Evaluation, Score
-from unicorn_hf.evaluation.vqa import normalize
+from unicorn_hf.evaluation.vqa import normalize, vqa_accuracy
 
 
-def test_answers_are_compared_without_case_articles_and_punctuation():
-    assert normalize("The red circle.") == normalize("red  Circle")
-    assert normalize("red (B)") != normalize("red (A)")
-    assert normalize("left of") != normalize("right of")
+@pytest.mark.parametrize(
+    ("answer", "normal"),
+    [
+        ("The red circle.", "red circle"),
+        ("Yes", "yes"),
+        ("two", "2"),
+        ("None", "0"),
+        ("ten dogs", "10 dogs"),
+        ("dont know", "don't know"),
+        ("couldntve", "couldn't've"),
+        ("it's", "it's"),
+        ("its", "its"),  # the possessive is left alone
+        ("100,978", "100978"),
+        ("3.5 miles.", "3.5 miles"),
+        ("black-and-white", "black and white"),
+        ("black - and white", "black and white"),
+        ("left/right", "left right"),
+        ("stop!", "stop"),
+        ("10:30", "10:30"),
+        ("man's", "man's"),
+        ("a\nb", "b"),
+    ],
+)
+def test_answers_are_normalised_as_the_vqa_evaluation_does(answer, normal):
+    assert normalize(answer) == normal
 
 
-def test_scores_are_counted_by_kind():
-    result = Evaluation(["a", "b", "c"], [True, False, True], ["color", "color", "shape"])
-    assert result.overall == Score(2, 3)
-    assert result.by_kind() == {"color": Score(1, 2), "shape": Score(1, 1)}
+@pytest.mark.parametrize(("agreeing", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_the_accuracy_against_ten_annotators_is_that_of_every_nine_of_them(agreeing, accuracy):
+    references = ["red"] * agreeing + ["blue"] * (10 - agreeing)
+    assert vqa_accuracy("a red", references) == pytest.approx(accuracy)
 
 
-def test_the_standard_error_is_that_of_a_proportion():
-    assert Score(50, 100).standard_error == pytest.approx(0.05)
-
-
-def test_a_missing_model_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="cannot be loaded as a model"):
-        evaluate(tmp_path / "nothing", [])
+def test_one_reference_is_right_or_wrong():
+    assert vqa_accuracy("The red circle.", ["red  Circle"]) == 1
+    assert vqa_accuracy("red (B)", ["red (A)"]) == 0
+    assert vqa_accuracy("left of", ["right of"]) == 0

@@ -1,5 +1,6 @@
-"""Visual question answering on real pictures."""
+"""What a model answers about pictures, and what those answers are worth."""
 
-from unicorn_hf.evaluation.vqa import Evaluation, Score, evaluate
+from unicorn_hf.evaluation.evaluation import Evaluation, evaluate
+from unicorn_hf.evaluation.scores import Score
 
 __all__ = ["Evaluation", "Score", "evaluate"]

@@ -1,140 +1,88 @@
-"""Visual question answering: a model's answers to questions over pictures, scored by kind of question."""
+"""Open questions, scored by the accuracy of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468)."""
 
-import math
 import re
-from dataclasses import dataclass
-
-from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import check_columns, read_dataset
+from unicorn_hf.evaluation.questions import read_questions
+from unicorn_hf.evaluation.scores import Metric, mean_of
+from unicorn_hf.storage import check_columns
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_NUMBERS = {"none": "0"} | {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+}
+# Written with every apostrophe; an answer may lack any of them.
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't
+    must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd
+    somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've
+    something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't
+    we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's
+    who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll
+    you're you've
+"""
+_APOSTROPHES = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
+_FEWEST_ANNOTATORS = 4  # with fewer no answer could reach 1
 
 
-@dataclass(frozen=True)
-class Score:
-    """`correct` of `total` questions."""
+class Vqa:
+    """`question`, and `answer` (one text, or the annotators' list) or, as VQA v2 has them, `answers`."""
 
-    correct: int
-    total: int
+    max_new_tokens = 32
 
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.total
+    def __init__(self, dataset, source):
+        self.questions = read_questions(dataset, source)
+        column = "answers" if "answers" in dataset.column_names else "answer"
+        check_columns(dataset, column, source=source)
+        self.references = [_references(value, row, source) for row, value in enumerate(dataset[column][:])]
+        self.expected = [" / ".join(dict.fromkeys(references)) for references in self.references]
 
-    @property
-    def standard_error(self) -> float:
-        """Of the accuracy, over the questions drawn (not over training runs)."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.total)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The answers of one model, in the order of the data, and whether each is right."""
-
-    answers: list[str]
-    correct: list[bool]
-    kinds: list[str]
-
-    @property
-    def overall(self) -> Score:
-        return Score(sum(self.correct), len(self.correct))
-
-    def by_kind(self) -> dict[str, Score]:
-        return {
-            kind: Score(
-                sum(right for right, other in zip(self.correct, self.kinds, strict=True) if other == kind),
-                self.kinds.count(kind),
-            )
-            for kind in dict.fromkeys(self.kinds)
-        }
+    def score(self, reader) -> tuple[list[str], dict[str, Metric]]:
+        answers = reader.answer(self.questions, range(len(self.questions)))
+        values = [vqa_accuracy(answer, given) for answer, given in zip(answers, self.references, strict=True)]
+        return answers, {"accuracy": mean_of(values)}
 
 
-def evaluate(
-    model,
-    data,
-    *,
-    processor=None,
-    transfer=None,
-    blind: bool = False,
-    batch_size: int = 64,
-    max_new_tokens: int = 32,
-    description: str = "answering",
-) -> Evaluation:
-    """Ask the model every question and compare its answers, after normalisation, with the right ones.
+def vqa_accuracy(answer: str, references: list[str]) -> float:
+    """The share of an answer that is right, 0 to 1.
 
-    Args:
-        model: a `UnicornForConditionalGeneration`, or the folder or Hub id of one.
-        data: a dataset, or a folder, file or Hub id of one, with `question`, `answer`, if wanted `kind`, and the
-            `image_embeds` of real pictures (made by `embed`).
-        processor: the model's; read from the same folder by default.
-        transfer: the `ModalityTransfer` of the training data, whose `condition_image` the vectors go through.
-        blind: leave the picture out and ask the question alone.
-        batch_size: questions a batch of `generate`.
-        max_new_tokens: the longest answer, in tokens.
-        description: of the progress bar.
-
-    Raises:
-        InputError: the data lack a column, or the model cannot be found.
+    With one reference: whether it is the same after `normalize`. With the annotators' references: the mean, over each
+    annotator left out, of min(1, how many of the others gave the answer / 3).
     """
-    import numpy as np
-    import torch
-
-    model, processor = _load(model, processor)
-    dataset = read_dataset(data)
-    check_columns(dataset, "question", "answer", *([] if blind else ["image_embeds"]), source=data)
-    questions, expected = dataset["question"][:], dataset["answer"][:]
-    kinds = dataset["kind"][:] if "kind" in dataset.column_names else ["all"] * len(dataset)
-    vectors = None
-    if not blind:
-        vectors = np.asarray(
-            dataset.with_format("numpy", columns=["image_embeds"])["image_embeds"][:], dtype=np.float32
-        )
-        vectors = transfer.condition_image(vectors) if transfer is not None else vectors
-    image = "" if blind else f"{processor.image_token}\n"
-    prompts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": image + question}], add_generation_prompt=True, tokenize=False
-        )
-        for question in questions
-    ]
-    model.eval()
-    answers = []
-    for start in tqdm(range(0, len(prompts), batch_size), desc=description, unit="batch"):
-        batch = slice(start, start + batch_size)
-        inputs = processor(
-            text=prompts[batch],
-            image_embeds=None if blind else vectors[batch],
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,  # the chat template has put them
-            return_tensors="pt",
-        ).to(model.device)
-        with torch.inference_mode():
-            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        answers += [answer.strip() for answer in processor.batch_decode(new, skip_special_tokens=True)]
-    correct = [normalize(answer) == normalize(right) for answer, right in zip(answers, expected, strict=True)]
-    return Evaluation(answers, correct, kinds)
+    said = normalize(answer)
+    matches, total = sum(normalize(reference) == said for reference in references), len(references)
+    if total == 1:
+        return float(matches)
+    if_one_of_them_is_out, if_another_is_out = min(1, (matches - 1) / 3), min(1, matches / 3)
+    return (matches * if_one_of_them_is_out + (total - matches) * if_another_is_out) / total
 
 
 def normalize(answer: str) -> str:
-    """Lower case, no articles, no punctuation, white space folded (after the VQA evaluation, Antol et al. 2015)."""
-    words = re.sub(r"[^\w\s]", " ", answer.lower()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    """An answer as the VQA evaluation compares it.
+
+    Lower case; number words as digits; no articles; apostrophes of contractions put in; punctuation but apostrophe and
+    colon a space, or nothing where a space is beside it or a comma stands between digits; no period but a decimal one.
+    """
+    answer = answer.strip().translate({ord("’"): "'", ord("\n"): " ", ord("\t"): " "})
+    number_with_comma, text = re.search(r"\d,\d", answer), answer
+    for mark in _PUNCTUATION:
+        closes_up = number_with_comma or f"{mark} " in answer or f" {mark}" in answer
+        text = text.replace(mark, "" if closes_up else " ")
+    words = re.sub(r"\.(?!\d)", "", text).lower().split()
+    words = [_NUMBERS.get(word, word) for word in words if word not in ("a", "an", "the")]
+    return " ".join(_APOSTROPHES.get(word.replace("'", ""), word) for word in words)
 
 
-def _load(model, processor):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
-        if processor is None:
-            raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
-        return model, processor
-    try:
-        return (
-            AutoModelForImageTextToText.from_pretrained(model),
-            processor or AutoProcessor.from_pretrained(model),
+def _references(value, row: int, source) -> list[str]:
+    given = value if isinstance(value, list) else [value]
+    given = [each.get("answer") if isinstance(each, dict) else each for each in given]
+    if not all(isinstance(each, str) for each in given) or len(given) in range(2, _FEWEST_ANNOTATORS) or not given:
+        raise InputError(
+            f"{source}: row {row}: the answer is {value!r}; expected a text, or the texts of {_FEWEST_ANNOTATORS} or "
+            "more annotators"
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{model}: cannot be loaded as a model ({reason})") from error
+    return given

@@ -1,0 +1,212 @@
+"""`evaluate`: what a model answers about pictures, scored beside what it scores without seeing them."""
+
+import warnings
+from dataclasses import dataclass
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.scores import Score, measure
+
+TASKS = ("vqa", "multiple-choice", "yes-no", "caption")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The answers of one model in the order of the data, and their scores; the first score is the task's main one.
+
+    Attributes:
+        scores: metric -> score over all questions.
+        kind_scores: kind of question -> metric -> score.
+        answers: what the model wrote (in a multiple choice: with the options as they stand).
+        correct: the main metric of every question alone, 0 to 1 (a caption's CIDEr may be more).
+        expected, kinds: the right answer and the kind of every question.
+        blind_answers: what it wrote before the mean of all pictures' vectors; None where it was not asked.
+    """
+
+    scores: dict[str, Score]
+    kind_scores: dict[str, dict[str, Score]]
+    answers: list[str]
+    correct: list[float]
+    expected: list[str]
+    kinds: list[str]
+    blind_answers: list[str] | None = None
+
+    @property
+    def overall(self) -> Score:
+        return next(iter(self.scores.values()))
+
+    def by_kind(self) -> dict[str, Score]:
+        """The main score of each kind of question."""
+        return {kind: next(iter(scores.values())) for kind, scores in self.kind_scores.items()}
+
+    def __str__(self) -> str:
+        kinds = self.by_kind() if len(self.kind_scores) > 1 else {}
+        return "\n".join(f"{name:20} {score}" for name, score in {**self.scores, **kinds}.items())
+
+
+def evaluate(
+    model,
+    data,
+    output=None,
+    *,
+    task: str = "vqa",
+    config: str | None = None,
+    split: str = "train",
+    processor=None,
+    encoder: str | None = None,
+    transfer=None,
+    blind: bool = False,
+    baseline: bool = True,
+    circular: bool = True,
+    suffix: str = "",
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    device=None,
+    description: str = "answering",
+) -> Evaluation:
+    """Ask a model questions about pictures and score its answers, over all questions and by kind.
+
+    Args:
+        model: a `UnicornForConditionalGeneration`, or the folder or Hub id of one.
+        data: a dataset, or a folder, file or Hub id of one, with pictures (a column of images) or their vectors
+            (`image_embeds`, as `embed` writes them), and the task's columns (docs/evaluation.md). Where there is a
+            column `kind` or `category`, its values are scored apart.
+        output: a folder to write: `evaluation.json`, `answers.jsonl` and `report.html`.
+        task: `vqa`, `multiple-choice`, `yes-no` or `caption`.
+        config, split: of the dataset, where it has several.
+        processor: the model's; read from the same folder by default.
+        encoder: another name of the pictures' encoder than the one in the model's configuration, such as a folder's.
+        transfer: the `ModalityTransfer` of the training data, or its folder: `condition_image` is applied to the
+            vectors. Only the mean shift's centred space needs it.
+        blind: leave the picture out and ask the question alone.
+        baseline: ask once more before the mean of all pictures' vectors. Whatever is right there needs no picture.
+        circular: multiple choice with the options in every rotation.
+        suffix: put behind every question, such as "Answer the question using a single word or phrase."
+        batch_size: prompts in a batch.
+        max_new_tokens: the longest answer, in tokens; 32, and 64 for a caption, by default.
+        device: where the model is loaded to; a GPU by default, where there is one.
+        description: of the progress bar.
+
+    Raises:
+        InputError: an unknown task; a column is missing or a cell holds something else; there are no pictures, or
+            vectors of another encoder; the model cannot be found; the output folder holds something.
+        MissingExtraError: captions are scored by a package of the extra `eval`.
+    """
+    import numpy as np
+
+    from unicorn_hf.evaluation.pictures import load_model
+    from unicorn_hf.evaluation.question_pictures import read_vectors
+    from unicorn_hf.evaluation.reader import Reader, check_chat_template
+
+    if output is not None:
+        storage.check_new_folder(output)
+    dataset = storage.read_dataset(data, name=config, split=split)
+    source = "the dataset" if dataset is data else data
+    questions = _task(task, dataset, source, circular)
+    model_name = getattr(model, "name_or_path", model)
+    if not hasattr(model, "generate"):
+        model, own_processor = load_model(model, device=device)
+        processor = processor or own_processor
+    elif processor is None:
+        raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
+    check_chat_template(processor, model_name)
+    transfer = _check_transfer(transfer, model)
+    vectors, picture_of = None, np.arange(len(dataset))
+    if not blind:
+        vectors, picture_of = read_vectors(dataset, source, model, processor, encoder, transfer)
+    reader = Reader(
+        model=model.eval(),
+        processor=processor,
+        vectors=vectors,
+        picture_of=picture_of,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens or questions.max_new_tokens,
+        suffix=suffix,
+        description=description,
+    )
+    answers, metrics = questions.score(reader)
+    blind_answers, blind_metrics = None, {}
+    if baseline and not blind:
+        blind_answers, blind_metrics = questions.score(reader.before_the_mean())
+
+    column = next((name for name in ("kind", "category") if name in dataset.column_names), None)
+    kinds = [str(kind) for kind in dataset[column][:]] if column else ["all"] * len(dataset)
+    if "image_id" in dataset.column_names:
+        picture_of = np.array([str(value) for value in dataset["image_id"][:]])
+
+    def scores(rows) -> dict[str, Score]:
+        return {name: measure(metric, blind_metrics.get(name), picture_of, rows) for name, metric in metrics.items()}
+
+    evaluation = Evaluation(
+        scores=scores(slice(None)),
+        kind_scores={kind: scores(np.flatnonzero(np.array(kinds) == kind)) for kind in dict.fromkeys(kinds)},
+        answers=answers,
+        correct=next(iter(metrics.values())).each().tolist(),
+        expected=questions.expected,
+        kinds=kinds,
+        blind_answers=blind_answers,
+    )
+    if output is not None:
+        from unicorn_hf.evaluation.report import write_report
+
+        about = {
+            "model": str(model_name),
+            "data": str(source),
+            "task": task,
+            "questions": len(dataset),
+            "pictures": 0 if blind else len(np.unique(picture_of)),
+            "image_encoder": model.config.image_encoder,
+            "transfer": model.config.transfer,
+            "suffix": suffix,
+        }
+        write_report(evaluation, dataset, questions.questions, about, output)
+    return evaluation
+
+
+def _task(name: str, dataset, source, circular: bool):
+    if name == "vqa":
+        from unicorn_hf.evaluation.vqa import Vqa
+
+        return Vqa(dataset, source)
+    if name == "multiple-choice":
+        from unicorn_hf.evaluation.multiple_choice import MultipleChoice
+
+        return MultipleChoice(dataset, source, circular)
+    if name == "yes-no":
+        from unicorn_hf.evaluation.yes_no import YesNo
+
+        return YesNo(dataset, source)
+    if name == "caption":
+        from unicorn_hf.evaluation.captions import Captions
+
+        return Captions(dataset, source)
+    raise InputError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}")
+
+
+def _check_transfer(transfer, model):
+    """The transfer, read where it is a folder, after a look at whether it is the one of the model's training data."""
+    from unicorn_hf.transfer import ModalityTransfer
+
+    trained_on = model.config.transfer
+    if transfer is None:
+        if trained_on == "mean_shift":
+            warnings.warn(
+                "the model was trained on vectors moved by mean_shift; where that was the centred space (a fit without "
+                "images, the released Unicorn), pass the transfer, or real vectors lie elsewhere than those it knows",
+                stacklevel=3,
+            )
+        return None
+    if not isinstance(transfer, ModalityTransfer):
+        transfer = ModalityTransfer.from_pretrained(transfer)
+    if trained_on and transfer.method != trained_on:
+        raise InputError(
+            f"the transfer is {transfer.method!r}, but the model was trained on vectors moved by {trained_on!r}; pass "
+            "the one of its training data"
+        )
+    theirs, ours = transfer.config.get("image_encoder"), model.config.image_encoder
+    if theirs and ours and theirs != ours:
+        raise InputError(
+            f"the transfer was fitted on vectors of the encoder {theirs!r}, but the model reads those of {ours!r}; "
+            "pass the transfer of the model's training data"
+        )
+    return transfer

@@ -1,0 +1,119 @@
+"""Questions with options: by the letter that is written and by likelihood, the options in every rotation.
+
+CircularEval (MMBench, Liu et al. 2023, arXiv 2307.06281): a question is right when it is right in all rotations of its
+options, which leaves a model that always says "A" with nothing.
+"""
+
+import re
+from string import ascii_uppercase
+
+import numpy as np
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.questions import read_questions
+from unicorn_hf.evaluation.scores import Metric, mean_of
+from unicorn_hf.storage import check_columns
+
+
+class MultipleChoice:
+    """`question`, `options` (a list of texts) and `answer`: a letter, an index from 0, or the option's text.
+
+    Args:
+        circular: ask with the options in every rotation, not only as they stand.
+    """
+
+    max_new_tokens = 32
+
+    def __init__(self, dataset, source, circular: bool = True):
+        self.questions = read_questions(dataset, source)
+        check_columns(dataset, "options", "answer", source=source)
+        self.options, answers = dataset["options"][:], dataset["answer"][:]
+        for row, options in enumerate(self.options):
+            _check_options(options, row, source)
+        # Where all are texts of options, they are meant so, even if the texts are letters.
+        by_text = all(answer in options for answer, options in zip(answers, self.options, strict=True))
+        self.right = [
+            _right_option(answer, options, by_text, row, source)
+            for row, (answer, options) in enumerate(zip(answers, self.options, strict=True))
+        ]
+        self.expected = [
+            f"{options[right]} ({ascii_uppercase[right]})"
+            for options, right in zip(self.options, self.right, strict=True)
+        ]
+        self.circular = circular
+
+    def score(self, reader) -> tuple[list[str], dict[str, Metric]]:
+        asked = [  # (row, rotation)
+            (row, rotation)
+            for row, options in enumerate(self.options)
+            for rotation in range(len(options) if self.circular else 1)
+        ]
+        rows = [row for row, _ in asked]
+        rotated = [self.options[row][rotation:] + self.options[row][:rotation] for row, rotation in asked]
+        questions = [with_options(self.questions[row], options) for row, options in zip(rows, rotated, strict=True)]
+        right = [(self.right[row] - rotation) % len(self.options[row]) for row, rotation in asked]
+
+        answers = reader.answer(questions, rows)
+        chosen = [chosen_option(answer, options) for answer, options in zip(answers, rotated, strict=True)]
+        likeliest = [int(values.argmax()) for values in reader.log_likelihoods(questions, rows, rotated)]
+
+        first = np.array([rotation == 0 for _, rotation in asked])
+        metrics = {}
+        for name, choices in (("letter", chosen), ("likelihood", likeliest)):
+            correct = np.array([choice == index for choice, index in zip(choices, right, strict=True)])
+            metrics[name] = mean_of(correct[first])
+            if self.circular:
+                metrics[f"{name}_circular"] = mean_of(np.logical_and.reduceat(correct, np.flatnonzero(first)))
+        metrics["no_letter"] = mean_of([choice is None for choice, plain in zip(chosen, first, strict=True) if plain])
+        return [answer for answer, plain in zip(answers, first, strict=True) if plain], metrics
+
+
+def with_options(question: str, options: list[str]) -> str:
+    """The question and its lettered options, as stage 2 trains on them."""
+    listed = (f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+    return "\n".join([question, *listed])
+
+
+def chosen_option(answer: str, options: list[str]) -> int | None:
+    """The option that an answer names, by its letter or word for word; None where it names none, or several."""
+    letters = ascii_uppercase[: len(options)]
+    alone = re.fullmatch(rf"\(?([{letters}])\)?[.:]?", answer.strip(), re.IGNORECASE)
+    if alone:
+        return letters.index(alone[1].upper())
+    texts = [option.strip().lower() for option in options]
+    said = answer.strip().rstrip(".").lower()
+    if said in texts:
+        return texts.index(said)
+    # "(B)", "B. red" or "B) red", "the answer is B"; never the article of "A red circle".
+    patterns = (rf"\(([{letters}])\)", rf"^([{letters}])[.:)]", rf"\b(?:[Aa]nswer|[Oo]ption)(?: is)?:? ([{letters}])\b")
+    for pattern in patterns:
+        found = set(re.findall(pattern, answer.strip()))
+        if len(found) == 1:
+            return letters.index(found.pop())
+    named = [index for index, text in enumerate(texts) if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
+    return named[0] if len(named) == 1 else None
+
+
+def _check_options(options, row: int, source) -> None:
+    if (
+        not isinstance(options, list)
+        or not 2 <= len(options) <= len(ascii_uppercase)
+        or not all(isinstance(option, str) and option.strip() for option in options)
+    ):
+        raise InputError(f"{source}: row {row}: the options are {options!r}; expected a list of 2 to 26 texts")
+
+
+def _right_option(answer, options: list[str], by_text: bool, row: int, source) -> int:
+    index = -1
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        index = answer
+    elif isinstance(answer, str) and not by_text and len(letter := answer.strip(" ().").upper()) == 1:
+        index = ascii_uppercase.find(letter)
+    elif answer in options:
+        index = options.index(answer)
+    if not 0 <= index < len(options):
+        raise InputError(
+            f"{source}: row {row}: the answer {answer!r} is none of the options {options!r}; expected a letter, an "
+            "index from 0, or the text of one"
+        )
+    return index

@@ -1,0 +1,116 @@
+"""The pictures of a dataset's questions, as the vectors that a model reads."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from unicorn_hf import storage
+from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
+from unicorn_hf.transfer.vectors import unit_rows
+
+_AT_A_TIME = 64  # pictures in memory
+
+
+def read_vectors(dataset, source, model, processor, encoder=None, transfer=None) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of the distinct pictures, and the picture of each row.
+
+    Args:
+        dataset: with `image_embeds`, the vectors of pictures; or else with a column of pictures, which go through the
+            model's image tower, or through the encoder that its configuration names.
+        source: what to call the dataset; where it is a folder with a card, that card says the vectors' encoder.
+        encoder: another name of the encoder than the one in the model's configuration.
+        transfer: the `ModalityTransfer` of the training data, whose `condition_image` the vectors go through.
+
+    Returns:
+        float32 `[num_pictures, embed_dim]`, int64 `[len(dataset)]`.
+
+    Raises:
+        InputError: neither column is there; vectors of another encoder or dimension, or without a direction; a picture
+            is missing or cannot be read.
+    """
+    if "image_embeds" in dataset.column_names:
+        rows = _stored_vectors(dataset, source, model.config, encoder or model.config.image_encoder)
+        first, picture_of = _distinct(row.tobytes() for row in rows)
+        vectors = rows[first]
+        return (transfer.condition_image(vectors) if transfer is not None else vectors), picture_of
+    column = picture_column(dataset)
+    if column is None:
+        raise InputError(
+            f"{source}: has no pictures and no vectors of pictures; expected a column 'image', or 'image_embeds' as "
+            f"`unicorn-hf embed` writes it; its columns are {', '.join(dataset.column_names)}"
+        )
+    files = undecoded(dataset, column)
+    first, picture_of = _distinct(_content(files[row], row, source) for row in range(len(files)))
+    encoder = picture_encoder(model, encoder)
+    blocks = []
+    for start in range(0, len(first), _AT_A_TIME):
+        pictures = [_open(files[row], row, source) for row in first[start : start + _AT_A_TIME]]
+        blocks.append(encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer))
+    return np.concatenate(blocks), picture_of
+
+
+def picture_column(dataset) -> str | None:
+    """`image`, or else the first column of pictures."""
+    import datasets
+
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    return "image" if "image" in dataset.column_names else next(iter(pictures), None)
+
+
+def undecoded(dataset, column: str):
+    """The column's cells, each `{"bytes": …, "path": …}` or None."""
+    import datasets
+
+    return dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))[column]
+
+
+def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
+    made_by = storage.read_provenance(source).get("image_embeds", {}).get("encoder")
+    if made_by and encoder and made_by != encoder:
+        raise InputError(
+            f"{source}: image_embeds are vectors of the encoder {made_by!r}, but the model reads those of {encoder!r}; "
+            "embed the pictures with that encoder"
+        )
+    cells = dataset.with_format("numpy", columns=["image_embeds"])["image_embeds"][:]
+    try:
+        rows = np.asarray(cells, np.float32)
+    except (TypeError, ValueError):
+        rows = np.empty(0)  # rows of different lengths, or empty ones
+    if rows.ndim != 2 or rows.shape[1] != config.embed_dim:
+        found = f"vectors of {rows.shape[1]} dimensions" if rows.ndim == 2 else "rows that are no vectors of one length"
+        raise InputError(
+            f"{source}: image_embeds holds {found}; the model reads vectors of {config.embed_dim} dimensions of the "
+            f"encoder {encoder!r}"
+        )
+    _, bad = unit_rows(rows)
+    if len(bad):
+        raise InputError(
+            f"{source}: row {bad[0]}: image_embeds holds NaN, Inf or only zeros ({len(bad):,} of {len(rows):,} rows "
+            "do); embed these pictures again, or leave the rows out"
+        )
+    return rows
+
+
+def _distinct(contents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each content, and which of these each row has."""
+    places = {}
+    place_of = np.array([places.setdefault(xxhash.xxh3_128_digest(content), len(places)) for content in contents])
+    return np.unique(place_of, return_index=True)[1], place_of
+
+
+def _content(cell: dict | None, row: int, source) -> bytes:
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise InputError(f"{source}: row {row} has no picture; leave such rows out")
+    if cell["bytes"] is None:
+        return str(Path(cell["path"])).encode()
+    return cell["bytes"]
+
+
+def _open(cell: dict, row: int, source):
+    try:
+        return open_picture(cell)
+    except InputError as error:
+        raise InputError(f"{source}: row {row}: {error}") from error

@@ -1,0 +1,18 @@
+"""The column that every task but captions needs."""
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.storage import check_columns
+
+
+def read_questions(dataset, source) -> list[str]:
+    """The column `question`.
+
+    Raises:
+        InputError: there is no such column, or a row of it holds no text.
+    """
+    check_columns(dataset, "question", source=source)
+    questions = dataset["question"][:]
+    for row, question in enumerate(questions):
+        if not isinstance(question, str) or not question.strip():
+            raise InputError(f"{source}: row {row}: the question is {question!r}; expected a text")
+    return questions

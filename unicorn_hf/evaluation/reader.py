@@ -1,0 +1,138 @@
+"""A model that is asked about pictures, in batches of like length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from unicorn_hf.errors import InputError
+
+_ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for an answer where a chat template is rendered
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Answers in the order asked; the same question about the same picture is put to the model once.
+
+    Attributes:
+        model, processor: a `UnicornForConditionalGeneration` and its `UnicornProcessor`.
+        vectors: float32 `[num_pictures, embed_dim]`; None: the question is asked without a picture.
+        picture_of: the picture of each row, int `[num_rows]`.
+        batch_size: prompts in a batch.
+        max_new_tokens: the longest answer, in tokens.
+        suffix: put behind every question, on a line of its own.
+        description: of the progress bar.
+    """
+
+    model: object
+    processor: object
+    vectors: np.ndarray | None
+    picture_of: np.ndarray
+    batch_size: int
+    max_new_tokens: int
+    suffix: str = ""
+    description: str = "answering"
+
+    def before_the_mean(self) -> "Reader":
+        """The same model, shown the mean of all pictures' vectors whatever it is asked."""
+        return replace(
+            self,
+            vectors=self.vectors.mean(axis=0, keepdims=True),
+            picture_of=np.zeros_like(self.picture_of),
+            description=f"{self.description}, blind",
+        )
+
+    def answer(self, questions: Sequence[str], rows: Sequence[int]) -> list[str]:
+        """What the model writes, greedily, as a reply to each question about the picture of its row."""
+        import torch
+
+        asked = [(self._prompt(question), self._picture(row)) for question, row in zip(questions, rows, strict=True)]
+        answers = {}
+        for batch in self._batches(list(dict.fromkeys(asked)), self.description):
+            inputs = self._inputs([prompt for prompt, _ in batch], [picture for _, picture in batch])
+            with torch.inference_mode():
+                tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+            new = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            answers |= dict(zip(batch, (answer.strip() for answer in new), strict=True))
+        return [answers[each] for each in asked]
+
+    def log_likelihoods(
+        self, questions: Sequence[str], rows: Sequence[int], options: Sequence[Sequence[str]]
+    ) -> list[np.ndarray]:
+        """The mean log-probability of the tokens of each option as a reply, one array `[num_options]` a question."""
+        import torch
+
+        asked = []
+        for question, row, choices in zip(questions, rows, options, strict=True):
+            context, space = self._context(question)
+            asked.append([(context + space + option, self._picture(row), context) for option in choices])
+        values = {}
+        distinct = list(dict.fromkeys(each for group in asked for each in group))
+        for batch in self._batches(distinct, f"{self.description}, by likelihood"):
+            inputs = self._inputs([text for text, _, _ in batch], [picture for _, picture, _ in batch])
+            mask = inputs["attention_mask"]
+            lengths = [self._length(text) - self._length(context) for text, _, context in batch]
+            lengths = torch.tensor(lengths, device=mask.device).clamp(min=1)
+            longest = int(lengths.max())
+            with torch.inference_mode():
+                logits = self.model(
+                    **inputs,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                    logits_to_keep=longest + 1,
+                    use_cache=False,
+                ).logits[:, :-1]
+            targets = inputs["input_ids"][:, -longest:, None]
+            each = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]
+            counts = torch.arange(longest, 0, -1, device=mask.device) <= lengths[:, None]
+            means = (each * counts).sum(-1) / lengths
+            values |= dict(zip(batch, means.tolist(), strict=True))
+        return [np.array([values[each] for each in group]) for group in asked]
+
+    def _prompt(self, question: str, answer: str | None = None) -> str:
+        """The chat up to the reply, or with it."""
+        question = question.replace(self.processor.image_token, "").strip()
+        question = f"{question}\n{self.suffix}" if self.suffix else question
+        image = "" if self.vectors is None else f"{self.processor.image_token}\n"
+        messages = [{"role": "user", "content": image + question}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
+
+    def _context(self, question: str) -> tuple[str, str]:
+        """What stands before a reply, and the spaces between: tokenizers take those for a part of the reply."""
+        before = self._prompt(question, _ANSWER).rpartition(_ANSWER)[0]
+        context = before.rstrip(" ")
+        return context, before[len(context) :]
+
+    def _picture(self, row: int) -> int | None:
+        return None if self.vectors is None else int(self.picture_of[row])
+
+    def _batches(self, asked: list[tuple], description: str) -> Iterator[list[tuple]]:
+        """Longest first: what does not fit into memory is seen at once."""
+        lengths = [self._length(each[0]) for each in asked]
+        order = sorted(range(len(asked)), key=lambda place: -lengths[place])
+        for start in tqdm(range(0, len(order), self.batch_size), desc=description, unit="batch"):
+            yield [asked[place] for place in order[start : start + self.batch_size]]
+
+    def _length(self, text: str) -> int:
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _inputs(self, texts: list[str], pictures: list[int | None]):
+        return self.processor(
+            text=texts,
+            image_embeds=None if self.vectors is None else self.vectors[pictures],
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,  # the chat template has put them
+            return_tensors="pt",
+        ).to(self.model.device)
+
+
+def check_chat_template(processor, name) -> None:
+    """Raise `InputError` where the model's tokenizer cannot say what a question looks like."""
+    if not processor.chat_template:
+        raise InputError(
+            f"{name}: its tokenizer has no chat template, so it cannot be asked; evaluate what stage 2 has trained, or "
+            "save the tokenizer with one"
+        )

@@ -1,0 +1,85 @@
+"""An evaluation as a folder: the numbers as JSON, every answer, and a page with pictures of right and wrong ones."""
+
+import base64
+import io
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf import storage
+from unicorn_hf.evaluation.pictures import open_picture
+from unicorn_hf.evaluation.question_pictures import picture_column, undecoded
+
+_NUM_SHOWN = 12  # of the right answers, and of the wrong ones
+_THUMBNAIL = (224, 224)
+
+
+def write_report(evaluation, dataset, questions: list[str], about: dict, output) -> None:
+    """Write `evaluation.json`, `answers.jsonl` and `report.html` to the new folder `output`.
+
+    Args:
+        evaluation: an `Evaluation` of `dataset`.
+        questions: what was asked about each row.
+        about: model, data, task and settings, as JSON values.
+    """
+    rows = [
+        {
+            "row": row,
+            "kind": evaluation.kinds[row],
+            "question": question,
+            "expected": evaluation.expected[row],
+            "answer": evaluation.answers[row],
+            "score": evaluation.correct[row],
+            **({} if evaluation.blind_answers is None else {"blind_answer": evaluation.blind_answers[row]}),
+        }
+        for row, question in enumerate(questions)
+    ]
+    scores = {
+        "scores": {name: asdict(score) for name, score in evaluation.scores.items()},
+        "kinds": {
+            kind: {name: asdict(score) for name, score in scores.items()}
+            for kind, scores in evaluation.kind_scores.items()
+        },
+    }
+    with storage.new_folder(output) as folder:
+        storage.write_json({**about, **scores}, folder / "evaluation.json")
+        with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        (folder / "report.html").write_text(_page(evaluation, dataset, rows, about), encoding="utf-8")
+
+
+def _page(evaluation, dataset, rows: list[dict], about: dict) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    values = np.array(evaluation.correct)
+    limit = np.median(values) if about["task"] == "caption" else 0.5
+    drawn = random.Random(0).sample(rows, len(rows))
+    names = ("Better captions", "Worse captions") if about["task"] == "caption" else ("Right answers", "Wrong answers")
+    examples = {
+        names[0]: [row for row in drawn if row["score"] >= limit][:_NUM_SHOWN],
+        names[1]: [row for row in drawn if row["score"] < limit][:_NUM_SHOWN],
+    }
+    column = picture_column(dataset) if about["pictures"] else None
+    files = undecoded(dataset, column) if column else None
+    return environment.get_template("report.html.jinja").render(
+        about=about,
+        evaluation=evaluation,
+        kinds=evaluation.by_kind() if len(evaluation.kind_scores) > 1 else {},
+        main=next(iter(evaluation.scores)),
+        examples=examples,
+        picture=lambda row: _thumbnail(files[row["row"]]) if files else None,
+    )
+
+
+def _thumbnail(cell) -> str:
+    picture = open_picture(cell)
+    picture.thumbnail(_THUMBNAIL)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,112 @@
+"""Scores with their confidence intervals, beside those of the same model that sees nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+_RESAMPLES = 1000
+_SEED = 0
+_PERCENTILES = (2.5, 97.5)
+_CHUNK = 1 << 20  # picture indices that are drawn at a time
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a set of questions that follows from sums over them.
+
+    Attributes:
+        statistics: `[num_questions, S]` float64, what each question adds.
+        value: sums `[..., S]` -> the number `[...]`.
+    """
+
+    statistics: np.ndarray
+    value: Callable[[np.ndarray], np.ndarray]
+
+    def each(self) -> np.ndarray:
+        """The number of every question alone, `[num_questions]`."""
+        return self.value(self.statistics)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value over `total` questions, with its 95 % bootstrap interval.
+
+    Attributes:
+        blind: the same with the mean of all image vectors in place of each picture; None where it was not measured.
+        gain: value less blind, and its own interval: both resampled together.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    total: int
+    blind: float | None = None
+    gain: float | None = None
+    gain_interval: tuple[float, float] | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The value, by the name of what most tasks measure."""
+        return self.value
+
+    def __str__(self) -> str:
+        text = "{:.3f} [{:.3f}, {:.3f}]".format(self.value, *self.interval)
+        if self.blind is not None:
+            text += "  blind {:.3f}, gain {:+.3f} [{:+.3f}, {:+.3f}]".format(self.blind, self.gain, *self.gain_interval)
+        return f"{text}  ({self.total:,} questions)"
+
+
+def mean_of(values) -> Metric:
+    values = np.asarray(values, np.float64)
+    return Metric(np.stack([values, np.ones_like(values)], axis=1), lambda sums: share(sums[..., 0], sums[..., 1]))
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`; 0 where `whole` is 0."""
+    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
+
+
+def measure(metric: Metric, blind: Metric | None, pictures: np.ndarray, rows=slice(None)) -> Score:
+    """The score of some questions.
+
+    Args:
+        blind: the metric of the answers given without seeing.
+        pictures: int `[num_questions]`, each question's picture. Questions about one picture are resampled together,
+            since their answers are not independent of one another.
+        rows: the questions that count.
+    """
+    seen = metric.statistics[rows]
+    if blind is None:
+        low_high = np.percentile(_resampled(metric, seen, pictures[rows]), _PERCENTILES)
+        return Score(float(metric.value(seen.sum(axis=0))), _pair(low_high), len(seen))
+    unseen = blind.statistics[rows]
+    # The same seed and the same number of pictures: the same resamples.
+    resampled, resampled_blind = (_resampled(metric, statistics, pictures[rows]) for statistics in (seen, unseen))
+    value, without = (float(metric.value(statistics.sum(axis=0))) for statistics in (seen, unseen))
+    return Score(
+        value,
+        _pair(np.percentile(resampled, _PERCENTILES)),
+        len(seen),
+        without,
+        value - without,
+        _pair(np.percentile(resampled - resampled_blind, _PERCENTILES)),
+    )
+
+
+def _resampled(metric: Metric, statistics: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """The metric over pictures drawn with replacement, `[_RESAMPLES]`."""
+    _, picture = np.unique(pictures, return_inverse=True)
+    num_pictures = int(picture.max()) + 1
+    sums = np.zeros((num_pictures, statistics.shape[1]))
+    np.add.at(sums, picture, statistics)
+    rng = np.random.default_rng(_SEED)
+    at_a_time = max(1, _CHUNK // num_pictures)
+    totals = [
+        sums[rng.integers(num_pictures, size=(min(at_a_time, _RESAMPLES - start), num_pictures))].sum(axis=1)
+        for start in range(0, _RESAMPLES, at_a_time)
+    ]
+    return metric.value(np.concatenate(totals))
+
+
+def _pair(low_high) -> tuple[float, float]:
+    return float(low_high[0]), float(low_high[1])
