@@ -137,6 +137,12 @@ class UnicornPreTrainedModel(PreTrainedModel):
             init.ones_(module.image_embeds_scale)
 
     @classmethod
+    def is_custom_code(cls) -> bool:
+        # Otherwise modules without weights of their own would be left out of the initialisation, and with them the
+        # buffers that a language model fills in its layers (Falcon-H1's mup_vector).
+        return False
+
+    @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -224,6 +230,11 @@ class UnicornModel(UnicornPreTrainedModel):
         self.multi_modal_projector = UnicornMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self._known_kwargs = _FORWARD_KWARGS.union(inspect.signature(self.language_model.forward).parameters)
+        if "past_key_values" not in self._known_kwargs:
+            raise ValueError(
+                f"{type(self.language_model).__name__} cannot be the language model: it takes no past_key_values, the"
+                " cache that generation hands on; expected a model with attention layers, alone or among others"
+            )
         self.post_init()
 
     def get_image_features(
@@ -363,10 +374,11 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             causal_lm = AutoModelForCausalLM.from_config(text_config)
         head = causal_lm.get_output_embeddings()
-        # How the checkpoint may call what is model.language_model and lm_head here; the latter two for a model that is
-        # more than a language model, whose other parts are left out.
-        key_mapping = {
-            rf"^{causal_lm.base_model_prefix}\.(?!language_model\.)": "model.language_model.",
+        decoder_name = _name_of(causal_lm.get_input_embeddings(), causal_lm).split(".")[0]
+        # How the checkpoint may call what is model.language_model and lm_head here: first what transformers itself
+        # renames; the last two for a model that is more than a language model, whose other parts are left out.
+        key_mapping = _renamed_keys(causal_lm) | {
+            rf"^{decoder_name}\.(?!language_model\.)": "model.language_model.",
             rf"^{_name_of(head, causal_lm)}\.": "lm_head.",
             r"^language_model\.model\.": "model.language_model.",
             r"^language_model\.lm_head\.": "lm_head.",
@@ -378,7 +390,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             lm_head_bias=head.bias is not None,
             **config_kwargs,
         )
-        if not _head_is_known(causal_lm):
+        if not _head_is_known(causal_lm, decoder_name):
             raise ValueError(
                 f"{name}: what a {text_config.model_type} model does behind its last hidden state is not known"
             )
@@ -551,8 +563,16 @@ def _name_of(module: nn.Module, parent: nn.Module) -> str:
     return next(name for name, child in parent.named_modules() if child is module)
 
 
+def _renamed_keys(causal_lm: PreTrainedModel) -> dict[str, str]:
+    """What transformers renames where it loads a checkpoint of `causal_lm`; it goes by the class of the whole model."""
+    from transformers.conversion_mapping import WeightRenaming, extract_weight_conversions_for_model
+
+    conversions = extract_weight_conversions_for_model(causal_lm) or []
+    return {each.source_patterns[0]: each.target_patterns[0] for each in conversions if type(each) is WeightRenaming}
+
+
 @torch.no_grad()
-def _head_is_known(causal_lm: PreTrainedModel) -> bool:
+def _head_is_known(causal_lm: PreTrainedModel, decoder_name: str) -> bool:
     """Whether `causal_lm` makes its logits as we do: tried on made-up hidden states and a small head. It is used up."""
     text_config = causal_lm.config
     hidden_states = torch.linspace(-2, 2, 2 * text_config.hidden_size).view(1, 2, -1)
@@ -564,13 +584,17 @@ def _head_is_known(causal_lm: PreTrainedModel) -> bool:
 
     class Decoder(nn.Module):
         decoder = property(lambda self: self)  # OPT has one more level
+        lm_head_multiplier = property(lambda self: text_config.lm_head_multiplier)  # Falcon-H1
 
         def forward(self, *args, **kwargs):
             return Output(last_hidden_state=hidden_states)
 
-    setattr(causal_lm, causal_lm.base_model_prefix, Decoder())
+    setattr(causal_lm, decoder_name, Decoder())
     causal_lm.to_empty(device="cpu").set_output_embeddings(head)
-    logits = causal_lm(input_ids=torch.tensor([[0, 1]])).logits
+    try:
+        logits = causal_lm(input_ids=torch.tensor([[0, 1]])).logits
+    except AttributeError:  # it reads more of its decoder than the last hidden state
+        return False
     return torch.allclose(logits, _scale_logits(head(hidden_states), text_config))
 
 

@@ -18,10 +18,15 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     CohereConfig,
+    FalconH1Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GPT2Config,
+    GPTNeoXConfig,
     GraniteConfig,
+    Llama4TextConfig,
+    MambaConfig,
+    NemotronHConfig,
     OPTConfig,
     PhiConfig,
     Qwen3MoeConfig,
@@ -80,6 +85,7 @@ def test_base_model_loads_from_the_whole_models_folder(tmp_path):
 
 # Over a pretrained language model
 
+MAMBA = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8}
 OTHERS = {
     "gpt2": lambda: GPT2Config(
         vocab_size=280, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1
@@ -90,6 +96,23 @@ OTHERS = {
     "granite (divided logits)": lambda: GraniteConfig(**SIZES, logits_scaling=3.0),
     "qwen3 moe": lambda: Qwen3MoeConfig(
         **SIZES, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+    ),
+    "gpt neox (a head of another name in the file)": lambda: GPTNeoXConfig(**SIZES),
+    "llama 4 (a prefix of another name)": lambda: Llama4TextConfig(
+        **SIZES, head_dim=8, intermediate_size_mlp=48, num_local_experts=2, num_experts_per_tok=1
+    ),
+    "falcon h1 (Mamba beside attention, buffers that the model fills)": lambda: FalconH1Config(
+        **SIZES | MAMBA | {"lm_head_multiplier": 0.5, "ssm_multipliers": [0.5, 2.0, 1.5, 0.7, 1.2]}
+    ),
+    "nemotron h (Mamba layers, a decoder of another name in the file)": lambda: NemotronHConfig(
+        **{key: value for key, value in SIZES.items() if key != "num_hidden_layers"},
+        mamba_num_heads=4,
+        mamba_head_dim=16,
+        ssm_state_size=8,
+        n_groups=1,
+        head_dim=8,
+        chunk_size=8,
+        layers_block_type=["mamba", "attention"],
     ),
 }
 
@@ -183,6 +206,9 @@ def test_incomplete_or_unknown_language_models_are_refused(tokenizer, tmp_path):
     saved_lm(bert, tmp_path / "bert", tokenizer)
     with pytest.raises(ValueError, match="what a bert model does behind its last hidden state is not known"):
         UnicornForConditionalGeneration.from_text_pretrained(tmp_path / "bert", EMBED_DIM)
+    saved_lm(MambaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2), tmp_path / "mamba", tokenizer)
+    with pytest.raises(ValueError, match="MambaModel cannot be the language model: it takes no past_key_values"):
+        UnicornForConditionalGeneration.from_text_pretrained(tmp_path / "mamba", EMBED_DIM)
     with pytest.raises(ValueError, match="tower of random weights"):
         UnicornForConditionalGeneration.from_text_pretrained(tmp_path / "lm", EMBED_DIM, vision_config={})
 
