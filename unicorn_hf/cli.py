@@ -599,6 +599,80 @@ def evaluate(
         print(output / "report.html")
 
 
+# What `generate` and `app` share: the model, and how pictures become its vectors.
+TrainedModel = Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")]
+PictureEncoder = Annotated[
+    str | None, typer.Option("--encoder", help="The pictures' encoder, where the model does not say it.")
+]
+PictureTransfer = Annotated[
+    str | None, typer.Option("--transfer", help="The training data's transfer, where pictures must go through it too.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+Device = Annotated[str | None, typer.Option(help="A torch device; a GPU by default, where there is one.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto (as saved), float32, bfloat16, float16.")]
+
+
+@app.command()
+def generate(
+    model: TrainedModel,
+    question: Annotated[str, typer.Argument(help="In the user's words; the model's chat template is applied.")],
+    image: Annotated[list[str] | None, typer.Option(help="A picture's file or URL; may be repeated.")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling; 0 for the likeliest answer.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this share.")] = 1.0,
+    encoder: PictureEncoder = None,
+    transfer: PictureTransfer = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+):
+    """Ask a model about pictures, or about none; the answer is printed as it is written."""
+    from transformers import TextStreamer
+
+    from unicorn_hf.evaluation.pictures import answer, encode_pictures, load_model, open_picture, picture_encoder
+    from unicorn_hf.evaluation.reader import check_chat_template
+    from unicorn_hf.transfer import ModalityTransfer
+
+    pictures = [open_picture(source) for source in image or []]
+    transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
+    name, (model, processor) = model, load_model(model, device=device, dtype=dtype)
+    check_chat_template(processor, name)
+    encoder = picture_encoder(model, encoder) if pictures else None
+    vectors = encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer)
+    sampling = {"temperature": temperature, "top_p": top_p} if temperature else {}
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    answer(model, processor, question, vectors, max_new_tokens=max_new_tokens, streamer=streamer, **sampling)
+
+
+@app.command("app")
+def app_command(
+    model: TrainedModel,
+    captions: Annotated[
+        str | None, typer.Option(help="A dataset with caption and image_embeds or text_embeds, to look pictures up in.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    encoder: PictureEncoder = None,
+    transfer: PictureTransfer = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to serve at.")] = 7860,
+):
+    """Serve a page to ask a model about pictures, with the nearest captions and the modality gap."""
+    from unicorn_hf.app import make_page
+    from unicorn_hf.transfer import ModalityTransfer
+
+    page = make_page(
+        model,
+        captions=captions,
+        transfer=ModalityTransfer.from_pretrained(transfer) if transfer is not None else None,
+        encoder=encoder,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
+    )
+    page.launch(server_name=host, server_port=port)
+
+
 @app.command("convert-checkpoint")
 def convert_checkpoint(
     source: Annotated[Path, typer.Argument(help="A released checkpoint's folder, or a lone mm_projector.bin.")],
