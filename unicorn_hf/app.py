@@ -1,0 +1,142 @@
+"""A page to try a model on: a picture, a question, the answer as it is written, and where the picture's vector lies."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from unicorn_hf.errors import InputError, require
+from unicorn_hf.evaluation.pictures import answer, encode_pictures, load_model, picture_encoder
+from unicorn_hf.evaluation.reader import check_chat_template
+from unicorn_hf.storage import check_columns, read_dataset, read_provenance
+
+_COLUMNS = {"text_embeds": ("text", "#0072B2"), "image_embeds": ("image vectors", "#D55E00")}
+_CAPTIONS = 50_000  # that a picture is compared with
+_POINTS = 1500  # of each kind in the plot
+_NEAREST = 10
+
+
+def make_page(
+    model, *, captions=None, transfer=None, encoder=None, max_new_tokens: int = 256, device=None, dtype="auto"
+):
+    """The page as `gradio.Blocks`; `.launch()` serves it.
+
+    Args:
+        model: folder or Hub id of a trained model.
+        captions: a dataset with `caption` and `image_embeds` or `text_embeds`, whose nearest captions are shown.
+        transfer: a `ModalityTransfer` that real images' vectors go through (as in `encode_pictures`).
+        encoder: another name of the pictures' encoder than the one in the model's configuration.
+
+    Raises:
+        InputError: the model or the captions cannot be used.
+    """
+    require("gradio", "app")
+    require("matplotlib", "app")
+    import gradio
+    from transformers import TextIteratorStreamer
+
+    name = model
+    model, processor = load_model(name, device=device, dtype=dtype)
+    check_chat_template(processor, name)
+    encoder = picture_encoder(model, encoder)
+    clouds = Clouds(captions, model.config) if captions is not None else None
+
+    def encode(picture):
+        try:
+            return encode_pictures(
+                model, processor, [] if picture is None else [picture], encoder=encoder, transfer=transfer
+            )
+        except InputError as error:
+            raise gradio.Error(str(error)) from error
+
+    def reply(picture, question):
+        if not question.strip():
+            raise gradio.Error("Ask a question")
+        vectors = encode(picture)
+        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        with ThreadPoolExecutor(1) as pool:
+            options = {"max_new_tokens": max_new_tokens, "streamer": streamer}
+            answering = pool.submit(answer, model, processor, question, vectors, **options)
+            answering.add_done_callback(lambda _: streamer.end())  # also where it failed, or this would wait for ever
+            text = ""
+            for piece in streamer:
+                text += piece
+                yield text.strip()
+            yield answering.result()
+
+    def locate(picture):
+        if picture is None:
+            return None, None
+        (vector,) = encode(picture)
+        return clouds.nearest(vector), clouds.draw(vector)
+
+    with gradio.Blocks(title="Unicorn", analytics_enabled=False) as page:
+        gradio.Markdown(f"# Unicorn\n`{name}`")
+        with gradio.Row():
+            with gradio.Column():
+                picture = gradio.Image(type="pil", label="Picture", sources=["upload", "clipboard"], height=320)
+                question = gradio.Textbox(label="Question", lines=2, placeholder="What is in the picture?")
+                button = gradio.Button("Ask", variant="primary")
+                said = gradio.Textbox(label="Answer", lines=3)
+            if clouds is not None:
+                with gradio.Column():
+                    found = gradio.Dataframe(headers=["cosine", "caption"], label="Nearest captions", wrap=True)
+                    plot = gradio.Plot(label="The gap")
+        gradio.on([button.click, question.submit], reply, [picture, question], said, api_name="ask")
+        if clouds is not None:
+            picture.change(locate, picture, [found, plot], api_name="locate")
+    return page
+
+
+class Clouds:
+    """Captions and their unit vectors, of which there may be two kinds: of the text, and moved into image space."""
+
+    def __init__(self, source, config):
+        from unicorn_hf.transfer.gap import Spread
+        from unicorn_hf.transfer.vectors import unit_rows
+
+        dataset = read_dataset(source)
+        check_columns(dataset, "caption", source=source)
+        columns = [column for column in _COLUMNS if column in dataset.column_names]
+        if not columns:
+            raise InputError(f"{source}: has neither image_embeds nor text_embeds; make them with `unicorn-hf embed`")
+        if len(dataset) > _CAPTIONS:
+            dataset = dataset.shuffle(seed=0).select(range(_CAPTIONS))
+        self.captions, self.vectors = dataset["caption"][:], {}
+        for column in columns:
+            made_by = read_provenance(source).get(column, {}).get("encoder")
+            if made_by and config.image_encoder and made_by != config.image_encoder:
+                raise InputError(
+                    f"{source}: {column} is of the encoder {made_by!r}, but the model reads vectors of "
+                    f"{config.image_encoder!r}"
+                )
+            rows = np.asarray(dataset.with_format("numpy", columns=[column])[column][:], np.float32)
+            if rows.ndim != 2 or rows.shape[1] != config.embed_dim:
+                raise InputError(
+                    f"{source}: {column} has the shape {list(rows.shape)}; expected [, {config.embed_dim}]"
+                )
+            self.vectors[column], _ = unit_rows(rows)
+        self.space = Spread(np.concatenate([rows[:_POINTS] for rows in self.vectors.values()]))
+
+    def nearest(self, vector: np.ndarray) -> list[list]:
+        """The nearest captions to an image vector and their cosines; through `image_embeds` where there are any."""
+        rows = self.vectors.get("image_embeds", self.vectors.get("text_embeds"))
+        cosines = rows @ (vector / np.linalg.norm(vector))
+        best = np.argsort(-cosines)[:_NEAREST]
+        return [[round(float(cosines[row]), 3), self.captions[row]] for row in best]
+
+    def draw(self, vector: np.ndarray):
+        """The clouds and an image vector on the clouds' two principal axes, as a figure of matplotlib."""
+        from matplotlib.figure import Figure
+
+        def project(rows):
+            return ((rows - self.space.mean) @ self.space.directions[:, :2]).T
+
+        figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for column, rows in self.vectors.items():
+            label, colour = _COLUMNS[column]
+            axes.scatter(*project(rows[:_POINTS]), s=5, alpha=0.35, color=colour, label=label, linewidths=0)
+        here = project(vector / np.linalg.norm(vector))
+        axes.scatter(*here, s=260, marker="*", color="black", edgecolors="white", label="this picture")
+        axes.legend(frameon=False, fontsize="small")
+        return figure
