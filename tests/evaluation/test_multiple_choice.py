@@ -21,6 +21,8 @@ OPTIONS = ["red", "blue", "dark green"]
         ("Blue.", 1),
         ("It is dark green, I think", 2),
         ("A blue circle", 1),  # an article, not a letter
+        ("blue (A)", None),  # two options
+        ("A. dark green", None),
         ("E", None),
         ("(A) or (B)", None),
         ("red or blue", None),

@@ -25,11 +25,12 @@ class MultipleChoice:
     max_new_tokens = 32
 
     def __init__(self, dataset, source, circular: bool = True):
-        self.questions = read_questions(dataset, source)
+        self.bare_questions = read_questions(dataset, source)
         check_columns(dataset, "options", "answer", source=source)
         self.options, answers = dataset["options"][:], dataset["answer"][:]
         for row, options in enumerate(self.options):
             _check_options(options, row, source)
+        self.questions = [with_options(*row) for row in zip(self.bare_questions, self.options, strict=True)]
         # Where all are texts of options, they are meant so, even if the texts are letters.
         by_text = all(answer in options for answer, options in zip(answers, self.options, strict=True))
         self.right = [
@@ -50,7 +51,9 @@ class MultipleChoice:
         ]
         rows = [row for row, _ in asked]
         rotated = [self.options[row][rotation:] + self.options[row][:rotation] for row, rotation in asked]
-        questions = [with_options(self.questions[row], options) for row, options in zip(rows, rotated, strict=True)]
+        questions = [
+            with_options(self.bare_questions[row], options) for row, options in zip(rows, rotated, strict=True)
+        ]
         right = [(self.right[row] - rotation) % len(self.options[row]) for row, rotation in asked]
 
         answers = reader.answer(questions, rows)
@@ -89,7 +92,9 @@ def chosen_option(answer: str, options: list[str]) -> int | None:
     for pattern in patterns:
         found = set(re.findall(pattern, answer.strip()))
         if len(found) == 1:
-            return letters.index(found.pop())
+            index = letters.index(found.pop())
+            beside = re.sub(pattern, "", answer.strip()).strip(" .,:").lower()
+            return None if beside in texts and texts.index(beside) != index else index
     named = [index for index, text in enumerate(texts) if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
     return named[0] if len(named) == 1 else None
 
