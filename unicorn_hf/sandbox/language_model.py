@@ -26,12 +26,15 @@ def train_language_model(
 ) -> tuple[int, int]:
     """Train a byte-pair tokenizer and a small Llama on captions and conversations without images; save both.
 
+    Of a conversation the assistant's tokens alone are learnt. Batches are drawn at random: those of equal length would
+    be of one task each.
+
     Returns:
         the number of parameters and the size of the vocabulary.
     """
     import datasets
     import torch
-    from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+    from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     tokenizer = train_tokenizer(captions + [turn["content"] for turns in conversations for turn in turns])
     torch.manual_seed(seed)
@@ -52,27 +55,33 @@ def train_language_model(
             bos_token_id=None,
         )
     )
-    texts = [caption + tokenizer.eos_token for caption in captions]
-    texts += tokenizer.apply_chat_template(conversations, tokenize=False)
+    ids = tokenizer([caption + tokenizer.eos_token for caption in captions])["input_ids"]
+    chats = tokenizer.apply_chat_template(
+        conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    labels = ids + [
+        [token if said else -100 for token, said in zip(chat, mask, strict=True)]
+        for chat, mask in zip(chats["input_ids"], chats["assistant_masks"], strict=True)
+    ]
+    samples = {"input_ids": ids + chats["input_ids"], "labels": labels}
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
             model,
             TrainingArguments(
                 folder,
                 max_steps=steps,
-                per_device_train_batch_size=16,
+                per_device_train_batch_size=32,
                 learning_rate=1.5e-3,
                 lr_scheduler_type="cosine",
                 warmup_steps=min(50, steps // 10),
-                train_sampling_strategy="group_by_length",
                 logging_steps=100,
                 save_strategy="no",
                 report_to="none",
                 use_cpu=True,
                 seed=seed,
             ),
-            train_dataset=datasets.Dataset.from_dict({"input_ids": tokenizer(texts)["input_ids"]}),
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+            train_dataset=datasets.Dataset.from_dict(samples),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
         ).train()
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
