@@ -77,4 +77,4 @@ def test_likelihoods_do_not_depend_on_the_batches(reader):
 def test_a_placeholder_in_a_question_is_not_a_second_picture_and_the_suffix_stands_behind_it(reader):
     reading = reader(suffix="yes or no?")
     assert reading._prompt("<image>\nred ?") == "<|user|><image>\nred ?\nyes or no?<|assistant|>"
-    assert reader(vectors=None)._prompt("red ?") == "<|user|>red ?<|assistant|>"
+    assert reader(vectors=None)._prompt("<image>red ?") == "<|user|>red ?<|assistant|>"

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.pictures import prompt_inputs, user_message
 
 _ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for an answer where a chat template is rendered
 
@@ -91,10 +92,8 @@ class Reader:
 
     def _prompt(self, question: str, answer: str | None = None) -> str:
         """The chat up to the reply, or with it."""
-        question = question.replace(self.processor.image_token, "").strip()
         question = f"{question}\n{self.suffix}" if self.suffix else question
-        image = "" if self.vectors is None else f"{self.processor.image_token}\n"
-        messages = [{"role": "user", "content": image + question}]
+        messages = [user_message(question, 0 if self.vectors is None else 1)]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
@@ -119,14 +118,8 @@ class Reader:
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _inputs(self, texts: list[str], pictures: list[int | None]):
-        return self.processor(
-            text=texts,
-            image_embeds=None if self.vectors is None else self.vectors[pictures],
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,  # the chat template has put them
-            return_tensors="pt",
-        ).to(self.model.device)
+        vectors = () if self.vectors is None else self.vectors[pictures]
+        return prompt_inputs(self.processor, texts, vectors).to(self.model.device)
 
 
 def check_chat_template(processor, name) -> None:
