@@ -177,7 +177,7 @@ def _task(name: str, dataset, source, circular: bool):
 
         return YesNo(dataset, source)
     if name == "caption":
-        from unicorn_hf.evaluation.captions import Captions
+        from unicorn_hf.evaluation.captioning import Captions
 
         return Captions(dataset, source)
     raise InputError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from tqdm.auto import tqdm
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
@@ -46,7 +47,7 @@ def read_vectors(dataset, source, model, processor, encoder=None, transfer=None)
     first, picture_of = _distinct(_content(files[row], row, source) for row in range(len(files)))
     encoder = picture_encoder(model, encoder)
     blocks = []
-    for start in range(0, len(first), _AT_A_TIME):
+    for start in tqdm(range(0, len(first), _AT_A_TIME), desc="encoding pictures", unit="batch"):
         pictures = [_open(files[row], row, source) for row in first[start : start + _AT_A_TIME]]
         blocks.append(encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer))
     return np.concatenate(blocks), picture_of

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from unicorn_hf import InputError
-from unicorn_hf.evaluation.captions import Captions, tokenize
+from unicorn_hf.evaluation.captioning import Captions, tokenize
 
 pytest.importorskip("pycocoevalcap", reason="the extra [eval] is not installed")
 
