@@ -96,6 +96,8 @@ def captions(
 
     source = seeds[0] if len(seeds) == 1 else [Path(name) for name in seeds]
     if writer == "grammar":
+        if dry_run:
+            raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
         dataset = write_captions(source, output, writer=writer, captions_per_seed=captions_per_seed, seed=seed)
         print(f"{output}: {len(dataset):,} captions")
         return
@@ -187,6 +189,8 @@ def instructions(
 
     shares = _shares(mix) if mix else None
     if writer == "grammar":
+        if dry_run:
+            raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
         dataset = write_instructions(captions, output, writer=writer, seed=seed, mix=shares, format=format)
         print(f"{output}: {len(dataset):,} conversations")
         return

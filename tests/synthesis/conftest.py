@@ -19,7 +19,7 @@ class LLMServer:
         script = str(Path(__file__).with_name("llm_server.py"))
         command = [sys.executable, script, "--port-file", str(port_file), "--log", str(self.log), *options]
         self.process = subprocess.Popen(command)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while not port_file.exists():
             assert self.process.poll() is None and time.monotonic() < until, "the test server did not start"
             time.sleep(0.02)

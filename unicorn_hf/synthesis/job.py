@@ -1,11 +1,13 @@
 """A synthesis job: input rows -> work folder -> ranks that answer -> dataset. And again, for what failed."""
 
+import contextlib
 import dataclasses
 import random
 
 from unicorn_hf import executors
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.storage import check_new_folder, read_dataset
+from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.caption_stage import CaptionStage
 from unicorn_hf.synthesis.conversation_stage import ConversationStage
 from unicorn_hf.synthesis.dataset_writer import write_answers
@@ -105,12 +107,15 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
     """
     rng = random.Random(0)
     positions = sorted(rng.sample(range(len(rows)), min(len(rows), 200)))
-    prompts = [stage.prompt(rows[position], rng.randrange(stage.per_row)).messages for position in positions]
+    prompts = []
+    for position in positions:
+        with contextlib.suppress(BadAnswer):  # a row that will be rejected unasked
+            prompts.append(stage.prompt(rows[position], rng.randrange(stage.per_row)).messages)
     num_bytes = sum(len(message["content"].encode()) for messages in prompts for message in messages)
     requests = len(rows) * stage.per_row
     usage = Usage(
         calls=requests * stage.num_passes,
-        prompt_tokens=round(num_bytes / 4 / len(prompts) * requests * stage.num_passes),
+        prompt_tokens=round(num_bytes / 4 / max(1, len(prompts)) * requests * stage.num_passes),
         completion_tokens=_EXPECTED_TOKENS[stage.name] * requests * stage.num_passes,
     )
     shown = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
