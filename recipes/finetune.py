@@ -9,14 +9,22 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantiza
 
 import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
 from unicorn_hf.errors import one_sentence_errors
-from unicorn_hf.storage import read_dataset
-from unicorn_hf.training import FinetuneArguments, ImageEmbedsCollator, freeze_vision_tower, tokenize_conversations
-from unicorn_hf.training.trainer import UnicornTrainer
+from unicorn_hf.training import (
+    FinetuneArguments,
+    Mixture,
+    UnicornCollator,
+    UnicornTrainer,
+    check_trackers,
+    freeze_vision_tower,
+    is_padding_free,
+    tokenize_conversations,
+)
 
 
 def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     # Data
-    dataset = read_dataset(data_args.dataset, name=data_args.dataset_config, split=data_args.dataset_split)
+    check_trackers(training_args.report_to)
+    data = Mixture.read(data_args)
 
     # Model
     model = AutoModelForImageTextToText.from_pretrained(
@@ -26,22 +34,26 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
         quantization_config=get_quantization_config(model_args),
     )
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
+    data.check_model(model.config, model_args.model_name_or_path)
     if not model_args.use_peft:  # which freezes all that it does not train, quantised weights included
         freeze_vision_tower(model)
 
     # Training
-    tokens = tokenize_conversations(dataset, processor, max_length=training_args.max_length)
+    tokens = data.tokenize(tokenize_conversations, processor, data_args, training_args)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,
         args=training_args,
         data_args=data_args,
-        train_dataset=tokens.with_format("numpy"),
-        data_collator=ImageEmbedsCollator(processor.tokenizer.pad_token_id),
+        train_dataset=tokens,
+        data_collator=UnicornCollator(processor, padding_free=is_padding_free(model, data_args.batching)),
         processing_class=processor,
         peft_config=get_peft_config(model_args),
     )
+    if training_args.max_steps == 0:
+        trainer.dry_run()
+        return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
     # Saving

@@ -9,21 +9,24 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
 
 from unicorn_hf.errors import one_sentence_errors
-from unicorn_hf.storage import read_dataset, read_provenance
 from unicorn_hf.training import (
-    ImageEmbedsCollator,
+    Mixture,
     PretrainArguments,
+    UnicornCollator,
+    UnicornTrainer,
+    check_trackers,
     freeze_all_but_projector,
+    is_padding_free,
     standardize_image_embeds,
     tokenize_captions,
 )
-from unicorn_hf.training.trainer import UnicornTrainer
 
 
 def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     # Data
-    dataset = read_dataset(data_args.dataset, name=data_args.dataset_config, split=data_args.dataset_split)
-    provenance = read_provenance(data_args.dataset).get("image_embeds", {})
+    check_trackers(training_args.report_to)
+    data = Mixture.read(data_args)
+    data.check_vectors()
 
     # Model
     set_seed(training_args.seed)  # the projector is drawn here, before the trainer would set the seed
@@ -31,11 +34,11 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     model = UnicornForConditionalGeneration.from_text_pretrained(
         model_args.model_name_or_path,
         tokenizer=tokenizer,
-        embed_dim=dataset.features["image_embeds"].length,
+        embed_dim=data.embed_dim,
         num_image_tokens=data_args.num_image_tokens,
         projector_type=data_args.projector_type,
-        image_encoder=provenance.get("encoder"),
-        transfer=provenance.get("transfer"),
+        image_encoder=data.image_encoder,
+        transfer=data.transfer,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
     )
@@ -46,21 +49,24 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
         image_encoder=model.config.image_encoder,
     )
     if data_args.standardize_image_embeds:
-        standardize_image_embeds(model, dataset)
+        standardize_image_embeds(model, *data.datasets)
     freeze_all_but_projector(model)
 
     # Training
-    tokens = tokenize_captions(dataset, processor, max_length=training_args.max_length)
+    tokens = data.tokenize(tokenize_captions, processor, data_args, training_args)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,
         args=training_args,
         data_args=data_args,
-        train_dataset=tokens.with_format("numpy"),
-        data_collator=ImageEmbedsCollator(tokenizer.pad_token_id),
+        train_dataset=tokens,
+        data_collator=UnicornCollator(processor, padding_free=is_padding_free(model, data_args.batching)),
         processing_class=processor,
     )
+    if training_args.max_steps == 0:
+        trainer.dry_run()
+        return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
     # Saving

@@ -18,21 +18,22 @@ from unicorn_hf.errors import InputError
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
-def read_dataset(source, name: str | None = None, split: str = "train"):
-    """One split of a dataset as a `datasets.Dataset`.
+def read_dataset(source, name: str | None = None, split: str = "train", streaming: bool = False):
+    """One split of a dataset as a `datasets.Dataset`, or, with `streaming`, as a `datasets.IterableDataset`.
 
     Args:
         source: a `datasets.Dataset` (returned as it is), a folder that `load_dataset` reads, a file (Parquet, JSON
             lines, CSV, text), or the id of a dataset on the Hub.
         name: the configuration, where the source has several.
         split: the split to read.
+        streaming: read the rows when they are asked for, and keep none.
 
     Raises:
         InputError: the source does not exist, cannot be read, or has no row.
     """
     import datasets
 
-    if isinstance(source, datasets.Dataset):
+    if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return source
     path = Path(source)
     try:
@@ -41,17 +42,20 @@ def read_dataset(source, name: str | None = None, split: str = "train"):
                 raise InputError(
                     f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}"
                 )
-            dataset = datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train")
+            dataset = datasets.load_dataset(
+                FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming
+            )
         elif path.is_dir() or (not path.is_absolute() and str(source).count("/") <= 1 and not path.suffix):
-            dataset = datasets.load_dataset(str(source), name, split=split)
+            dataset = datasets.load_dataset(str(source), name, split=split, streaming=streaming)
         else:
             raise InputError(f"{path}: no such file or folder; expected a dataset folder, a data file or a Hub id")
+        is_empty = next(iter(dataset), None) is None if streaming else len(dataset) == 0
     except InputError:
         raise
     except Exception as error:  # `datasets` raises dozens of types here; all mean that the source can't be read
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source}: cannot be read as a dataset ({reason})") from error
-    if len(dataset) == 0:
+    if is_empty:
         raise InputError(f"{source}: is empty; expected at least one row")
     return dataset
 
@@ -64,12 +68,20 @@ def check_columns(dataset, *required: str, source) -> None:
 
 
 def read_provenance(source) -> dict:
-    """Where each column of vectors of a dataset folder comes from; empty where the source does not say."""
-    from huggingface_hub import DatasetCard
+    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty where the card does not say."""
+    from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub.errors import HFValidationError
 
-    card = Path(source) / "README.md" if isinstance(source, str | Path) else None
-    if card is None or not card.is_file():
+    if not isinstance(source, str | Path):
         return {}
+    card = Path(source) / "README.md"
+    if not card.is_file():
+        if Path(source).exists() or Path(source).is_absolute():
+            return {}
+        try:
+            card = hf_hub_download(str(source), "README.md", repo_type="dataset")
+        except (OSError, HFValidationError):  # no card, no such id, or no way to the Hub
+            return {}
     return DatasetCard.load(card).data.to_dict().get("unicorn", {})
 
 

@@ -7,9 +7,30 @@ from dataclasses import dataclass, field
 class DataArguments:
     """The data of a stage."""
 
-    dataset: str = field(metadata={"help": "Dataset folder, data file or Hub id."})
+    dataset: str | None = field(default=None, metadata={"help": "Dataset folder, data file or Hub id."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration, e.g. unicorn-1.2m."})
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    mixture: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Several datasets in its place: DATASET[:CONFIG][=WEIGHT], a list or by commas. With weights, each "
+            "sample is drawn from a dataset with that probability until every row was seen; without, all rows once."
+        },
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the data while training (needs --max_steps), and keep no copy."}
+    )
+    overlong: str = field(
+        default="cut",
+        metadata={"help": "Samples above max_length: cut (their last turns) or drop.", "choices": ["cut", "drop"]},
+    )
+    batching: str = field(
+        default="auto",
+        metadata={
+            "help": "padded, padding-free (one flat row), or auto: the latter under FlashAttention and flex attention.",
+            "choices": ["auto", "padded", "padding-free"],
+        },
+    )
 
 
 @dataclass

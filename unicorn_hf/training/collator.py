@@ -4,24 +4,54 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
-from unicorn_hf.training.tokenization import IGNORE_INDEX
+from unicorn_hf.training.tokenization import IGNORE_INDEX, IMAGE_COLUMNS
 
 
 @dataclass
-class ImageEmbedsCollator:
-    """Pads token ids and labels on the right, and stacks the image vectors in the order of their placeholders.
+class UnicornCollator:
+    """Makes a batch of samples: padded on the right, or, with `padding_free`, flattened to one row.
 
-    Returns a dictionary of `input_ids`, `attention_mask` and `labels`, int64 `[batch, length]`, and `image_embeds`,
-    float32 `[num_images, embed_dim]`, which is absent where no sample of the batch has a vector.
+    Returns a dictionary of
+        `input_ids` and `labels`, int64 `[batch, length]`, or `[1, total]` where flattened;
+        `attention_mask`, int64 `[batch, length]`, or, where flattened, `position_ids` `[1, total]`, which start anew
+            with every sample, and what FlashAttention takes of it (`cu_seq_lens_q/k`, `max_length_q/k`);
+        `image_embeds`, float32 `[num_images, embed_dim]`, or what the image tower takes (`pixel_values`, ...), in the
+            order of the placeholders;
+        `ids`, the samples' names, where they have any: not for the model, but for `UnicornTrainer` to name them.
+
+    A batch without an image gets an empty one behind its shortest sample, where no other token and no label sees it:
+    every process then has a gradient for the projector in every step, if a zero one, and none waits for another.
     """
 
-    pad_token_id: int
+    processor: object
+    padding_free: bool = False
 
-    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        length = max(len(sample["input_ids"]) for sample in samples)
-        shape = (len(samples), length)
-        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+    def __call__(self, samples: list[dict]) -> dict:
+        samples = [dict(sample) for sample in samples]
+        column = next((name for name in IMAGE_COLUMNS if name in samples[0]), "image_embeds")
+        images = [image for sample in samples for image in _images_of(sample.get(column), column)]
+        if not images:
+            images = [self._add_empty_image(min(samples, key=lambda sample: len(sample["input_ids"])), column)]
+        batch = self._flatten(samples) if self.padding_free else self._pad(samples)
+        if column == "image_embeds":
+            batch["image_embeds"] = torch.from_numpy(np.stack(images).astype(np.float32))
+        else:
+            batch |= self.processor(images=images, text=None, return_tensors="pt")
+        if "id" in samples[0]:
+            batch["ids"] = [sample["id"] for sample in samples]
+        return batch
+
+    def _add_empty_image(self, sample: dict, column: str):
+        placeholders = [self.processor.image_token_id] * self.processor.num_image_tokens
+        sample["input_ids"] = np.concatenate([sample["input_ids"], placeholders])
+        sample["labels"] = np.concatenate([sample["labels"], [IGNORE_INDEX] * len(placeholders)])
+        return np.zeros(self.processor.embed_dim) if column == "image_embeds" else Image.new("RGB", (32, 32))
+
+    def _pad(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        shape = (len(samples), max(len(sample["input_ids"]) for sample in samples))
+        input_ids = np.full(shape, self.processor.tokenizer.pad_token_id, dtype=np.int64)
         labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
         for row, sample in enumerate(samples):
@@ -30,9 +60,40 @@ class ImageEmbedsCollator:
             labels[row, :size] = sample["labels"]
             attention_mask[row, :size] = 1
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        vectors = [sample["image_embeds"] for sample in samples if sample.get("image_embeds") is not None]
-        if vectors:
-            batch["image_embeds"] = np.stack(vectors).astype(np.float32)
-        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        # Not for the model: `UnicornTrainer` names them where a batch goes wrong.
-        return {**tensors, "ids": [sample["id"] for sample in samples]} if "id" in samples[0] else tensors
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _flatten(self, samples: list[dict]) -> dict:
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        labels = [np.array(sample["labels"], dtype=np.int64) for sample in samples]
+        for sample_labels in labels:
+            sample_labels[0] = IGNORE_INDEX  # or it would be learnt as what follows the sample before
+        ends = np.cumsum([0, *lengths])
+        arrays = {
+            "input_ids": np.concatenate([sample["input_ids"] for sample in samples]).astype(np.int64)[None],
+            "labels": np.concatenate(labels)[None],
+            "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
+        }
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch["cu_seq_lens_q"] = batch["cu_seq_lens_k"] = torch.from_numpy(ends.astype(np.int32))
+        batch["max_length_q"] = batch["max_length_k"] = max(lengths)
+        return batch
+
+
+def is_padding_free(model, batching: str) -> bool:
+    """What `DataArguments.batching` means for this model.
+
+    `auto` flattens where the attention skips other samples, and pads where it would compute and mask them.
+    """
+    attention = model.config.text_config._attn_implementation or ""
+    return batching == "padding-free" or (
+        batching == "auto" and ("flash" in attention or attention == "flex_attention")
+    )
+
+
+def _images_of(value, column: str) -> list:
+    """A sample's images: one, a list of them, or none."""
+    if value is None:
+        return []
+    if column == "image_embeds":
+        return list(np.atleast_2d(np.asarray(value, dtype=np.float32))) if len(value) else []
+    return list(value) if column == "images" else [value]

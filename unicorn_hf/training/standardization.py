@@ -2,10 +2,15 @@
 
 import math
 
+import numpy as np
+
+from unicorn_hf.errors import InputError
 from unicorn_hf.transfer import Moments
 
+STREAM_ROWS = 10_000  # of a stream: the error of a mean over so many is a hundredth of the spread
 
-def standardize_image_embeds(model, dataset) -> None:
+
+def standardize_image_embeds(model, *datasets) -> None:
     """Have the model subtract the training vectors' mean and scale them to a mean variance of 1. In place.
 
     Vectors of a contrastive space lie in a narrow cone: unit length, D dimensions, a variance far below 1 / D in each.
@@ -13,8 +18,20 @@ def standardize_image_embeds(model, dataset) -> None:
 
     Args:
         model: a `UnicornForConditionalGeneration`.
-        dataset: the training data, with the column `image_embeds` of D dimensions.
+        datasets: the training data, with the column `image_embeds` of D dimensions; every row of a `datasets.Dataset`
+            counts once, whatever its weight in a mixture, and of an `IterableDataset` the first 10,000.
+
+    Raises:
+        InputError: the data have pictures in place of vectors.
     """
-    moments = Moments.measure(dataset, "image_embeds")
+    moments = None
+    for dataset in datasets:
+        if "image_embeds" not in dataset.column_names:
+            raise InputError("Standardizing needs image vectors (the column image_embeds), and the data have none")
+        if not hasattr(dataset, "__len__"):
+            rows = dataset.select_columns("image_embeds").take(STREAM_ROWS)
+            dataset = np.array([row["image_embeds"] for row in rows], np.float32)
+        measured = Moments.measure(dataset, "image_embeds")
+        moments = measured if moments is None else moments.merge(measured)
     scale = math.sqrt(len(moments.mean) / moments.trace)
     model.model.set_image_embeds_statistics(mean=moments.mean, scale=scale)

@@ -3,10 +3,8 @@
 The loss counts what the model has to say and nothing else: in stage 1 the caption, in stage 2 the assistant's turns.
 """
 
-import functools
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -17,8 +15,8 @@ IGNORE_INDEX = -100
 # Where a sample's images may be: vectors, or pictures for the model's own tower. The first that is there is taken.
 IMAGE_COLUMNS = ("image_embeds", "images", "image")
 OVERLONG = ("cut", "drop")
-WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what became of a sample
-STREAM_REPORT = 1000
+WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what becomes of a sample; the latter two are left out
+STREAM_REPORT = 10_000  # rows of a stream between two reports of these
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +115,7 @@ def image_column(dataset) -> str | None:
 
 def _tokenize(dataset, processor, column: str, encode: Callable, max_length, overlong, num_proc):
     """Run `encode`, which yields (token ids, labels, number of images, fate) a row, over a dataset or a stream."""
-    from datasets import Features, IterableDataset, List, Value, concatenate_datasets
+    from datasets import IterableDataset
 
     if overlong not in OVERLONG:
         raise InputError(f"overlong is {overlong!r}; expected {' or '.join(OVERLONG)}")
@@ -127,42 +125,24 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
             f"The data have pictures (column {images!r}) and no vectors, and the model has no image tower: make vectors"
             f" of the encoder {processor.image_encoder!r} first, by `unicorn-hf embed DATA --output EMBEDDED`"
         )
-    token_lists = {"input_ids": List(Value("int32")), "labels": List(Value("int32"))}
-    features = Features({**token_lists, "length": Value("int32"), "id": Value("string")})
 
     def tokenize(batch, rows):
-        ids, labels, num_images, fates = (list(column) for column in zip(*encode(batch[column]), strict=True))
-        names = [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows]
+        ids, labels, num_images, fates = (list(values) for values in zip(*encode(batch[column]), strict=True))
         return {
             "input_ids": ids,
             "labels": labels,
             "length": [len(row) for row in ids],
-            "id": names,
+            "id": [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows],
             "num_images": num_images,
             "fate": fates,
         }
 
-    if isinstance(dataset, IterableDataset):
-        if images is not None:
-            features = Features({**features, images: _resolved_features(dataset)[images]})
-        counts = np.zeros(4, np.int64)
+    run = _tokenize_stream if isinstance(dataset, IterableDataset) else _tokenize_table
+    return run(dataset, tokenize, column, images, max_length, num_proc)
 
-        def tokenize_stream(batch, rows):
-            tokens = tokenize(batch, rows)
-            if images is not None:
-                tokens[images] = batch[images]
-                _check_images(tokens, [_length(value, images) for value in batch[images]], images)
-            fates = np.array(tokens["fate"])
-            reported = counts.sum() // STREAM_REPORT
-            counts[:] += np.bincount(fates, minlength=4)
-            if counts.sum() // STREAM_REPORT > reported:
-                _report(counts, max_length)
-            kept = np.flatnonzero(fates <= CUT)
-            return {name: [tokens[name][row] for row in kept] for name in features}
 
-        return dataset.map(
-            tokenize_stream, with_indices=True, batched=True, remove_columns=dataset.column_names, features=features
-        )
+def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None, max_length, num_proc):
+    from datasets import Features, Value, concatenate_datasets
 
     texts = dataset.select_columns([name for name in (column, "id") if name in dataset.column_names])
     tokens = texts.map(
@@ -170,20 +150,216 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
         with_indices=True,
         batched=True,
         remove_columns=texts.column_names,
-        features=Features({**features, "num_images": Value("int32"), "fate": Value("int8")}),
+        features=Features({**_token_features(), "num_images": Value("int32"), "fate": Value("int8")}),
         num_proc=num_proc,
         desc=f"tokenizing {column}",
     )
+    given = np.zeros(len(tokens), int)
     if images is not None:
-        # Beside the tokens, not through the map above: gigabytes of vectors are neither decoded nor copied.
-        vectors = dataset.select_columns([images])
-        _check_images(tokens.with_format("numpy")[:] if False else tokens, list(_image_counts(vectors, images)), images)
-        tokens = concatenate_datasets([tokens, vectors], axis=1)
+        # Beside the tokens, and not through the map: gigabytes of vectors are neither decoded nor copied.
+        tokens = concatenate_datasets([tokens, dataset.select_columns([images])], axis=1)
+        given = np.concatenate(list(_image_counts(dataset, images)))
+    _check_images(tokens["num_images"][:], given, tokens["id"], images)
     fates = np.asarray(tokens["fate"][:])
-    counts = np.bincount(fates, minlength=4)
-    _report(counts, max_length)
+    _report(np.bincount(fates, minlength=4), max_length)
     kept = np.flatnonzero(fates <= CUT)
     if len(kept) == 0:
-        raise InputError(f"Of {len(tokens):,} samples, none fits into max_length {max_length} with something to learn")
+        raise InputError(f"None of {len(tokens):,} samples fits into max_length {max_length} with something to learn")
     tokens = tokens if len(kept) == len(tokens) else tokens.select(kept)
     return tokens.remove_columns(["fate", "num_images"])
+
+
+def _tokenize_stream(dataset, tokenize: Callable, column: str, images: str | None, max_length, num_proc):
+    from datasets import Features, List, Value
+
+    features = _token_features()
+    if images is not None:
+        feature = dataset.features[images]
+        is_list_of_vectors = images == "image_embeds" and isinstance(feature.feature, List)
+        vector = List(Value("float32"))
+        features[images] = feature if images != "image_embeds" else List(vector) if is_list_of_vectors else vector
+    counts = np.zeros(4, np.int64)
+
+    def tokenize_and_drop(batch, rows):
+        tokens = tokenize(batch, rows)
+        given = [0] * len(rows)
+        if images is not None:
+            tokens[images] = batch[images]
+            one = not (images == "images" or (images == "image_embeds" and is_list_of_vectors))
+            given = [0 if value is None else 1 if one else len(value) for value in batch[images]]
+        _check_images(tokens["num_images"], given, tokens["id"], images)
+        reported = counts.sum() // STREAM_REPORT
+        counts[:] += np.bincount(tokens["fate"], minlength=4)
+        if counts.sum() // STREAM_REPORT > reported:
+            _report(counts, max_length)
+        kept = [row for row, fate in enumerate(tokens["fate"]) if fate <= CUT]
+        return {name: [tokens[name][row] for row in kept] for name in features}
+
+    return dataset.map(
+        tokenize_and_drop,
+        with_indices=True,
+        batched=True,
+        remove_columns=dataset.column_names,
+        features=Features(features),
+    )
+
+
+def _token_features() -> dict:
+    from datasets import List, Value
+
+    tokens = List(Value("int32"))
+    return {"input_ids": tokens, "labels": tokens, "length": Value("int32"), "id": Value("string")}
+
+
+def _image_counts(dataset, column: str) -> Iterator[np.ndarray]:
+    """How many images each row has, from the Arrow table: nothing is decoded."""
+    import pyarrow.compute as pc
+    from datasets import List
+
+    feature = dataset.features[column]
+    is_list = isinstance(feature, List) and (column == "images" or isinstance(feature.feature, List))
+    for table in dataset.select_columns([column]).with_format("arrow").iter(4096):
+        values = table.column(0)
+        counts = pc.fill_null(pc.list_value_length(values), 0) if is_list else values.is_valid().cast("int32")
+        yield counts.to_numpy()
+
+
+def _check_images(wanted: Iterable[int], given: Iterable[int], ids, column: str | None) -> None:
+    wrong = np.flatnonzero(np.asarray(wanted) != np.asarray(given))
+    if len(wrong) == 0:
+        return
+    row = int(wrong[0])
+    where = "no image column (image_embeds, images or image)" if column is None else f"{given[row]} in {column!r}"
+    raise InputError(
+        f"Sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), and there are {where};"
+        f" {len(wrong):,} such samples are among these"
+    )
+
+
+def _report(counts, max_length: int | None) -> None:
+    _, cut, too_long, nothing = counts
+    if cut or too_long:
+        logger.warning(f"max_length {max_length}: {cut:,} of {sum(counts):,} samples cut short, {too_long:,} left out")
+    if nothing:
+        logger.warning(f"{nothing:,} of {sum(counts):,} samples left out: the assistant says nothing in them")
+
+
+def _num_images(messages, processor) -> int:
+    return sum(_text(turn, processor).count(processor.image_token) for turn in messages)
+
+
+def _text(turn: dict, processor) -> str:
+    """A turn's content as text; its image parts, where it is a list of parts, as placeholders."""
+    if isinstance(turn["content"], str):
+        return turn["content"]
+    return processor.apply_chat_template([turn], chat_template="{{ messages[0].content }}", tokenize=False)
+
+
+def _cuts(messages) -> Iterator[int]:
+    """How many turns are left when the last ones are cut and an answer is the end, from the longest to the shortest."""
+    for turns in range(len(messages) - 1, 1, -1):
+        if messages[turns - 1]["role"] == "assistant":
+            yield turns
+
+
+def _chat_encoder(processor) -> Callable:
+    """A function of conversations that gives a list of (token ids, labels).
+
+    The assistant's turns are found by the {% generation %} marks of the tokenizer's chat template or of TRL's version
+    of it, and where there are none by rendering the conversation up to each turn, with its generation prompt.
+    """
+    from trl.chat_template_utils import get_training_chat_template
+
+    tokenizer = processor.tokenizer
+    if tokenizer.chat_template is None:
+        raise InputError("The tokenizer has no chat template; set `tokenizer.chat_template` and save it")
+    try:
+        template, is_marked = get_training_chat_template(processing_class=tokenizer) or tokenizer.chat_template, True
+    except ValueError:
+        template, is_marked = tokenizer.chat_template, False
+    image = processor.image_token * processor.num_image_tokens
+    render = _render(tokenizer, template)
+
+    def encode(conversations) -> list[tuple[list[int], list[int]]]:
+        expanded = [
+            [{**turn, "content": _text(turn, processor).replace(processor.image_token, image)} for turn in messages]
+            for messages in conversations
+        ]
+        if is_marked:
+            encoded = tokenizer.apply_chat_template(
+                expanded, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+            masks = encoded["assistant_masks"]
+        else:
+            texts = [render(messages) for messages in expanded]
+            encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+            masks = [
+                _mask_of_spans(list(_assistant_spans(messages, text, render)), offsets)
+                for messages, text, offsets in zip(expanded, texts, encoded["offset_mapping"], strict=True)
+            ]
+        return [(ids, label(ids, mask)) for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
+
+    prompt = _generation_prompt(tokenizer, render)
+    is_space = {}
+
+    def label(ids, mask) -> list[int]:
+        labels = [
+            i if said and i != processor.image_token_id else IGNORE_INDEX for i, said in zip(ids, mask, strict=True)
+        ]
+        for start, end in _runs(mask):
+            # What a template marks beyond the turn: the end of its header before, its line break behind.
+            for known in range(len(prompt) - 1, 0, -1):
+                if start >= known and ids[start - known : start - known + len(prompt)] == prompt:
+                    labels[start : start - known + len(prompt)] = [IGNORE_INDEX] * (len(prompt) - known)
+                    break
+            while end > start and is_space.setdefault(ids[end - 1], tokenizer.decode([ids[end - 1]]).isspace()):
+                end -= 1
+                labels[end] = IGNORE_INDEX
+        return labels
+
+    return encode
+
+
+def _render(tokenizer, template: str) -> Callable:
+    def render(messages, **options) -> str:
+        return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
+
+    return render
+
+
+def _generation_prompt(tokenizer, render: Callable) -> list[int]:
+    """The tokens that a chat template puts before the assistant's answer."""
+    question = [{"role": "user", "content": "?"}]
+    texts = [render(question), render(question, add_generation_prompt=True)]
+    without, with_prompt = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    same = next(
+        (i for i, (a, b) in enumerate(zip(without, with_prompt, strict=False)) if a != b),
+        min(len(without), len(with_prompt)),
+    )
+    return with_prompt[same:]
+
+
+def _assistant_spans(messages, text: str, render: Callable) -> Iterator[tuple[int, int]]:
+    """Where in `text` the assistant speaks, in characters."""
+    for index, turn in enumerate(messages):
+        if turn["role"] != "assistant":
+            continue
+        before = render(messages[:index], add_generation_prompt=True) if index else ""
+        behind = render(messages[: index + 1])
+        if not (text.startswith(before) and text.startswith(behind)):
+            raise InputError(
+                "The tokenizer's chat template does not mark the assistant's tokens with {% generation %}, TRL has no"
+                " training version of it, and it writes a turn differently once another follows; add the marks to it,"
+                " or choose a tokenizer of a family that TRL lists"
+            )
+        yield len(before), len(behind)
+
+
+def _mask_of_spans(spans: list[tuple[int, int]], offsets) -> list[int]:
+    return [int(any(start <= a and b <= end and a < b for start, end in spans)) for a, b in offsets]
+
+
+def _runs(mask) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of ones."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(mask, np.int8), [0]])))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

@@ -3,15 +3,21 @@
 import contextlib
 import math
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch.utils.data import RandomSampler
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from trl import SFTTrainer
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.training.batching import LengthGroupedSampler
+from unicorn_hf.training.dry_run import dry_run_report
 from unicorn_hf.training.model_card import trained_model_card
 
 
@@ -21,6 +27,9 @@ class UnicornTrainer(SFTTrainer):
     * A loss that is not finite ends the run with the ids of its batch (`ids` of the batch, where the data have them).
     * A checkpoint, and the model in the end, appear when they are whole; until then nothing older is removed.
     * The projector may have a learning rate of its own (Unicorn's LoRA recipe).
+    * `train_sampling_strategy="group_by_length"` goes by the column `length`. Flattened batches are drawn at random all
+      the same: they have no padding to save, and are then of one size.
+    * The logs have `data_wait`, the share of the time since the last log that the loop waited for a batch.
     * `create_model_card` says what was trained on what, how, and how the loss went.
 
     Args:
@@ -33,11 +42,21 @@ class UnicornTrainer(SFTTrainer):
         self.data_args = data_args
         self._ids_of_step: list[str] = []
         self._partial: Path | None = None
+        self._waited, self._last_log = 0.0, None
+        if kwargs["args"].max_steps == 0:  # a dry run leaves nothing behind, not even the folder that Trainer makes
+            self._nowhere = tempfile.TemporaryDirectory()
+            kwargs["args"].output_dir = self._nowhere.name
         super().__init__(*args, **kwargs)
         if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad and "multi_modal_projector" in name:
                     parameter.data = parameter.data.float()  # bfloat16 would round small updates away
+
+    def dry_run(self) -> None:
+        """Print what training would do: the data, the steps, the memory; nothing is trained or written."""
+        report = dry_run_report(self)
+        if self.is_world_process_zero():
+            print(report)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """As in `Trainer`; "true" is the last checkpoint or, where there is none, the beginning.
@@ -69,6 +88,37 @@ class UnicornTrainer(SFTTrainer):
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projector]
                 optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
         return optimizer
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        if self.data_collator.padding_free:
+            return RandomSampler(dataset)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(dataset["length"][:], batch_size, seed)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self._last_log is None:
+            self._last_log = time.perf_counter()
+        return super().get_batch_samples(self._timed(epoch_iterator), num_batches, device)
+
+    def _timed(self, batches: Iterator) -> Iterator:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def log(self, logs, start_time=None):
+        if self._last_log is not None and "loss" in logs:
+            now = time.perf_counter()
+            logs["data_wait"] = self._waited / (now - self._last_log)
+            self._waited, self._last_log = 0.0, now
+        super().log(logs, start_time)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         ids = [str(each) for each in inputs.pop("ids", [])]
@@ -160,6 +210,17 @@ class UnicornTrainer(SFTTrainer):
             partial = path.with_name("_README.md")
             partial.write_text(str(card), encoding="utf-8")
             partial.replace(path)
+
+
+def check_trackers(report_to: list[str]) -> None:
+    """Raise `InputError` unless every tracker of `SFTConfig.report_to` is installed."""
+    installed = get_available_reporting_integrations()
+    for name in report_to:
+        if name not in installed:
+            raise InputError(
+                f"report_to: {name!r} is not installed, or no tracker: pip install {name}, or choose among those that "
+                f"are here ({', '.join(installed) or 'none'})"
+            )
 
 
 def _batch(ids: list[str]) -> str:

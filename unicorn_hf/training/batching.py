@@ -1,0 +1,57 @@
+"""Which samples share a batch: those of similar length, since padding is what short sequences cost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+WINDOW = 50  # batches that are sorted together: enough to leave little padding, few enough to leave the order random
+
+
+class LengthGroupedSampler(Sampler):
+    """Indices in an order in which every `batch_size` in a row have similar lengths.
+
+    As transformers' sampler of this name, but an epoch's order depends on the seed and the epoch alone, so that a run
+    that is resumed sees what it would have seen, and the batches of a window come in random order, not falling lengths.
+
+    Args:
+        lengths: of the samples, in tokens.
+        batch_size: samples of one optimizer step, over all processes.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0):
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        generator = np.random.default_rng([self.seed, self.epoch])
+        rows = generator.permutation(len(self.lengths))
+        for start in range(0, len(rows), WINDOW * self.batch_size):
+            window = rows[start : start + WINDOW * self.batch_size]
+            yield from window[length_grouped_order(self.lengths[window], self.batch_size, generator)].tolist()
+
+
+def length_grouped_order(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """The order of `lengths` in which batches are of similar length and come in random order, a smaller one last."""
+    order = np.argsort(lengths, kind="stable")
+    rest = len(order) % batch_size
+    batches = order[rest:].reshape(-1, batch_size)
+    return np.concatenate([generator.permutation(batches).ravel(), order[:rest]]).astype(int)
+
+
+def group_stream_by_length(tokens, batch_size: int, seed: int = 0):
+    """A stream of tokenized samples in that order, by windows."""
+
+    def sort(batch, rows):
+        order = length_grouped_order(np.array(batch["length"]), batch_size, np.random.default_rng([seed, rows[0]]))
+        return {name: [values[row] for row in order] for name, values in batch.items()}
+
+    return tokens.map(sort, with_indices=True, batched=True, batch_size=WINDOW * batch_size, features=tokens.features)

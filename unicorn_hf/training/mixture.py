@@ -1,0 +1,230 @@
+"""The data of a stage: one dataset or several, from disk, from the Hub or streamed, of one encoder's vectors."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.storage import read_dataset, read_provenance
+from unicorn_hf.training.batching import group_stream_by_length
+from unicorn_hf.training.tokenization import image_column
+
+SHUFFLE_BUFFER = 10_000  # rows of a stream that are held to be drawn from
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dataset of a mixture, and what its card says of its image vectors; `embed_dim` is None where it has none."""
+
+    name: str
+    dataset: object
+    weight: float | None = None
+    image_encoder: str | None = None
+    transfer: str | None = None
+    embed_dim: int | None = None
+
+
+class Mixture:
+    """Datasets that are trained on together; all their image vectors are of one encoder, transfer and dimension."""
+
+    def __init__(self, members: list[Member]):
+        self.members = members
+        weighted = [member.weight is not None for member in members]
+        if any(weighted) and not all(weighted):
+            missing = members[weighted.index(False)].name
+            raise InputError(f"{missing}: has no weight while others have one; give all of them a weight, or none")
+        with_images = [member for member in members if image_column(member.dataset) is not None]
+        first = with_images[0] if with_images else members[0]
+        for member in with_images[1:]:
+            if (member.embed_dim is None) != (first.embed_dim is None):
+                pictures = member if member.embed_dim is None else first
+                raise InputError(
+                    f"{pictures.name}: has pictures, and others of the mixture have vectors; make vectors of them by"
+                    f" `unicorn-hf embed {pictures.name} --output EMBEDDED`, and train on those"
+                )
+            _check_same(member, first, f"those of {first.name}")
+        known = [*with_images, *members]
+        self.image_encoder = next((member.image_encoder for member in known if member.image_encoder), None)
+        self.transfer = next((member.transfer for member in known if member.transfer), None)
+        self.embed_dim = first.embed_dim
+
+    @classmethod
+    def read(cls, arguments) -> "Mixture":
+        """Open what `DataArguments` names.
+
+        Raises:
+            InputError: no dataset is named, or one that cannot be read, or their vectors do not go together.
+        """
+        if (arguments.dataset is None) == (not arguments.mixture):
+            raise InputError("Name the data by --dataset, or by --mixture; exactly one of them")
+        if arguments.mixture:
+            parts = [part.strip() for entry in arguments.mixture for part in entry.split(",")]
+            sources = [_parse(part) for part in parts if part]
+        else:
+            sources = [(arguments.dataset, arguments.dataset_config, None)]
+        return cls(
+            [
+                _open(name, config, weight, split=arguments.dataset_split, streaming=arguments.streaming)
+                for name, config, weight in sources
+            ]
+        )
+
+    @property
+    def datasets(self) -> list:
+        return [member.dataset for member in self.members]
+
+    def check_vectors(self) -> None:
+        """Raise `InputError` unless all members have image vectors, which stage 1 learns from."""
+        for member in self.members:
+            if member.embed_dim is None:
+                raise InputError(
+                    f"{member.name}: has no image vectors (column image_embeds), and the projector learns from nothing"
+                    f" else; make them by `unicorn-hf embed {member.name} --output EMBEDDED`"
+                )
+
+    def check_model(self, config, name: str) -> None:
+        """Raise `InputError` unless a model (its `UnicornConfig`, and its name) reads these vectors."""
+        model = Member(name, None, None, config.image_encoder, config.transfer, config.embed_dim)
+        for member in self.members:
+            if member.embed_dim is not None:
+                _check_same(member, model, f"those that {name} was trained on")
+
+    def tokenize(self, tokenize, processor, data_args, training_args):
+        """The members tokenized and mixed: a `datasets.Dataset`, or, of streams, a shuffled `IterableDataset`.
+
+        One process tokenizes, and the others read what it has kept.
+
+        Args:
+            tokenize: `tokenize_captions` or `tokenize_conversations`.
+            processor: the model's `UnicornProcessor`.
+            data_args: the recipe's `DataArguments`.
+            training_args: the recipe's `SFTConfig`, for `max_length`, the seed and the size of a batch.
+        """
+        from datasets import Dataset, concatenate_datasets, interleave_datasets
+
+        if data_args.streaming and training_args.max_steps <= 0:
+            raise InputError("A stream has no length that could end the training: say --max_steps with --streaming")
+        options = {
+            "max_length": training_args.max_length,
+            "overlong": data_args.overlong,
+            "num_proc": training_args.dataset_num_proc,
+        }
+        with training_args.main_process_first(desc="tokenizing"):
+            tokens = _same_types([tokenize(member.dataset, processor, **options) for member in self.members])
+        weights = [member.weight for member in self.members]
+        seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
+        if None in weights:
+            mixed = concatenate_datasets(tokens)
+        else:
+            shares = [weight / sum(weights) for weight in weights]
+            mixed = interleave_datasets(tokens, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+        arrays = [column for column in mixed.column_names if column not in ("image", "images")]
+        if isinstance(mixed, Dataset):
+            self._report(tokens, mixed)
+            return mixed.with_format("numpy", columns=arrays, output_all_columns=True)
+        mixed = mixed.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        if training_args.train_sampling_strategy == "group_by_length":
+            step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+            mixed = group_stream_by_length(mixed, step, seed)
+        return mixed.with_format("numpy") if arrays == mixed.column_names else mixed
+
+    def _report(self, tokens: list, mixed) -> None:
+        if len(tokens) > 1:
+            rows = ", ".join(f"{member.name} {len(part):,}" for member, part in zip(self.members, tokens, strict=True))
+            logger.warning(f"a mixture of {len(mixed):,} samples an epoch, of datasets of these sizes: {rows}")
+
+
+def _parse(text: str) -> tuple[str, str | None, float | None]:
+    """`DATASET[:CONFIG][=WEIGHT]`"""
+    source, equals, weight = text.rpartition("=")
+    if not equals:
+        source, weight = text, None
+    else:
+        try:
+            weight = float(weight)
+        except ValueError:
+            weight = -1.0
+        if not 0 < weight < float("inf"):
+            raise InputError(f"mixture: {text!r} has no number above 0 behind '='; expected DATASET[:CONFIG]=WEIGHT")
+    name, colon, config = source.rpartition(":")
+    if colon and not Path(source).exists():
+        return name, config, weight
+    return source, None, weight
+
+
+def _open(name: str, config: str | None, weight: float | None, *, split: str, streaming: bool) -> Member:
+    dataset = read_dataset(name, name=config, split=split, streaming=streaming)
+    if image_column(dataset) != "image_embeds":
+        return Member(name, dataset, weight)
+    said = read_provenance(name).get("image_embeds", {})
+    feature = dataset.features["image_embeds"]
+    embed_dim = getattr(feature, "length", -1)
+    if embed_dim < 0:  # the type does not say it (JSON lines), or it is of lists of vectors
+        rows = (row["image_embeds"] for row in dataset.select_columns("image_embeds"))
+        first = next((row for row in rows if row), [])
+        embed_dim = len(first[0]) if first and isinstance(first[0], list) else len(first)
+    return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), embed_dim or None)
+
+
+def _check_same(member: Member, other: Member, whose: str) -> None:
+    """Raise unless the vectors of `member` are of the encoder, transfer and dimension of `other`, where both say it.
+
+    Vectors of real pictures need no transfer, and go with every encoder's moved ones.
+    """
+    for what, ours, theirs in (
+        ("the encoder", member.image_encoder, other.image_encoder),
+        ("the transfer", member.transfer, other.transfer),
+        ("dimension", member.embed_dim, other.embed_dim),
+    ):
+        if None not in (ours, theirs) and ours != theirs:
+            raise InputError(
+                f"{member.name}: its image vectors are of {what} {ours!r}, and {whose} of {theirs!r}; use vectors that"
+                " were made in the same way"
+            )
+
+
+def _same_types(tokens: list) -> list:
+    """Datasets whose image vectors are of one type, so that they can be joined and read by batches.
+
+    One type is what they usually have. Else, and where a row has no vector, the column becomes lists, empty for such a
+    row: `datasets` joins no float16 of a fixed length with a JSON file's lists, and its NumPy format fails on a batch
+    whose first row is null.
+    """
+    from datasets import Dataset
+
+    vectors = [part for part in tokens if "image_embeds" in part.column_names]
+    if not vectors or not isinstance(tokens[0], Dataset):
+        return tokens  # a stream's are lists already
+    one_type = len({str(part.features["image_embeds"]) for part in vectors}) == 1
+    if one_type and len(vectors) == len(tokens) and not any(map(_has_null, vectors)):
+        return tokens
+    return [_with_lists(part) for part in tokens]
+
+
+def _has_null(tokens) -> bool:
+    return any(
+        table.column(0).null_count for table in tokens.select_columns("image_embeds").with_format("arrow").iter(4096)
+    )
+
+
+def _with_lists(tokens):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from datasets import Features, List, Value
+
+    features = Features({**tokens.features, "image_embeds": List(Value("float16"))})
+
+    def to_lists(table):
+        if "image_embeds" not in table.column_names:
+            return table.append_column("image_embeds", pa.array([[]] * len(table), pa.list_(pa.float16())))
+        values = table.column("image_embeds").combine_chunks()
+        lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
+        lists = pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), values.flatten().cast(pa.float16()))
+        return table.set_column(table.column_names.index("image_embeds"), "image_embeds", lists)
+
+    made = tokens.with_format("arrow").map(to_lists, batched=True, features=features, desc="vectors to lists")
+    return made.with_format(None)
