@@ -40,13 +40,14 @@ def run_ranks(
     """
     check_executor(executor, tasks, extra)
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
-    from loguru import logger
 
     options = dict(options or {})
     if executor == "slurm":  # the job calls datatrove's scripts, which lie beside this Python
         options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH")
     kind = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}[executor]
     logging_dir = Path(logging_dir).absolute()  # a rank may run elsewhere
+    if executor == "local":
+        step = _Quiet(step)
     try:
         first = kind([step], tasks=tasks, workers=workers, logging_dir=str(logging_dir / "ranks"), **options)
         # "afterany": the last step counts what is there, and says itself what is missing.
@@ -64,8 +65,6 @@ def run_ranks(
 
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
-    else:
-        logger.disable("datatrove")  # one progress bar and one sentence are enough on a terminal
     for stage in filter(None, (first, last)):
         stage.run()
         # Ray's executor only logs the failure of a rank.
@@ -86,3 +85,22 @@ def check_executor(executor: str, tasks: int, extra: str) -> None:
     require("datatrove", extra)
     if executor == "ray":
         require("ray", extra)
+
+
+class _Quiet:
+    """A step that switches datatrove's log off where it is, and in every process to which it is sent.
+
+    One progress bar and one sentence are enough on a terminal.
+    """
+
+    def __init__(self, step):
+        self.__setstate__({"step": step})
+
+    def __setstate__(self, state: dict):
+        from loguru import logger
+
+        logger.disable("datatrove")
+        self.step = state["step"]
+
+    def __call__(self, data, rank: int, world_size: int):
+        return self.step(data, rank, world_size)

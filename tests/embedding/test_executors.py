@@ -32,9 +32,11 @@ def expected(source, tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("tasks", [2, 4])
-def test_local_tasks_give_the_folder_that_one_gives(tasks, source, expected, tmp_path):
+def test_local_tasks_give_the_folder_that_one_gives(tasks, source, expected, tmp_path, capfd):
     embed(source, tmp_path / "out", shard_rows=20, tasks=tasks)
     assert contents(tmp_path / "out") == expected
+    printed = "".join(capfd.readouterr())
+    assert "embed 1/" in printed and "datatrove" not in printed  # progress bars, and no log beside them
     assert not list(tmp_path.glob(".out*"))
 
 
