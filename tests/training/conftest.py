@@ -1,0 +1,93 @@
+"""A tiny language model, tiny data, and the curves that three ways to train give on them."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_datasets import captions, conversations
+
+from unicorn_hf.sandbox.language_model import train_language_model
+from unicorn_hf.storage import write_dataset
+
+STEPS = 20
+SETTINGS = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "logging_steps": 1,
+    "save_steps": 8,
+    "use_cpu": "true",
+    "bf16": "false",
+    "activation_checkpointing": "false",
+    "disable_tqdm": "true",
+    "report_to": "none",
+}
+LORA = {
+    "use_peft": "true",
+    "lora_r": 8,
+    "lora_dropout": 0,  # or two processes would draw other noise than one
+    "lora_target_modules": r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj",
+    "lora_modules_to_save": "multi_modal_projector",
+    "projector_learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folders: `language_model`, `captions`, `conversations`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with_captions, turns = captions(120), conversations(40)
+    vectors = with_captions.select(range(0, 120, 3)).flatten_indices().data.column("image_embeds").combine_chunks()
+    turns = turns.add_column("image_embeds", vectors, feature=with_captions.features["image_embeds"])
+    provenance = {"image_embeds": {"encoder": "sandbox", "embed_dim": 16, "transfer": "realign"}}
+    write_dataset(with_captions, folder / "captions", title="Captions", provenance=provenance)
+    write_dataset(turns, folder / "conversations", title="Conversations", provenance=provenance)
+    texts, messages = with_captions["caption"][:], turns["messages"][:]
+    options = {"hidden_size": 64, "num_layers": 2, "steps": 1, "seed": 0}
+    train_language_model(texts, messages, folder / "language_model", **options)
+    return SimpleNamespace(**{name: folder / name for name in ("language_model", "captions", "conversations")})
+
+
+@pytest.fixture(scope="session")
+def recipe(tiny, tmp_path_factory):
+    """Run a way to train (`pretrain`, `finetune`, `lora`); see `recipe_runs.run_recipe` for the options."""
+    pytest.importorskip("trl", reason="the recipes need the extra 'train'")
+    pytest.importorskip("peft", reason="the recipes need the extra 'train'")
+    before = dict(os.environ)
+    # For the process that the runs are forked from.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before.get("PYTHONPATH", "")])
+    from recipe_runs import run_recipe
+
+    folders = {}
+
+    def run(way, output_dir, log=None, **options):
+        arguments = SETTINGS | {"output_dir": output_dir}
+        if way == "pretrain":
+            arguments |= {"model_name_or_path": tiny.language_model, "dataset": tiny.captions, "learning_rate": 1e-2}
+        else:
+            arguments |= {"model_name_or_path": folders["pretrain"], "dataset": tiny.conversations}
+            arguments |= {"learning_rate": 2e-3} | (LORA if way == "lora" else {})
+        arguments |= options.pop("arguments", {})
+        words = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+        log = log or Path(f"{output_dir}.log")
+        status = run_recipe("pretrain" if way == "pretrain" else "finetune", words, log, **options)
+        return SimpleNamespace(status=status, log=log.read_text(), output_dir=Path(output_dir))
+
+    run.folders = folders
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def whole(recipe, tmp_path_factory):
+    """Way to train -> its run, in one process and from beginning to end."""
+    runs, folder = {}, tmp_path_factory.mktemp("whole")
+    for way in ("pretrain", "finetune", "lora"):
+        runs[way] = recipe(way, folder / way)
+        assert runs[way].status == [0], runs[way].log[-3000:]
+        recipe.folders[way] = runs[way].output_dir
+    return runs

@@ -1,0 +1,59 @@
+"""A run that was stopped anywhere goes on from its last whole checkpoint as if nothing had been."""
+
+import pytest
+from recipe_runs import losses
+
+
+def checkpoints(output_dir):
+    return sorted(path.name for path in output_dir.iterdir() if path.name.startswith("checkpoint"))
+
+
+def resume(recipe, way, broken, **options):
+    again = recipe(way, broken.output_dir, arguments={"resume_from_checkpoint": "true", **options})
+    assert again.status == [0], again.log[-3000:]
+    return again
+
+
+@pytest.mark.parametrize("way", ["finetune", "lora"])
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the_same_losses(
+    recipe, whole, way, tmp_path
+):
+    killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16))
+    assert killed.status == [-9]
+    assert checkpoints(killed.output_dir) == ["checkpoint-8"]
+    again = resume(recipe, way, killed)
+    assert losses(again.output_dir) == losses(whole[way].output_dir)
+    assert checkpoints(again.output_dir) == ["checkpoint-16", "checkpoint-20", "checkpoint-8"]
+    assert not list(again.output_dir.glob("_*"))
+
+
+@pytest.mark.parametrize("way", ["finetune", "lora"])
+def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
+    two = {"num_processes": 2, "arguments": {"per_device_train_batch_size": 2}}
+    killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
+    assert killed.status == [-9, -9]
+    two["arguments"]["resume_from_checkpoint"] = "true"
+    again = recipe(way, tmp_path / "output", **two)
+    assert again.status == [0, 0], again.log[-3000:]
+    assert losses(again.output_dir) == pytest.approx(losses(whole[way].output_dir), rel=1e-4)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(recipe, whole, tmp_path):
+    limit = {"save_total_limit": 1}
+    full = recipe("finetune", tmp_path / "output", fault=("disk full", 16), arguments=limit)
+    assert full.status == [2]
+    (sentence,) = (line for line in full.log.splitlines() if line.startswith("unicorn-hf: "))
+    assert "checkpoint-16 could not be saved ([Errno 28] No space left on device" in sentence
+    assert "--resume_from_checkpoint true" in sentence
+    assert checkpoints(full.output_dir) == ["checkpoint-8"]
+    assert not (full.output_dir / "_partial").exists()  # what it wrote of it is gone
+    again = resume(recipe, "finetune", full, **limit)
+    assert losses(again.output_dir) == losses(whole["finetune"].output_dir)
+    assert checkpoints(again.output_dir) == ["checkpoint-20"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(recipe, whole, tmp_path):
+    arguments = {"resume_from_checkpoint": tmp_path, "max_steps": 1}
+    refused = recipe("finetune", tmp_path / "output", arguments=arguments)
+    assert refused.status == [2]
+    assert f"unicorn-hf: {tmp_path}: is not a checkpoint" in refused.log

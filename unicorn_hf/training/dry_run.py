@@ -1,0 +1,99 @@
+"""What a run would do, without doing it: `--max_steps 0`."""
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from transformers.trainer_pt_utils import get_model_param_count
+
+STREAM_SAMPLES = 1000
+GB = 1e9
+
+
+def dry_run_report(trainer) -> str:
+    """The data, the steps and the memory of a run in words; makes one batch, and trains nothing.
+
+    Raises what making that batch raises: data, columns and encoder were checked before.
+    """
+    args, data = trainer.args, trainer.train_dataset
+    streamed = not hasattr(data, "__len__")
+    rows = itertools.islice(data, STREAM_SAMPLES) if streamed else ()
+    lengths = np.array([row["length"] for row in rows] if streamed else data["length"][:])
+    batch = next(iter(trainer.get_train_dataloader()))
+    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items() if torch.is_tensor(value))
+    learnt = (batch["labels"] != -100).float().mean()
+
+    devices = trainer.accelerator.num_processes
+    samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
+    steps = "as many as --max_steps says" if streamed else f"{math.ceil(len(data) / samples_per_step):,}"
+    quantiles = ", ".join(f"{name} {np.quantile(lengths, q):,.0f}" for name, q in QUANTILES.items())
+    trainable, total = (get_model_param_count(trainer.model, trainable_only=only) for only in (True, False))
+
+    batch_tokens = args.per_device_train_batch_size * int(lengths.max())
+    memory = estimate_memory(trainer, batch_tokens)
+    lines = [f"  {name:12} {size / GB:>9,.3f} GB" for name, size in memory.items()]
+    lines.append(f"  {'in all':12} {sum(memory.values()) / GB:>9,.3f} GB, and about 1 GB for the GPU's libraries")
+    if torch.cuda.is_available():
+        lines.append(f"  {'this GPU':12} {torch.cuda.mem_get_info()[1] / GB:>9,.3f} GB")
+    seen = f"the first {len(lengths):,} samples of a stream" if streamed else f"{len(data):,} samples"
+    return "\n".join(
+        [
+            f"data: {seen} that fit max_length {args.max_length} (what was cut or left out is said above)",
+            f"tokens a sample: {quantiles}; {lengths.sum():,} in all",
+            f"first batch: {shapes}; {learnt:.0%} of its tokens are learnt",
+            f"steps: {steps} an epoch, of {args.per_device_train_batch_size} samples x"
+            f" {args.gradient_accumulation_steps} accumulated x {devices} processes = {samples_per_step}",
+            f"parameters: {trainable:,} of {total:,} are trained",
+            f"memory of each device, estimated for the longest batch ({batch_tokens:,} tokens):",
+            *lines,
+            "nothing was trained or written",
+        ]
+    )
+
+
+QUANTILES = {"shortest": 0, "median": 0.5, "95%": 0.95, "99%": 0.99, "longest": 1}
+
+
+def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
+    """Bytes on each device: `weights`, `gradients`, `optimizer` and `activations` of `batch_tokens` tokens a batch.
+
+    Activations are what a Llama-like layer keeps for its backward pass with attention that does not keep its scores
+    (SDPA, FlashAttention), or, with activation checkpointing, each layer's input and one layer's inside
+    (arXiv 2205.05198, sections 4 and 5, counted for gated layers). Logits come in chunks and count little.
+    """
+    args, model = trainer.args, trainer.model
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    weights, frozen = sum(map(_num_bytes, parameters)), sum(map(_num_bytes, set(parameters) - set(trained)))
+    numel = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
+    stage = trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
+    if trainer.is_deepspeed_enabled and args.bf16:  # weights and gradients in bfloat16, three float32 copies beside
+        weights, gradients, states = frozen + 2 * numel, 2 * numel, 12 * numel
+    elif trainer.is_fsdp_enabled and (args.bf16 or args.fp16):  # what is trained is kept in float32
+        weights, gradients, states = frozen + 4 * numel, 4 * numel, 8 * numel
+    else:
+        gradients = weights - frozen
+        states = 2 * numel if "8bit" in args.optim else 2 * gradients
+    devices = trainer.accelerator.num_processes
+    return {
+        "weights": weights / (devices if trainer.is_fsdp_enabled or stage == 3 else 1),
+        "gradients": gradients / (devices if trainer.is_fsdp_enabled or stage >= 2 else 1),
+        "optimizer": states / (devices if trainer.is_fsdp_enabled or stage >= 1 else 1),
+        "activations": _activations(args, model.config.get_text_config(), batch_tokens),
+    }
+
+
+def _num_bytes(parameter) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+
+
+def _activations(args, config, batch_tokens: int) -> float:
+    size = 2 if args.bf16 or args.fp16 else 4
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = (config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)) * head_dim
+    # Two norms, each with its float32 input; queries, keys, values and what attention makes of them; a gated MLP.
+    layer = 2 * (4 + size) * config.hidden_size + size * (2 * heads + 4 * config.intermediate_size)
+    if args.activation_checkpointing:
+        return batch_tokens * (config.num_hidden_layers * size * config.hidden_size + layer)
+    return batch_tokens * config.num_hidden_layers * layer
