@@ -1,0 +1,89 @@
+"""`unicorn-hf generate`: the answer on the terminal, or one sentence about what is wrong."""
+
+import sys
+
+import pytest
+import torch
+
+from unicorn_hf.cli import main
+from unicorn_hf.evaluation.pictures import answer, encode_pictures
+
+QUESTION = "what color is the picture ?"
+
+
+@pytest.fixture
+def generate(model_folder, monkeypatch, capsys):
+    def generate(*arguments, model=model_folder):
+        options = map(str, ("generate", model, QUESTION, "--max-new-tokens", 12, *arguments))
+        monkeypatch.setattr(sys, "argv", ["unicorn-hf", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out.strip(), captured.err
+
+    return generate
+
+
+@pytest.fixture
+def files(pictures, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    return paths
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_answer_is_about_the_pictures_that_are_given(generate, model_and_processor, pictures, files, count):
+    images = [argument for file in files[:count] for argument in ("--image", file)]
+    status, said, _ = generate(*images)
+    vectors = encode_pictures(*model_and_processor, pictures[:count])
+    assert (status, said) == (0, answer(*model_and_processor, QUESTION, vectors, max_new_tokens=12))
+
+
+def test_another_picture_has_another_answer(generate, files):
+    assert len({generate("--image", file)[1] for file in files}) > 1
+
+
+def test_a_temperature_samples(generate, files):
+    torch.manual_seed(0)
+    answers = {generate("--image", files[0], "--temperature", 2)[1] for _ in range(3)}
+    assert len(answers) > 1
+
+
+def one_sentence(result, *words):
+    status, _, message = result
+    (sentence,) = (line for line in message.splitlines() if line.startswith("unicorn-hf: "))
+    assert status == 2 and "Traceback" not in message
+    for word in words:
+        assert word in sentence
+
+
+def test_a_picture_that_is_not_there(generate, tmp_path):
+    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "no such picture")
+
+
+def test_a_file_that_is_no_picture(generate, tmp_path):
+    (tmp_path / "cat.jpg").write_text("meow")
+    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "cannot be read as a picture")
+
+
+def test_a_model_that_is_not_there(generate, tmp_path):
+    one_sentence(generate(model=tmp_path / "none"), "none", "cannot be loaded as a model")
+
+
+def test_a_model_that_does_not_say_its_encoder(generate, model_folder, files, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = (folder / "config.json").read_text()
+    assert '"image_encoder": "sandbox"' in config
+    (folder / "config.json").write_text(config.replace('"image_encoder": "sandbox"', '"image_encoder": null'))
+    one_sentence(generate("--image", files[0], model=folder), "does not say whose vectors it reads", "--encoder")
+    named = generate("--image", files[0], "--encoder", "sandbox", model=folder)
+    assert named[:2] == generate("--image", files[0])[:2]
+
+
+def test_an_unknown_encoder_or_transfer(generate, files, tmp_path):
+    one_sentence(generate("--image", files[0], "--encoder", "resnet"), "'resnet'", "open_clip/")
+    one_sentence(generate("--image", files[0], "--transfer", tmp_path / "none"), "none")
