@@ -1,5 +1,6 @@
 """A tiny language model, tiny data, and the curves that three ways to train give on them."""
 
+import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +88,8 @@ def whole(recipe, tmp_path_factory):
     """Way to train -> its run, in one process and from beginning to end."""
     runs, folder = {}, tmp_path_factory.mktemp("whole")
     for way in ("pretrain", "finetune", "lora"):
-        runs[way] = recipe(way, folder / way)
+        tracker = "tensorboard" if way == "pretrain" and importlib.util.find_spec("tensorboard") else "none"
+        runs[way] = recipe(way, folder / way, arguments={"report_to": tracker})
         assert runs[way].status == [0], runs[way].log[-3000:]
         recipe.folders[way] = runs[way].output_dir
     return runs

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import Trainer
 from trl import SFTTrainer  # noqa: F401  (imported once, here)
@@ -67,9 +68,21 @@ def _run(words, log, variables, fault):
     if fault is not None:
         _break_checkpoint(*fault)
     if "ACCELERATE_USE_FSDP" in variables:
-        # accelerate shards on accelerators only, and ignores its FSDP settings on CPUs: let it take these for GPUs.
-        PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+        _shard_on_cpus()
     runpy.run_path(words[0], run_name="__main__")
+    if "ACCELERATE_USE_FSDP" in variables:
+        print("trained as", AcceleratorState().distributed_type)
+
+
+def _shard_on_cpus() -> None:
+    """accelerate shards on GPUs and their like, and ignores its FSDP settings on CPUs: let it take these for GPUs."""
+    init = AcceleratorState.__init__
+
+    def init_as_on_gpus(state, *args, **kwargs):
+        PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+        init(state, *args, **kwargs)
+
+    AcceleratorState.__init__ = init_as_on_gpus
 
 
 def _break_checkpoint(kind: str, step: int) -> None:

@@ -32,10 +32,10 @@ def dry_run_report(trainer) -> str:
 
     batch_tokens = args.per_device_train_batch_size * int(lengths.max())
     memory = estimate_memory(trainer, batch_tokens)
-    lines = [f"  {name:12} {size / GB:>9,.3f} GB" for name, size in memory.items()]
-    lines.append(f"  {'in all':12} {sum(memory.values()) / GB:>9,.3f} GB, and about 1 GB for the GPU's libraries")
+    lines = [f"  {name:12} {size / GB:>9.4g} GB" for name, size in memory.items()]
+    lines.append(f"  {'in all':12} {sum(memory.values()) / GB:>9.4g} GB, and about 1 GB for the GPU's libraries")
     if torch.cuda.is_available():
-        lines.append(f"  {'this GPU':12} {torch.cuda.mem_get_info()[1] / GB:>9,.3f} GB")
+        lines.append(f"  {'this GPU':12} {torch.cuda.mem_get_info()[1] / GB:>9.4g} GB")
     seen = f"the first {len(lengths):,} samples of a stream" if streamed else f"{len(data):,} samples"
     return "\n".join(
         [
@@ -56,11 +56,9 @@ QUANTILES = {"shortest": 0, "median": 0.5, "95%": 0.95, "99%": 0.99, "longest": 
 
 
 def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
-    """Bytes on each device: `weights`, `gradients`, `optimizer` and `activations` of `batch_tokens` tokens a batch.
+    """Bytes on each device: `weights`, `gradients`, `optimizer` (AdamW's states), and `activations` of a batch.
 
-    Activations are what a Llama-like layer keeps for its backward pass with attention that does not keep its scores
-    (SDPA, FlashAttention), or, with activation checkpointing, each layer's input and one layer's inside
-    (arXiv 2205.05198, sections 4 and 5, counted for gated layers). Logits come in chunks and count little.
+    Logits come in chunks and are not counted.
     """
     args, model = trainer.args, trainer.model
     parameters = list(model.parameters())
@@ -80,20 +78,29 @@ def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
         "weights": weights / (devices if trainer.is_fsdp_enabled or stage == 3 else 1),
         "gradients": gradients / (devices if trainer.is_fsdp_enabled or stage >= 2 else 1),
         "optimizer": states / (devices if trainer.is_fsdp_enabled or stage >= 1 else 1),
-        "activations": _activations(args, model.config.get_text_config(), batch_tokens),
+        "activations": activation_bytes(args, model.config.get_text_config(), batch_tokens),
     }
+
+
+def activation_bytes(args, config, batch_tokens: int) -> float:
+    """What the language model of `config` keeps of `batch_tokens` tokens for its backward pass.
+
+    A Llama-like layer's tensors with attention that does not keep its scores (SDPA, FlashAttention), or, with
+    activation checkpointing, each layer's input and one layer's inside (arXiv 2205.05198, sections 4 and 5, counted
+    for gated layers).
+    """
+    size = 2 if args.bf16 or args.fp16 else 4
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = (config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)) * head_dim
+    norm = (4 + size) * config.hidden_size  # its float32 input, and what it gives
+    # Two norms; queries, keys, values and what attention makes of them; a gated MLP.
+    layer = 2 * norm + size * (2 * heads + 4 * config.intermediate_size)
+    if args.activation_checkpointing:
+        kept = config.num_hidden_layers * size * config.hidden_size + layer
+    else:
+        kept = config.num_hidden_layers * layer
+    return batch_tokens * (kept + norm)
 
 
 def _num_bytes(parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
-
-
-def _activations(args, config, batch_tokens: int) -> float:
-    size = 2 if args.bf16 or args.fp16 else 4
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = (config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)) * head_dim
-    # Two norms, each with its float32 input; queries, keys, values and what attention makes of them; a gated MLP.
-    layer = 2 * (4 + size) * config.hidden_size + size * (2 * heads + 4 * config.intermediate_size)
-    if args.activation_checkpointing:
-        return batch_tokens * (config.num_hidden_layers * size * config.hidden_size + layer)
-    return batch_tokens * config.num_hidden_layers * layer
