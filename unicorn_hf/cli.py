@@ -659,10 +659,10 @@ def app_command(
     device: Device = None,
     dtype: Dtype = "auto",
     host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 for every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to serve at.")] = 7860,
+    port: Annotated[int | None, typer.Option(help="The port; the first free one from 7860 by default.")] = None,
 ):
     """Serve a page to ask a model about pictures, with the nearest captions and the modality gap."""
-    from unicorn_hf.app import make_page
+    from unicorn_hf.evaluation.app import make_page
     from unicorn_hf.transfer import ModalityTransfer
 
     page = make_page(
