@@ -90,8 +90,9 @@ def build(num_rows: str, work: str) -> dict:
     """The outputs of two steps: captions with vectors, and conversations without."""
     import pyarrow as pa
     from datasets import Dataset, Features, List, Value
-    from unicorn_hf.dataset_scripts.parquet_shards import write_parquet_shards
     from unicorn_hf.dataset_scripts.sources import as_lists
+
+    from unicorn_hf.parquet_shards import write_parquet_shards
 
     start, rows, work = time.perf_counter(), int(num_rows), Path(work)
     features = Features(

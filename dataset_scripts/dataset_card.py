@@ -15,9 +15,9 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
-from unicorn_hf.dataset_scripts.parquet_shards import Shards
 
 from unicorn_hf import storage
+from unicorn_hf.parquet_shards import Shards
 
 NUM_SAMPLES = 3
 HISTOGRAM_BINS = 10

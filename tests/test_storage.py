@@ -1,5 +1,6 @@
+import PIL.Image
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Image, load_dataset
 
 from unicorn_hf import InputError
 from unicorn_hf.storage import check_columns, new_folder, read_dataset, read_provenance, write_dataset, write_shards
@@ -15,15 +16,22 @@ def test_what_is_written_is_read_back_by_load_dataset_with_its_provenance(tmp_pa
     assert read_provenance(tmp_path / "out") == provenance
 
 
-def test_a_large_dataset_is_written_in_shards_in_order(tmp_path):
-    write_shards(ROWS, tmp_path, shard_size=ROWS.data.nbytes // 3)
+def test_a_large_dataset_is_written_in_shards_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.parquet_shards.ROW_GROUP_BYTES", 1)
+    rows = Dataset.from_dict({"id": list(range(5000))}).select(range(4999, -1, -1))
+    write_shards(rows, tmp_path, shard_size=1)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) >= 3
-    assert names[0] == f"train-00000-of-{len(names):05d}.parquet"
-    assert (
-        load_dataset("parquet", data_files=[str(tmp_path / name) for name in names], split="train")["id"][:]
-        == (ROWS["id"][:])
-    )
+    assert names == [f"train-{index:05d}-of-00005.parquet" for index in range(5)]
+    read = load_dataset("parquet", data_files=[str(tmp_path / name) for name in names], split="train")
+    assert read["id"][:] == rows["id"][:]
+
+
+def test_pictures_are_written_with_the_dataset_and_not_as_paths(tmp_path):
+    PIL.Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    rows = Dataset.from_dict({"image": [str(tmp_path / "red.png")]}).cast_column("image", Image())
+    write_dataset(rows, tmp_path / "out", title="Test")
+    (tmp_path / "red.png").unlink()
+    assert load_dataset(str(tmp_path / "out"), split="train")[0]["image"].getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_folder_that_was_interrupted_leaves_nothing_behind(tmp_path):

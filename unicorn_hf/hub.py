@@ -236,9 +236,9 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
     from tqdm.auto import tqdm
 
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
-    from unicorn_hf.dataset_scripts.parquet_shards import write_parquet_shards
     from unicorn_hf.dataset_scripts.released_json import Rejected
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
+    from unicorn_hf.parquet_shards import write_parquet_shards
 
     written, counts = {}, {}
     for config, source in sources.items():

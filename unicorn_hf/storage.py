@@ -85,14 +85,14 @@ def read_provenance(source) -> dict:
     return DatasetCard.load(card).data.to_dict().get("unicorn", {})
 
 
-def write_dataset(dataset, output, *, title: str, provenance: dict | None = None, shard_size: int = 500 << 20) -> Path:
-    """Write `dataset` as Parquet shards of at most about `shard_size` bytes, with a card. Returns the folder.
+def write_dataset(dataset, output, *, title: str, provenance: dict | None = None) -> Path:
+    """Write `dataset` as Parquet shards with a card. Returns the folder.
 
     Raises:
         InputError: `output` exists and is not an empty folder.
     """
     with new_folder(output) as folder:
-        write_shards(dataset, folder / "data", shard_size=shard_size)
+        write_shards(dataset, folder / "data")
         columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
         write_card(folder, title=title, num_rows=len(dataset), columns=columns, provenance=provenance)
     return Path(output)
@@ -134,12 +134,13 @@ def fingerprint(folder) -> str:
 
 
 def write_shards(dataset, folder: Path, split: str = "train", shard_size: int = 500 << 20) -> None:
-    """Write `dataset` to `folder` as `<split>-00000-of-0000N.parquet`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    num_shards = max(1, -(-dataset.data.nbytes // shard_size))
-    for index in range(num_shards):
-        shard = dataset.shard(num_shards, index, contiguous=True)
-        shard.to_parquet(folder / f"{split}-{index:05d}-of-{num_shards:05d}.parquet")
+    """Write `dataset` to `folder` as `<split>-00000-of-0000N.parquet`, pictures that it holds as paths included."""
+    from datasets.table import embed_table_storage
+
+    from unicorn_hf.parquet_shards import write_parquet_shards
+
+    tables = dataset.with_format("arrow").iter(1000)
+    write_parquet_shards(map(embed_table_storage, tables), folder, dataset.features, shard_size=shard_size, split=split)
 
 
 def feature_text(feature) -> str:

@@ -4,7 +4,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_datasets import EMBED_DIM, captions, conversations, ids, vectors, write_released
-from unicorn_hf.dataset_scripts.parquet_shards import write_parquet_shards
 from unicorn_hf.dataset_scripts.sources import (
     INSTRUCTION,
     PRETRAIN,
@@ -15,6 +14,7 @@ from unicorn_hf.dataset_scripts.sources import (
 )
 
 from unicorn_hf import InputError
+from unicorn_hf.parquet_shards import write_parquet_shards
 from unicorn_hf.storage import write_dataset
 
 

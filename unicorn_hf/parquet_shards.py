@@ -33,7 +33,7 @@ def write_parquet_shards(
 
     The tables pass through: a row group is the most that is in memory.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     schema = parquet_schema(features)
     parts: list[Path] = []
     writer, num_rows, num_bytes = None, 0, 0
