@@ -674,7 +674,10 @@ def app_command(
         device=device,
         dtype=dtype,
     )
-    page.launch(server_name=host, server_port=port)
+    try:
+        page.launch(server_name=host, server_port=port)
+    except OSError as error:  # gradio's word for a port that is taken
+        raise InputError(f"The page cannot be served at {host}, port {port}: {error}") from error
 
 
 @app.command("convert-checkpoint")
