@@ -1,44 +1,165 @@
-"""How much does text-only training reach, and how do runs differ? The demo with three seeds.
+"""How much does text-only training reach, by which transfer and which stage, and how do runs differ?
 
-    python benchmarks/sandbox_vqa.py [--output DIR]
+    python benchmarks/sandbox_vqa.py [--output DIR] [--seeds 0 1 2] [--transfers covariance]
 
+The demo with three seeds, and around it what it leaves out: a further transfer, and every model with one stage only.
 Each seed draws another world, other captions, other pictures and other weights; the tiny CLIP is the same, so nothing
-is said about other encoders. A seed that is done is not done again.
+is said about other encoders. What is done is not done again: stop it anywhere, start it again, add seeds or transfers.
 """
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.sandbox.demo import CONDITIONS, demo
+from unicorn_hf import evaluate, publish, storage
+from unicorn_hf.sandbox.demo import (
+    CONDITIONS,
+    FAST,
+    FULL,
+    demo,
+    fit_transfers,
+    launch_all,
+    questions_with_vectors,
+)
+from unicorn_hf.transfer.modality_transfer import METHODS
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output" / "sandbox_vqa")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-arguments = parser.parse_args()
+STAGES = {"stage_1": "stage 1 alone", "stage_2": "stage 2 alone", "both": "both stages"}
+# Two-sided 95 % limit of Student's t, by degrees of freedom.
+T_LIMIT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
-tables = [demo(arguments.output / f"seed-{seed}", seed=seed) for seed in arguments.seeds]
 
-print(f"\nAccuracy over {len(tables)} seeds: mean ± standard deviation")
-print("| question | " + " | ".join(CONDITIONS.values()) + " |")
-print("| --- |" + " --- |" * len(CONDITIONS))
-for kind in ["all", *sorted(set(tables[0]["blind"]) - {"all"})]:
-    cells = []
-    for name in CONDITIONS:
-        values = np.array([table[name][kind] for table in tables])
-        cells.append(f"{values.mean():.3f} ± {values.std(ddof=1):.3f}")
-    print(f"| {kind} | " + " | ".join(cells) + " |")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output" / "sandbox_vqa")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--transfers", nargs="*", default=["covariance"], choices=sorted(METHODS.keys() - CONDITIONS))
+    parser.add_argument("--fast", action="store_true", help="a fraction of the data; the numbers mean nothing")
+    arguments = parser.parse_args()
+    tables, runs = [], []
+    for seed in arguments.seeds:
+        folder = arguments.output / f"seed-{seed}"
+        tables.append(demo(folder, fast=arguments.fast, seed=seed))
+        runs.append(run_stages(folder, arguments.transfers, FAST if arguments.fast else FULL, seed))
+    storage.write_json(dict(zip(arguments.seeds, runs, strict=True)), arguments.output / "stages.json")
+    print_stages(runs)
+    print_kinds(tables)
+    if len(runs) > 1:
+        print_differences(runs)
 
-print("\nReAlign less another condition, seed by seed (all questions)")
-for other in CONDITIONS:
-    if other != "realign":
-        differences = np.array([table["realign"]["all"] - table[other]["all"] for table in tables])
-        # Two-sided 95 % limit of Student's t with as many degrees of freedom as seeds but one.
-        limit = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}[len(tables) - 1]
-        error = differences.std(ddof=1) / np.sqrt(len(tables))
-        verdict = "separated" if abs(differences.mean()) > limit * error else "not separated by the noise of the seeds"
-        listed = ", ".join(f"{value:+.3f}" for value in differences)
-        print(f"- {CONDITIONS[other]}: {listed}; mean {differences.mean():+.3f}, {verdict}")
-share = [table["realign"]["all"] / table["paired"]["all"] for table in tables]
-print(f"- share of the upper bound: {', '.join(f'{value:.1%}' for value in share)}")
+
+def run_stages(demo_output: Path, transfers: list[str], size, seed: int) -> dict[str, dict[str, dict]]:
+    """Train what the demo has not; method -> stage -> the score, with its blind score, of one seed's models."""
+    folder = demo_output / "stages"
+    vectors = [name for name in CONDITIONS if name != "blind"]
+    datasets = {name: demo_output / "6-datasets" / name for name in vectors}
+    fitted = {name: demo_output / "5-transfers" / name for name in vectors}
+    models = {name: demo_output / "8-models" / name for name in vectors}
+    for name in transfers:
+        made, datasets[name], models[name] = (folder / kind / name for kind in ("transfers", "datasets", "models"))
+        fitted[name] = made / name
+        if not made.exists():
+            with storage.new_folder(made) as partial:
+                fit_transfers(partial, demo_output, [name])
+        if not datasets[name].exists():
+            publish(made / "moved" / name, demo_output / "3-instructions" / "instructions", datasets[name])
+
+    language_model = demo_output / "7-language-model" / "language-model"
+    untrained = {name: folder / "untrained" / name for name in datasets}
+    first = [[(language_model, datasets[name], "unicorn-1.2m", untrained[name] / "pretrain")] for name in datasets]
+    # The warm-up's first step has a rate of zero: it leaves the projector as it was drawn.
+    launch_all(first, replace(size, max_steps=1), seed)
+    chains = [
+        [
+            (language_model, datasets[name], "unicorn-1.2m", models[name] / "pretrain"),
+            (models[name] / "pretrain", datasets[name], "unicorn-471k-instruction", models[name] / "finetune"),
+        ]
+        for name in transfers
+    ]
+    chains += [
+        [(folder / "pretrain", datasets[name], "unicorn-471k-instruction", folder / "finetune")]
+        for name, folder in untrained.items()
+    ]
+    launch_all(chains, size, seed)
+
+    data = questions_with_vectors(demo_output)
+
+    def score(name: str, stage: str, model: Path, **options) -> dict:
+        output = folder / "answers" / name / stage
+        if not output.exists():
+            evaluate(model, data, output, batch_size=256, description=f"{name}, {STAGES[stage]}", **options)
+        return json.loads((output / "evaluation.json").read_text())["scores"]["accuracy"]
+
+    # Without vectors there is no projector to train: stage 1 leaves the language model, and stage 2 is all there is.
+    blind = score("blind", "both", demo_output / "8-models" / "blind" / "finetune", blind=True)
+    scores = {
+        "blind": {
+            "stage_1": score("blind", "stage_1", models["none"] / "pretrain", blind=True),
+            "stage_2": blind,
+            "both": blind,
+        }
+    }
+    for name in sorted(datasets, key="paired".__eq__):  # the upper bound last
+        transfer = fitted[name] if fitted[name].exists() else None
+        stages = {
+            "stage_1": models[name] / "pretrain",
+            "stage_2": untrained[name] / "finetune",
+            "both": models[name] / "finetune",
+        }
+        scores[name] = {stage: score(name, stage, model, transfer=transfer) for stage, model in stages.items()}
+    return scores
+
+
+def print_stages(runs: list[dict]) -> None:
+    print(f"\nAnswers right about pictures that no model has seen, {len(runs)} seeds: mean ± standard deviation")
+    print("| trained on | " + " | ".join(STAGES.values()) + " | both, before the mean picture |")
+    print("| --- |" + " --- |" * (len(STAGES) + 1))
+    for name in runs[0]:
+        cells = [cell([run[name][stage]["value"] for run in runs]) for stage in STAGES]
+        unseeing = [run[name]["both"]["blind"] for run in runs]
+        cells.append("" if None in unseeing else cell(unseeing))
+        print(f"| {CONDITIONS.get(name, name)} | " + " | ".join(cells) + " |")
+
+
+def print_kinds(tables: list[dict]) -> None:
+    print("\nBoth stages, by kind of question")
+    print("| question | " + " | ".join(CONDITIONS.values()) + " |")
+    print("| --- |" + " --- |" * len(CONDITIONS))
+    for kind in ["all", *sorted(set(tables[0]["blind"]) - {"all"})]:
+        print(f"| {kind} | " + " | ".join(cell([table[name][kind] for table in tables]) for name in CONDITIONS) + " |")
+
+
+def print_differences(runs: list[dict]) -> None:
+    """Which differences the seeds carry: the same world and questions on both sides."""
+
+    def value(run: dict, name: str, stage: str) -> float:
+        return run[name][stage]["value"]
+
+    print("\nDifferences, seed by seed")
+    for other in runs[0]:
+        if other != "realign":
+            values = [value(run, "realign", "both") - value(run, other, "both") for run in runs]
+            print(f"- ReAlign less {CONDITIONS.get(other, other)}: {verdict(values)}")
+    for name in runs[0]:
+        if name != "blind":
+            values = [value(run, name, "both") - value(run, name, "stage_2") for run in runs]
+            print(f"- {CONDITIONS.get(name, name)}, both stages less stage 2 alone: {verdict(values)}")
+    shares = [value(run, "realign", "both") / value(run, "paired", "both") for run in runs]
+    print(f"- ReAlign's share of the upper bound: {', '.join(f'{share:.1%}' for share in shares)}")
+
+
+def cell(values: list[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def verdict(values: list[float]) -> str:
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    separated = abs(np.mean(values)) > T_LIMIT[len(values) - 1] * error
+    listed = ", ".join(f"{value:+.3f}" for value in values)
+    return f"{listed}; mean {np.mean(values):+.3f}, {'' if separated else 'not '}separated by the seeds"
+
+
+if __name__ == "__main__":
+    main()

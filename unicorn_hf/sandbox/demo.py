@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -157,20 +158,21 @@ def make_embeddings(folder: Path, output: Path) -> str:
     return f"{len(captions):,} captions and the pictures as vectors of {encoder.embed_dim} dimensions"
 
 
-def fit_transfers(folder: Path, output: Path) -> str:
+def fit_transfers(folder: Path, output: Path, methods: Sequence[str] = ("none", "mean_shift", "realign")) -> str:
     """Fit on captions and unpaired pictures, save, load again, and move the captions' vectors."""
-    from unicorn_hf import MeanShift, ModalityTransfer, ReAlign
-    from unicorn_hf.transfer import NoTransfer
+    from unicorn_hf import ModalityTransfer
 
     captions, pictures = output / "4-embeddings" / "captions", output / "4-embeddings" / "pictures"
     distances = {}
-    for method in (NoTransfer, MeanShift, ReAlign):
-        saved = method.fit(captions, pictures).save_pretrained(folder / method.method)
+    for method in methods:
+        saved = ModalityTransfer.fit(captions, pictures, method=method).save_pretrained(folder / method)
         transfer = ModalityTransfer.from_pretrained(saved)
-        transfer.apply(captions, folder / "moved" / method.method)
-        distances[method.method] = transfer.config["centroid_distance_after"]
-    moved = ", ".join(f"{distances[name]:.3f} after {CONDITIONS[name]}" for name in ("mean_shift", "realign"))
-    return f"distance of the centroids {distances['none']:.3f}; {moved}"
+        transfer.apply(captions, folder / "moved" / method)
+        if method != "none":
+            distances[CONDITIONS.get(method, method)] = transfer.config["centroid_distance_after"]
+    before = transfer.config["centroid_distance_before"]
+    moved = ", ".join(f"{distance:.3f} after {name}" for name, distance in distances.items())
+    return f"distance of the centroids {before:.3f}; {moved}"
 
 
 def publish_datasets(folder: Path, output: Path) -> str:
@@ -193,13 +195,13 @@ def publish_datasets(folder: Path, output: Path) -> str:
 
 def pair_captions(output: Path, folder: Path) -> None:
     """The captions with the vectors of pictures that show their scenes: what text-only training does without."""
+    from datasets import concatenate_datasets
+
     captions = storage.read_dataset(output / "4-embeddings" / "captions").remove_columns("text_embeds")
     paired = storage.read_dataset(output / "4-embeddings" / "paired")
     row_of = {seed: row for row, seed in enumerate(paired["seed"])}
-    rows = paired.select([row_of[seed] for seed in captions["seed"]]).flatten_indices()
-    captions = captions.add_column(
-        "image_embeds", rows.data.column("image_embeds").combine_chunks(), feature=paired.features["image_embeds"]
-    )
+    vectors = paired.select([row_of[seed] for seed in captions["seed"]]).select_columns("image_embeds")
+    captions = concatenate_datasets([captions, vectors], axis=1)
     provenance = storage.read_provenance(output / "4-embeddings" / "paired")
     storage.write_dataset(captions, folder, title="Captions with their pictures' vectors", provenance=provenance)
 
@@ -243,23 +245,30 @@ def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
             ]
         )
     chains[0].append((folder / "none" / "pretrain", datasets / "blind", None, folder / "blind" / "finetune"))
-    runs = [run for chain in chains for run in chain]
-    kept = sum(trained.exists() for *_, trained in runs)
     start = time.monotonic()
-    with tqdm(total=len(runs), initial=kept, desc="training", unit="run") as bar, ThreadPoolExecutor(3) as pool:
-
-        def train(chain) -> None:
-            for run in chain:
-                if not run[-1].exists():
-                    launch(*run, size, seed)
-                    bar.update()
-
-        list(pool.map(train, chains))
+    trained = launch_all(chains, size, seed)
     _say(
         "8-models",
         f"{len(chains) + 1} models; all but {CONDITIONS['paired']!r} saw no image and no image vector in training",
-        None if kept == len(runs) else time.monotonic() - start,
+        time.monotonic() - start if trained else None,
     )
+
+
+def launch_all(chains: list[list[tuple]], size: Size, seed: int) -> int:
+    """Launch what is not trained yet, a chain's runs one after the other; returns how many runs that were."""
+    runs = [run for chain in chains for run in chain]
+    missing = [run for run in runs if not run[-1].exists()]
+    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc="training", unit="run") as bar:
+
+        def train(chain) -> None:
+            for run in chain:
+                if run in missing:
+                    launch(*run, size, seed)
+                    bar.update()
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(train, chains))
+    return len(missing)
 
 
 def launch(model: Path, dataset: Path, config: str | None, trained: Path, size: Size, seed: int) -> None:
@@ -300,10 +309,7 @@ def evaluate_models(folder: Path, output: Path) -> str:
 
     from unicorn_hf import ModalityTransfer, evaluate
 
-    questions = storage.read_dataset(output / "1-world" / "questions")
-    pictures = storage.read_dataset(output / "4-embeddings" / "test")
-    vectors = pictures.select(questions["picture"]).flatten_indices().data.column("image_embeds").combine_chunks()
-    data = questions.add_column("image_embeds", vectors, feature=pictures.features["image_embeds"])
+    data, pictures = questions_with_vectors(output), storage.read_dataset(output / "4-embeddings" / "test")
     results = {}
     for name, label in CONDITIONS.items():
         saved = output / "5-transfers" / name
@@ -324,8 +330,19 @@ def evaluate_models(folder: Path, output: Path) -> str:
     correct = {name: np.array(result.correct) for name, result in results.items()}
     report = f"{_table_text(table, data)}\n\n{_comparisons(correct, np.array(data['picture']))}\n"
     (folder / "report.txt").write_text(report)
-    _draw_answers(pictures, data, results["realign"].answers, folder / "answers.png")
+    asked = data.select_columns(["picture", "question", "answer"])
+    _draw_answers(pictures, asked, results["realign"].answers, folder / "answers.png")
     return f"{len(data):,} questions about {len(pictures):,} pictures that no model has seen"
+
+
+def questions_with_vectors(output: Path):
+    """The questions about the test pictures, each with its picture and that picture's vector."""
+    from datasets import concatenate_datasets
+
+    questions = storage.read_dataset(output / "1-world" / "questions")
+    pictures = storage.read_dataset(output / "4-embeddings" / "test")
+    asked = pictures.select(questions["picture"]).select_columns(["image", "image_embeds"])
+    return concatenate_datasets([questions, asked], axis=1)
 
 
 def load_without_package(folder: Path, output: Path) -> str:
