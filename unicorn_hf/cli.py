@@ -28,6 +28,7 @@ def main() -> None:
 
 
 # What `captions`, `instructions` and `retry-failed` share: who writes, at what price, and where.
+Seed = Annotated[int, typer.Option(help="Of the random choices.")]
 Writer = Annotated[
     str,
     typer.Option(help="grammar (the embedded world, no model), chat (a server), transformers (local), batch (files)."),
@@ -46,6 +47,9 @@ PriceOut = Annotated[float, typer.Option(help="Money for a million tokens that a
 Budget = Annotated[float | None, typer.Option(help="Money that may be spent; the rest is left for retry-failed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show ten prompts and what all would cost; call nobody.")]
 BatchAnswers = Annotated[list[Path] | None, typer.Option(help="A file of batch answers; may be repeated.")]
+DuplicatesEncoder = Annotated[
+    str | None, typer.Option("--encoder", help="The text encoder that finds semantic duplicates.")
+]
 PromptDir = Annotated[Path | None, typer.Option(help="A folder with prompts in place of the package's own.")]
 Executor = Annotated[str, typer.Option(help="local, slurm or ray.")]
 Tasks = Annotated[int, typer.Option(help="Shards of the input, each answered by a rank of its own.")]
@@ -64,7 +68,7 @@ def captions(
     output: Output,
     writer: Writer = "grammar",
     captions_per_seed: Annotated[int, typer.Option(help="Captions a seed is expanded into.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    seed: Seed = 0,
     max_caption_tokens: Annotated[int, typer.Option(help="CLIP tokens; its text encoder reads 77.")] = 77,
     language: Annotated[str, typer.Option(help="The captions' language, or any.")] = "en",
     word_list: Annotated[Path | None, typer.Option(help="Words, one a line, that no caption may hold.")] = None,
@@ -72,7 +76,7 @@ def captions(
     semantic_duplicates: Annotated[
         float, typer.Option(help="Cosine from which captions repeat; needs --encoder.")
     ] = 0.97,
-    encoder: Annotated[str | None, typer.Option(help="The text encoder that finds semantic duplicates.")] = None,
+    encoder: DuplicatesEncoder = None,
     prompt_dir: PromptDir = None,
     model: Model = "",
     servers: Servers = "",
@@ -111,27 +115,11 @@ def captions(
         language=None if language == "any" else language,
         forbidden_words=read_word_list(word_list) if word_list else (),
     )
-    made = _language_model_writer(
-        writer,
-        model,
-        servers,
-        concurrency,
-        timeout,
-        deadline,
-        temperature,
-        extra_body,
-        price_in,
-        price_out,
-        batch_answers,
-    )
+    settings = (concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers)
+    made = _language_model_writer(writer, model, servers, *settings)
     if dry_run:
         _print_preview(caption_stage(captions_per_seed, seed, filters, prompt_dir), read_seeds(source), made)
         return
-    embed_text = None
-    if encoder:
-        from unicorn_hf.embedding import load_encoder
-
-        embed_text = load_encoder(encoder).encode_text
     write_captions(
         source,
         output,
@@ -141,7 +129,7 @@ def captions(
         filters=filters,
         prompt_dir=prompt_dir,
         near_duplicates=near_duplicates or None,
-        embed_text=embed_text,
+        embed_text=_text_encoder(encoder),
         semantic_duplicates=semantic_duplicates,
         budget=budget,
         executor=executor,
@@ -157,7 +145,7 @@ def instructions(
     captions: Annotated[str, typer.Argument(help="A dataset with the columns id and caption.")],
     output: Output,
     writer: Writer = "grammar",
-    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    seed: Seed = 0,
     mix: Annotated[
         str,
         typer.Option(help="Shares, such as multiple_choice=2,complex_reasoning=1; all three tasks alike by default."),
@@ -197,19 +185,8 @@ def instructions(
 
     from unicorn_hf.synthesis.instructions import conversation_stage, read_captions
 
-    made = _language_model_writer(
-        writer,
-        model,
-        servers,
-        concurrency,
-        timeout,
-        deadline,
-        temperature,
-        extra_body,
-        price_in,
-        price_out,
-        batch_answers,
-    )
+    settings = (concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers)
+    made = _language_model_writer(writer, model, servers, *settings)
     if dry_run:
         _print_preview(conversation_stage(shares, seed, verify, prompt_dir), read_captions(captions), made)
         return
@@ -235,13 +212,15 @@ def instructions(
 def retry_failed(
     output: Annotated[Path, typer.Argument(help="What `captions` or `instructions` wrote, with failures.")],
     servers: Servers = "",
+    encoder: DuplicatesEncoder = None,
     budget: Budget = None,
     workers: Workers = -1,
 ):
     """Ask again for what failed in `captions` or `instructions`, and write the dataset anew."""
     from unicorn_hf.synthesis.job import retry_failed
 
-    retry_failed(output, servers=tuple(filter(None, servers.split(","))), budget=budget, workers=workers)
+    servers = tuple(filter(None, servers.split(",")))
+    retry_failed(output, servers=servers, budget=budget, workers=workers, embed_text=_text_encoder(encoder))
     _print_summary(output)
 
 
@@ -263,12 +242,7 @@ def report_captions(
     """How diverse captions are: JSON and HTML."""
     from unicorn_hf.synthesis.report import report_captions
 
-    embed_text = None
-    if encoder:
-        from unicorn_hf.embedding import load_encoder
-
-        embed_text = load_encoder(encoder).encode_text
-    print(report_captions(captions, output, sample=sample, embed_text=embed_text))
+    print(report_captions(captions, output, sample=sample, embed_text=_text_encoder(encoder)))
 
 
 @app.command()
@@ -335,6 +309,11 @@ def embed(
         raise typer.Exit(3)
 
 
+# What `publish` and `import` share.
+ShardSize = Annotated[str, typer.Option(help="Size of a Parquet shard.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the output folder.")]
+
+
 @app.command()
 def publish(
     pretrain: Annotated[str, typer.Option(help="A dataset with the columns id, caption, image_embeds.")],
@@ -350,8 +329,8 @@ def publish(
     step: Annotated[
         list[Path] | None, typer.Option(help="Folder of an earlier step whose record goes on the card; several times.")
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Size of a Parquet shard.")] = "500MB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the output folder.")] = False,
+    shard_size: ShardSize = "500MB",
+    overwrite: Overwrite = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Also push to this repository, as ORG/NAME.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="The branch to push to.")] = None,
@@ -391,8 +370,8 @@ def import_(
         bool, typer.Option("--allow-pickle", help="Read pickles, with a reader that admits plain data only.")
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
-    shard_size: Annotated[str, typer.Option(help="Size of a Parquet shard.")] = "500MB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset in the output folder.")] = False,
+    shard_size: ShardSize = "500MB",
+    overwrite: Overwrite = False,
 ):
     """Bring the papers' released JSON and vectors into our schema."""
     from unicorn_hf.hub import import_released
@@ -417,6 +396,9 @@ app.add_typer(transfer_app, name="transfer")
 
 SkipNonFinite = Annotated[bool, typer.Option(help="Leave out rows that hold NaN, Inf or zeros, and list them.")]
 AllowPickle = Annotated[bool, typer.Option(help="Read .pkl files too, with a reader that admits plain data only.")]
+VectorsEncoder = Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")]
+TextColumn = Annotated[str, typer.Option(help="The column of --text.")]
+ImageColumn = Annotated[str, typer.Option(help="The column of --image.")]
 VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, .pkl."
 
 
@@ -430,9 +412,9 @@ def transfer_fit(
         list[Path] | None, typer.Option(help="Files of `transfer moments`, in place of vectors.")
     ] = None,
     method: Annotated[str, typer.Option(help="none, mean_shift, realign, covariance or anisotropic.")] = "realign",
-    text_column: Annotated[str, typer.Option(help="The column of --text.")] = "text_embeds",
-    image_column: Annotated[str, typer.Option(help="The column of --image.")] = "image_embeds",
-    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    text_column: TextColumn = "text_embeds",
+    image_column: ImageColumn = "image_embeds",
+    encoder: VectorsEncoder = None,
     sigma: Annotated[float | None, typer.Option(help="mean_shift: noise added to every coordinate.")] = None,
     seed: Annotated[int | None, typer.Option(help="mean_shift: of the noise.")] = None,
     centred: Annotated[bool | None, typer.Option("--centred", help="mean_shift: stay in the centred space.")] = None,
@@ -485,7 +467,7 @@ def transfer_apply(
     output: Annotated[Path, typer.Option("--output", "-o", help="A dataset folder to write, or a .npy file.")],
     column: Annotated[str, typer.Option(help="The column with the text vectors.")] = "text_embeds",
     out_column: Annotated[str, typer.Option(help="The column to add.")] = "image_embeds",
-    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    encoder: VectorsEncoder = None,
     skip_non_finite: SkipNonFinite = False,
     allow_pickle: AllowPickle = False,
 ):
@@ -512,7 +494,7 @@ def transfer_moments(
     column: Annotated[str | None, typer.Option(help="The column; text_embeds or image_embeds by default.")] = None,
     covariance: Annotated[bool, typer.Option(help="Measure the covariance too (covariance, anisotropic).")] = False,
     aligned_by: Annotated[list[Path] | None, typer.Option(help="ReAlign's second round: files of the first.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")] = None,
+    encoder: VectorsEncoder = None,
     skip_non_finite: SkipNonFinite = False,
     allow_pickle: AllowPickle = False,
 ):
@@ -747,8 +729,8 @@ def gap_command(
     paired: Annotated[bool, typer.Option("--paired", help="Row i of both belong together: measure retrieval.")] = False,
     transfer: Annotated[list[str] | None, typer.Option(help="Folders of `transfer fit`, to measure after.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers here too.")] = None,
-    text_column: Annotated[str, typer.Option(help="The column of --text.")] = "text_embeds",
-    image_column: Annotated[str, typer.Option(help="The column of --image.")] = "image_embeds",
+    text_column: TextColumn = "text_embeds",
+    image_column: ImageColumn = "image_embeds",
     sample_size: Annotated[int, typer.Option(min=2, help="Rows of each set that are measured.")] = 5000,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     allow_pickle: AllowPickle = False,
@@ -823,6 +805,14 @@ def _language_model_writer(
     if writer == "batch":
         options |= {"answers": tuple(map(str, batch_answers or ())), "extra_body": body}
     return load_writer(writer, **options)
+
+
+def _text_encoder(name: str | None):
+    if name is None:
+        return None
+    from unicorn_hf.embedding import load_encoder
+
+    return load_encoder(name).encode_text
 
 
 def _print_preview(stage, rows, writer) -> None:

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import datasets
 import pytest
 
@@ -59,29 +56,6 @@ def test_unusable_input_is_one_sentence_and_leaves_nothing_behind(tmp_path, seed
         write_captions(seeds, tmp_path / "captions", **options)
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_refuses_a_full_folder_with_status_2(tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious").write_text("keep")
-    (tmp_path / "seeds.txt").write_text(SEEDS[0])
-    done = subprocess.run(
-        [sys.executable, "-m", "unicorn_hf", "captions", str(tmp_path / "seeds.txt"), "-o", str(tmp_path / "full")],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "not an empty folder" in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "seeds.txt"]
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious"]
-
-
-def test_the_command_writes_what_the_function_returns(tmp_path):
-    (tmp_path / "seeds.txt").write_text("\n".join(SEEDS))
-    command = ["captions", str(tmp_path / "seeds.txt"), "-o", str(tmp_path / "captions"), "--captions-per-seed", "2"]
-    subprocess.run([sys.executable, "-m", "unicorn_hf", *command], check=True)
-    read = datasets.load_dataset(str(tmp_path / "captions"), split="train")
-    assert read.to_list() == write_captions(SEEDS, captions_per_seed=2).to_list()
 
 
 def test_two_folders_of_one_name_are_two_datasets(tmp_path):

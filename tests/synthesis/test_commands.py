@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from typer.testing import CliRunner
 
-from unicorn_hf import load_encoder
+from unicorn_hf import load_encoder, write_captions
 from unicorn_hf.cli import app
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset, write_dataset
@@ -29,6 +29,14 @@ def run(*arguments) -> str:
     if result.exception is not None:
         raise result.exception
     return result.stdout
+
+
+def test_the_command_writes_what_the_function_returns(seeds, tmp_path):
+    texts = ["red circle, small, top left, white background", "blue square, large; green cross, small, left of"]
+    seeds.write_text("\n".join(texts))
+    run("captions", seeds, "-o", tmp_path / "captions", "--captions-per-seed", 2)
+    expected = write_captions(texts, captions_per_seed=2)
+    assert read_dataset(tmp_path / "captions").to_list() == expected.to_list()
 
 
 def check_preview(printed: str, texts: list[str], requests: int) -> list[str]:
