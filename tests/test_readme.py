@@ -26,10 +26,11 @@ def test_the_python_of_the_readme_runs(demo_output, tmp_path, monkeypatch, capsy
 
 
 def write_questions(demo_output, folder):
+    from datasets import concatenate_datasets
+
     from unicorn_hf.storage import read_dataset, write_dataset
 
     questions = read_dataset(demo_output / "1-world" / "questions")
-    vectors = read_dataset(demo_output / "4-embeddings" / "test")["image_embeds"]
-    feature = read_dataset(demo_output / "4-embeddings" / "test").features["image_embeds"]
-    column = [vectors[picture] for picture in questions["picture"]]
-    write_dataset(questions.add_column("image_embeds", column, feature=feature), folder, title="Questions")
+    vectors = read_dataset(demo_output / "4-embeddings" / "test").select_columns("image_embeds")
+    rows = concatenate_datasets([questions, vectors.select(questions["picture"])], axis=1)
+    write_dataset(rows, folder, title="Questions")
