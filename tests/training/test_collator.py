@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,6 +136,62 @@ def test_a_batch_without_an_image_gives_the_projector_a_gradient_of_zero_and_the
     projector = [gradient for name, gradient in gradients.items() if "multi_modal_projector" in name]
     assert len(projector) == 4
     assert all((gradient == 0).all() for gradient in projector)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from datetime import timedelta
+from torch.distributed import destroy_process_group, get_rank, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from unicorn_hf.modeling import UnicornForConditionalGeneration
+
+torch.set_num_threads(1)
+init_process_group("gloo", timeout=timedelta(seconds=60))
+batch = torch.load(f"{sys.argv[1]}/batch-{get_rank()}.pt")
+model = UnicornForConditionalGeneration.from_pretrained(sys.argv[1]).train()
+model = DistributedDataParallel(model)  # without find_unused_parameters
+for _ in range(2):  # the second fails where the first has left a gradient out
+    model.zero_grad()
+    model(**batch, use_cache=False).loss.backward()
+gradient = model.module.model.multi_modal_projector.layers[0].weight.grad.norm()
+model = UnicornForConditionalGeneration.from_pretrained(sys.argv[1]).train()
+for part in (model.model.multi_modal_projector, *model.model.language_model.layers, model):
+    fully_shard(part, mesh=init_device_mesh("cpu", (2,)))
+model(**batch, use_cache=False).loss.backward()  # waits for ever where only one process runs the projector
+sharded = model.model.multi_modal_projector.layers[0].weight.grad.full_tensor().norm()
+if get_rank() == 0:
+    print("norms", gradient.item(), sharded.item())
+destroy_process_group()
+"""
+
+
+def test_one_process_may_have_a_batch_without_images(processor, tmp_path):
+    """Under DDP and FSDP2 of two processes: the projector's gradient is half of what the other process has."""
+    torch.manual_seed(0)
+    model = new_model(num_image_tokens=2)
+    collator = UnicornCollator(processor)
+    images = collator([image(11, 12, 13, vector=1), image(14, 15, vector=2)])
+    texts = collator([sample(16, 17), sample(18, 19)])
+    model.save_pretrained(tmp_path)
+    torch.save(images, tmp_path / "batch-0.pt")
+    torch.save(texts, tmp_path / "batch-1.pt")
+    model(**images).loss.backward()
+    expected = model.model.multi_modal_projector.layers[0].weight.grad.norm().item() / 2
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    (norms,) = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("norms")]
+    assert [float(norm) for norm in norms] == pytest.approx([expected, expected], rel=1e-4)
 
 
 def test_pictures_go_through_the_models_tower(processor):

@@ -106,7 +106,7 @@ class Mixture:
         """
         from datasets import Dataset, concatenate_datasets, interleave_datasets
 
-        if data_args.streaming and training_args.max_steps <= 0:
+        if data_args.streaming and training_args.max_steps < 0:  # 0 is a dry run
             raise InputError("A stream has no length that could end the training: say --max_steps with --streaming")
         options = {
             "max_length": training_args.max_length,
@@ -188,21 +188,37 @@ def _check_same(member: Member, other: Member, whose: str) -> None:
 
 
 def _same_types(tokens: list) -> list:
-    """Datasets whose image vectors are of one type, so that they can be joined and read by batches.
+    """Datasets that all have the image column, and in one type, so that they can be joined and read by batches.
 
-    One type is what they usually have. Else, and where a row has no vector, the column becomes lists, empty for such a
+    One type is what vectors usually have. Else, and where a row has none, the column becomes lists, empty for such a
     row: `datasets` joins no float16 of a fixed length with a JSON file's lists, and its NumPy format fails on a batch
     whose first row is null.
     """
     from datasets import Dataset
 
+    column = next((name for name in map(image_column, tokens) if name is not None), None)
+    if column is None:
+        return tokens
+    if not isinstance(tokens[0], Dataset):
+        feature = next(part.features[column] for part in tokens if column in part.column_names)
+        return [part if column in part.column_names else _without_images(part, column, feature) for part in tokens]
     vectors = [part for part in tokens if "image_embeds" in part.column_names]
-    if not vectors or not isinstance(tokens[0], Dataset):
-        return tokens  # a stream's are lists already
+    if not vectors:
+        return tokens
     one_type = len({str(part.features["image_embeds"]) for part in vectors}) == 1
     if one_type and len(vectors) == len(tokens) and not any(map(_has_null, vectors)):
         return tokens
     return [_with_lists(part) for part in tokens]
+
+
+def _without_images(stream, column: str, feature):
+    from datasets import Features
+
+    return stream.map(
+        lambda batch: {**batch, column: [None] * len(batch["length"])},
+        batched=True,
+        features=Features({**stream.features, column: feature}),
+    )
 
 
 def _has_null(tokens) -> bool:

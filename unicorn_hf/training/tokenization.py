@@ -4,6 +4,7 @@ The loss counts what the model has to say and nothing else: in stage 1 the capti
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ IMAGE_COLUMNS = ("image_embeds", "images", "image")
 OVERLONG = ("cut", "drop")
 WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what becomes of a sample; the latter two are left out
 STREAM_REPORT = 10_000  # rows of a stream between two reports of these
+_ONE_AT_A_TIME = threading.Lock()
 
 logger = logging.getLogger(__name__)
 
@@ -286,9 +288,7 @@ def _chat_encoder(processor) -> Callable:
             for messages in conversations
         ]
         if is_marked:
-            encoded = tokenizer.apply_chat_template(
-                expanded, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
+            encoded = _apply_marked_template(tokenizer, expanded, template)
             masks = encoded["assistant_masks"]
         else:
             texts = [render(messages) for messages in expanded]
@@ -318,6 +318,14 @@ def _chat_encoder(processor) -> Callable:
         return labels
 
     return encode
+
+
+def _apply_marked_template(tokenizer, conversations, template: str) -> dict:
+    # transformers keeps one tracker of the marks a template, and `datasets` reads the streams of a mixture in threads.
+    with _ONE_AT_A_TIME:
+        return tokenizer.apply_chat_template(
+            conversations, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
 
 
 def _render(tokenizer, template: str) -> Callable:
