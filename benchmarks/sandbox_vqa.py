@@ -113,7 +113,7 @@ def run_stages(demo_output: Path, transfers: list[str], size, seed: int) -> dict
 
 
 def print_stages(runs: list[dict]) -> None:
-    print(f"\nAnswers right about pictures that no model has seen, {len(runs)} seeds: mean ± standard deviation")
+    print(f"\nAnswers right about pictures that no model has seen; seeds: {len(runs)}; mean ± standard deviation")
     print("| trained on | " + " | ".join(STAGES.values()) + " | both, before the mean picture |")
     print("| --- |" + " --- |" * (len(STAGES) + 1))
     for name in runs[0]:
