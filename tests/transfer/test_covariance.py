@@ -22,7 +22,7 @@ def test_the_transport_gives_the_text_the_images_covariance_and_is_symmetric():
 
 def test_the_moved_text_has_the_images_moments_before_the_projection(text, image):
     transfer = CovarianceTransfer.fit(text, image, shrinkage=0.0)
-    moved = transfer._map(unit(text), transfer.statistics)
+    moved = transfer._map_dense(unit(text), transfer.statistics)
     np.testing.assert_allclose(moved.mean(0), unit(image).mean(0), atol=1e-6)
     np.testing.assert_allclose(np.cov(moved.T, bias=True), np.cov(unit(image).T, bias=True), atol=1e-6)
     np.testing.assert_allclose(transfer.apply(text), unit(moved), rtol=0, atol=2e-6)

@@ -62,7 +62,7 @@ class AnisotropicTransfer(ModalityTransfer):
         }
         return cls(statistics, config)
 
-    def _map(self, unit, statistics):
+    def _map_dense(self, unit, statistics):
         unit -= statistics["mu_text"]
         unit += (unit @ statistics["directions"]) @ statistics["corrections"]
         unit += statistics["mu_image"]

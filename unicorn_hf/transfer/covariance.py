@@ -54,7 +54,7 @@ class CovarianceTransfer(ModalityTransfer):
         }
         return cls({"mu_text": text.mean, "mu_image": image.mean, "transport": transport}, config)
 
-    def _map(self, unit, statistics):
+    def _map_dense(self, unit, statistics):
         unit -= statistics["mu_text"]
         unit = unit @ statistics["transport"]
         unit += statistics["mu_image"]

@@ -24,15 +24,16 @@ def float16_to_float32(values: np.ndarray) -> np.ndarray:
 def float32_to_float16(values: np.ndarray) -> np.ndarray:
     """Round to nearest even, for numbers below 65520 in size; overwrites `values`."""
     np.multiply(values, np.float32(1) / _EXPONENT_BIAS, out=values)
-    bits = values.view(np.uint32)
-    sign = np.right_shift(bits, 16).astype(np.uint16)
-    sign &= np.uint16(0x8000)
-    half = np.right_shift(bits, 13)
-    half &= np.uint32(1)
-    half += np.uint32(0xFFF)
-    bits &= np.uint32(0x7FFFFFFF)
-    half += bits
-    half >>= np.uint32(13)
-    result = half.astype(np.uint16)
-    result |= sign
+    bits = values.view(np.int32)
+    rounded = np.right_shift(bits, 13)
+    np.bitwise_and(rounded, 1, out=rounded)
+    np.add(rounded, bits, out=rounded)
+    np.add(rounded, 0xFFF, out=rounded)
+    np.right_shift(rounded, 13, out=rounded)
+    result = rounded.astype(np.int16)
+    # The three upper bits of the exponent are zero by now, so the sign can join from its place three bits further up.
+    np.right_shift(rounded, 3, out=rounded)
+    sign = rounded.astype(np.int16)
+    np.bitwise_and(sign, np.int16(-0x8000), out=sign)
+    np.bitwise_or(result, sign, out=result)
     return result.view(np.float16)

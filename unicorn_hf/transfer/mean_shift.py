@@ -42,26 +42,29 @@ class MeanShift(ModalityTransfer):
 
     @property
     def gain(self) -> float:
-        return 1 / max(self.config["trace_text"], 1e-12) ** 0.5 if self.moves_images else 1.0
+        return 2 / max(self.config["trace_text"], 1e-12) if self.moves_images else 1.0
 
-    def _map(self, unit, statistics):
-        noise = self._noise(unit) if self.config["sigma"] else None
-        unit -= statistics["mu_text"]
-        if not self.moves_images:
-            unit += statistics["mu_image"]
-        if noise is not None:
-            unit += noise
+    def _map(self, rows, statistics):
+        return super()._map(rows, statistics) if self.config["sigma"] else rows.moved(1, self._shift(statistics))
+
+    def _map_dense(self, unit, statistics):
+        noise = self._noise(unit)
+        unit += self._shift(statistics)
+        unit += noise
         return unit
 
-    def _map_image(self, unit, statistics):
+    def _shift(self, statistics):
+        return -statistics["mu_text"] if self.moves_images else statistics["mu_image"] - statistics["mu_text"]
+
+    def _map_image(self, rows, statistics):
         if self.moves_images:
             if "mu_image" not in statistics:
                 raise InputError(
                     "This mean shift was fitted without images, and in its centred space a real image's vector must "
                     "lose the image mean: set transfer.statistics['mu_image'] to the mean of real images' unit vectors"
                 )
-            unit -= statistics["mu_image"]
-        return unit
+            return rows.moved(1, -statistics["mu_image"])
+        return rows
 
     def _noise(self, unit: np.ndarray) -> np.ndarray:
         """Seeded by each row's own numbers, so that blocks, shards and order do not matter."""

@@ -19,6 +19,7 @@ from unicorn_hf import storage
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.float16 import float32_to_float16
 from unicorn_hf.transfer.moments import Moments, no_direction
+from unicorn_hf.transfer.unit_rows import LARGEST_CANCELLATION, UnitRows
 from unicorn_hf.transfer.vectors import (
     ArrayVectors,
     DatasetVectors,
@@ -27,7 +28,6 @@ from unicorn_hf.transfer.vectors import (
     is_tensor,
     open_vectors,
     parallel_map,
-    unit_rows,
 )
 
 # Name of a method -> where its class is.
@@ -41,11 +41,6 @@ METHODS = {
 
 CONFIG_FILE = "transfer_config.json"
 STATISTICS_FILE = "transfer.safetensors"
-
-# A moved row shorter than this was the mean itself, but for rounding: it points nowhere.
-_NO_LENGTH = 1e-6
-# Where a method magnifies its input's rounding by more than this, float32 would not be right to 1e-6.
-_LARGE_GAIN = 8.0
 
 
 class ModalityTransfer:
@@ -241,15 +236,19 @@ class ModalityTransfer:
         """
         raise NotImplementedError
 
-    def _map(self, unit, statistics):
-        """Move a block of unit rows, in place where that is faster; the result need not have unit length.
+    def _map(self, rows: UnitRows, statistics) -> UnitRows:
+        """Move a block of rows, of an array or a tensor; `statistics` has `self.statistics` of its kind and type.
 
-        `unit` is an array or a tensor, and `statistics` has `self.statistics` of the same kind and type.
+        A method whose map is more than scaling and shifting overrides `_map_dense` instead.
         """
+        return UnitRows.normalized(self._map_dense(rows.dense(), statistics))
+
+    def _map_dense(self, unit, statistics):
+        """Move an array or a tensor of unit rows, in place where that is faster; the result may have any length."""
         raise NotImplementedError
 
-    def _map_image(self, unit, statistics):
-        return unit
+    def _map_image(self, rows: UnitRows, statistics) -> UnitRows:
+        return rows
 
     @property
     def gain(self) -> float:
@@ -259,19 +258,21 @@ class ModalityTransfer:
     @property
     def dtype(self):
         """Of the arithmetic that gives outputs right to 1e-6."""
-        return np.float64 if self.gain > _LARGE_GAIN else np.float32
+        return np.float64 if self.gain > LARGEST_CANCELLATION else np.float32
 
-    def on_units(self, function) -> Callable[[np.ndarray], np.ndarray]:
-        """`function` (`_map` or `_map_image`) as one of a block of unit rows alone, with unit rows as its result.
+    def on_units(self, function) -> Callable[[UnitRows], UnitRows]:
+        """`function` (`_map` or `_map_image`) as one of a block of unit rows alone, in float64 where they need it."""
+        statistics = {
+            dtype: {name: value.astype(dtype, copy=False) for name, value in self.statistics.items()}
+            for dtype in (np.dtype(np.float32), np.dtype(np.float64))
+        }
 
-        A row that ends without a direction is NaN.
-        """
-        converted = {}
-
-        def run(unit):
-            if unit.dtype not in converted:
-                converted[unit.dtype] = {name: value.astype(unit.dtype) for name, value in self.statistics.items()}
-            return normalize(function(unit, converted[unit.dtype]))
+        def run(rows):
+            moved = function(rows, statistics[rows.x.dtype])
+            if moved.cancelled and rows.x.dtype != np.float64:
+                rows = rows.astype(np.float64)
+                moved = function(rows, statistics[rows.x.dtype])
+            return moved
 
         return run
 
@@ -285,13 +286,13 @@ class ModalityTransfer:
         Raises:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
         """
-        function = self.on_units(function or self._map)
+        function, dtype = self.on_units(function or self._map), self.dtype
 
         def of_block(block):
-            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else self.dtype)
-            unit[bad] = np.nan
-            moved = function(unit).astype(np.float32, copy=False)
-            lost = np.flatnonzero(np.isnan(moved[:, 0]))
+            rows, bad = UnitRows.of_block(block, np.float64 if block.dtype == np.float64 else dtype)
+            rows = function(rows)
+            lost = np.flatnonzero(np.isnan(rows.scale))
+            moved = rows.dense().astype(np.float32, copy=False)
             return block, float32_to_float16(moved) if half else moved, bad, lost
 
         first_row = 0
@@ -334,24 +335,29 @@ class ModalityTransfer:
         import torch
 
         rows = torch.atleast_2d(tensor.detach())
-        if rows.shape[1] != self.config["embed_dim"] or self.dtype == np.float64 or self.config.get("sigma"):
+
+        def in_numpy():
             array = rows.cpu().to(torch.float64 if rows.dtype == torch.float64 else torch.float32).numpy()
             moved = self._map_array(array, function)
             return torch.from_numpy(moved).to(tensor.device).reshape(tensor.shape)
+
+        if rows.shape[1] != self.config["embed_dim"] or self.dtype == np.float64 or self.config.get("sigma"):
+            return in_numpy()
         rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
         largest = rows.abs().amax(dim=1, keepdim=True)
         bad = torch.nonzero(~(largest.isfinite() & (largest > 0)).squeeze(1))
         if len(bad):
             row = rows[bad[0]].cpu().numpy()
             raise no_direction(ArrayVectors(row, "the tensor"), row, int(bad[0]))
-        rows = rows / largest
-        rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        scaled = rows / largest
         statistics = {name: torch.as_tensor(value).to(rows) for name, value in self.statistics.items()}
-        moved = normalize(function(rows, statistics))
-        lost = torch.nonzero(moved[:, 0].isnan())
+        moved = function(UnitRows.normalized(scaled), statistics)
+        if moved.cancelled and rows.dtype != torch.float64:
+            return in_numpy()
+        lost = torch.nonzero(moved.scale.isnan())
         if len(lost):
             raise InputError(f"the tensor: row {int(lost[0])} has no direction left after the method {self.method!r}")
-        return moved.float().reshape(tensor.shape)
+        return moved.dense().float().reshape(tensor.shape)
 
     def _map_dataset(self, vectors, source, out_column: str):
         import datasets
@@ -479,8 +485,8 @@ class NoTransfer(ModalityTransfer):
         means = {"mu_text": text.mean} | ({} if image is None else {"mu_image": image.mean})
         return cls(means, {})
 
-    def _map(self, unit, statistics):
-        return unit
+    def _map(self, rows, statistics):
+        return rows
 
 
 def method_class(method: str) -> type[ModalityTransfer]:
@@ -489,17 +495,6 @@ def method_class(method: str) -> type[ModalityTransfer]:
         raise InputError(f"There is no transfer method {method!r}; the methods are {', '.join(METHODS)}")
     module, name = METHODS[method].split(":")
     return getattr(import_module(module), name)
-
-
-def normalize(rows):
-    """Bring the rows of an array (in place) or tensor to unit length; rows without a length become NaN."""
-    if is_tensor(rows):
-        lengths = rows.norm(dim=1, keepdim=True)
-        return rows / lengths.masked_fill(lengths < _NO_LENGTH, float("nan"))
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    lengths[lengths < _NO_LENGTH] = np.nan
-    rows *= (1 / lengths)[:, None]
-    return rows
 
 
 def _card_value(value) -> str:

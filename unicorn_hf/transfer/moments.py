@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors, parallel_map, unit_rows
+from unicorn_hf.transfer.unit_rows import UnitRows
+from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors, parallel_map
 
 # Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
 _SMALL_TRACE = 0.02
@@ -41,7 +42,7 @@ class Moments:
         encoder: str | None = None,
         skip_non_finite: bool = False,
         allow_pickle: bool = False,
-        through: Callable[[np.ndarray], np.ndarray] | None = None,
+        through: Callable[[UnitRows], UnitRows] | None = None,
         dtype=np.float32,
         block_rows: int | None = None,
     ) -> "Moments":
@@ -51,7 +52,7 @@ class Moments:
             covariance: measure the scatter too; costs D^2 numbers of memory and about ten times the time.
             encoder: the encoder's name, where the source does not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero, and name them in `skipped`.
-            through: a function of a block of unit rows [n, D] to unit rows [n, D], which are measured instead.
+            through: a function of a block's unit rows to unit rows, which are measured instead.
             dtype: of the arithmetic inside a block; sums over blocks are float64 always. float64 input is never
                 narrowed, and a set of so little spread that float32 would show is measured again in float64.
             block_rows: rows read at once; the result does not depend on it.
@@ -72,19 +73,21 @@ class Moments:
     @classmethod
     def _measure(cls, vectors: Vectors, dtype, covariance, skip_non_finite, through, block_rows) -> "Moments":
         def of_block(block):
-            unit, bad = unit_rows(block, np.float64 if block.dtype == np.float64 else dtype)
+            rows, bad = UnitRows.of_block(block, np.float64 if block.dtype == np.float64 else dtype)
             if len(bad):
                 if not skip_non_finite:
                     return block, bad, None
-                unit = np.delete(unit, bad, axis=0)
+                rows = rows.without(bad)
             if through is not None:
-                unit = through(unit)
-            mean = unit.sum(axis=0, dtype=np.float64) / max(len(unit), 1)
+                rows = through(rows)
+            count = len(block) - len(bad)
+            mean = rows.sum() / max(count, 1)
             scatter = None
             if covariance:
-                unit -= mean.astype(unit.dtype)
-                scatter = (unit.T @ unit).astype(np.float64)
-            return block, bad, cls(len(unit), mean, scatter)
+                centred = rows.dense()
+                centred -= mean.astype(centred.dtype)
+                scatter = (centred.T @ centred).astype(np.float64)
+            return block, bad, cls(count, mean, scatter)
 
         total = cls(0, np.zeros(vectors.embed_dim), np.zeros((vectors.embed_dim,) * 2) if covariance else None)
         first_row = 0

@@ -3,7 +3,7 @@
 import math
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.modality_transfer import ModalityTransfer, normalize
+from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 from unicorn_hf.transfer.moments import Moments
 
 
@@ -64,18 +64,17 @@ class ReAlign(ModalityTransfer):
         }
         return cls({"mu_text": text.mean, "mu_image": image.mean}, config)
 
-    def _trace_align(self, unit, statistics):
+    def _trace_align(self, rows, statistics):
         """e' of a block of unit rows."""
         scale = self.config["scale"]
-        unit *= scale
-        unit += statistics["mu_image"] - scale * statistics["mu_text"]
-        return normalize(unit)
+        return rows.moved(scale, statistics["mu_image"] - scale * statistics["mu_text"])
 
-    def _map(self, unit, statistics):
-        unit = self._trace_align(unit, statistics)
-        unit += statistics["mu_image"] - statistics["mu_aligned"]
-        return unit
+    def _map(self, rows, statistics):
+        return self._trace_align(rows, statistics).moved(1, statistics["mu_image"] - statistics["mu_aligned"])
 
     @property
     def gain(self) -> float:
-        return self.config["scale"]
+        # e2, of length 1 in the mean, is the sum of a vector of the length `scale` and of this shift.
+        scale = self.config["scale"]
+        shift = self.statistics["mu_image"] - scale * self.statistics["mu_text"]
+        return scale**2 + float(shift @ shift)

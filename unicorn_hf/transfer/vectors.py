@@ -16,9 +16,9 @@ import numpy as np
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.float16 import float16_to_float32
+from unicorn_hf.transfer.unit_rows import UnitRows
 
-BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
+BLOCK_ROWS = 256  # 256 x 1280 float32 is 1.3 MB: what a core works on stays near it
 TABLE_ROWS = 4096  # whole rows at once, where a table is written again: a row group of Parquet
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Safetensors' names of element types; bfloat16 has no NumPy type and is widened to float32 while it is read.
@@ -373,25 +373,9 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def unit_rows(block: np.ndarray, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of `block` [n, D] with rows of unit length, and the indices of the rows that have none (NaN, Inf, zero).
-
-    Rows whose squares leave the range of `dtype` are scaled by their largest number first, so any length is right.
-    """
-    if block.dtype == np.float16 and dtype == np.float32 and block.flags.c_contiguous:
-        unit = float16_to_float32(block)
-    else:
-        unit = block.astype(dtype)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        squares = np.einsum("ij,ij->i", unit, unit)
-        unit *= (1 / np.sqrt(squares))[:, None]
-        odd = np.flatnonzero(~((squares > 1e-30) & (squares < 2.0**31)))
-        if not len(odd):
-            return unit, odd
-        rows = block[odd].astype(np.float64)
-        rows /= np.abs(rows).max(axis=1, keepdims=True)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        unit[odd] = rows
-        return unit, odd[~np.isfinite(rows).all(axis=1)]
+    """A copy of `block` [n, D] with rows of unit length, and the indices of those that have none (NaN, Inf, zero)."""
+    rows, bad = UnitRows.of_block(block, dtype)
+    return rows.dense(), bad
 
 
 def parallel_map(function: Callable, items: Iterable, threads: int | None = None) -> Iterator:
