@@ -80,7 +80,7 @@ def make_page(
             if clouds is not None:
                 with gradio.Column():
                     found = gradio.Dataframe(headers=["cosine", "caption"], label="Nearest captions", wrap=True)
-                    plot = gradio.Plot(label="The gap")
+                    plot = gradio.Plot(show_label=False)
         gradio.on([button.click, question.submit], reply, [picture, question], said, api_name="ask")
         if clouds is not None:
             picture.change(locate, picture, [found, plot], api_name="locate")
@@ -122,7 +122,7 @@ class Clouds:
         rows = self.vectors.get("image_embeds", self.vectors.get("text_embeds"))
         cosines = rows @ (vector / np.linalg.norm(vector))
         best = np.argsort(-cosines)[:_NEAREST]
-        return [[round(float(cosines[row]), 3), self.captions[row]] for row in best]
+        return [[f"{cosines[row]:.3f}", self.captions[row]] for row in best]
 
     def draw(self, vector: np.ndarray):
         """The clouds and an image vector on the clouds' two principal axes, as a figure of matplotlib."""
@@ -138,5 +138,5 @@ class Clouds:
             axes.scatter(*project(rows[:_POINTS]), s=5, alpha=0.35, color=colour, label=label, linewidths=0)
         here = project(vector / np.linalg.norm(vector))
         axes.scatter(*here, s=260, marker="*", color="black", edgecolors="white", label="this picture")
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
         return figure
