@@ -79,7 +79,8 @@ def _shard_on_cpus() -> None:
     init = AcceleratorState.__init__
 
     def init_as_on_gpus(state, *args, **kwargs):
-        PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+        if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:  # it is called more than once
+            PartialState().distributed_type = DistributedType.MULTI_GPU
         init(state, *args, **kwargs)
 
     AcceleratorState.__init__ = init_as_on_gpus
