@@ -79,7 +79,9 @@ def make_page(
                 said = gradio.Textbox(label="Answer", lines=3)
             if clouds is not None:
                 with gradio.Column():
-                    found = gradio.Dataframe(headers=["cosine", "caption"], label="Nearest captions", wrap=True)
+                    found = gradio.Dataframe(
+                        headers=["cosine", "caption"], label="Nearest captions", wrap=True, column_widths=["15%", "85%"]
+                    )
                     plot = gradio.Plot(show_label=False)
         gradio.on([button.click, question.submit], reply, [picture, question], said, api_name="ask")
         if clouds is not None:
