@@ -1,7 +1,8 @@
 """Stage 3: text vectors moved into image space, and the gap between the two measured.
 
-Reading order: `vectors` (where vectors come from), `moments` (what is known of a set), `modality_transfer` (fit, apply,
-condition_image, save, load), then one file a method, then `gap` and `gap_report`.
+Reading order: `vectors` (where vectors come from), `unit_rows` (how a block of them is measured and moved), `moments`
+(what is known of a set), `modality_transfer` (fit, apply, condition_image, save, load), then one file a method, then
+`gap` and `gap_report`.
 """
 
 from unicorn_hf.transfer.anisotropic import AnisotropicTransfer

@@ -63,7 +63,7 @@ class Moments:
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
         if encoder and vectors.encoder and encoder != vectors.encoder:
             raise InputError(f"{vectors.name}: was made by the encoder {vectors.encoder!r}, not by {encoder!r}")
-        options = (covariance, skip_non_finite, through, block_rows or (4096 if covariance else BLOCK_ROWS))
+        options = (covariance, skip_non_finite, through, block_rows or (4096 if covariance else 2 * BLOCK_ROWS))
         moments = cls._measure(vectors, dtype, *options)
         if dtype != np.float64 and through is None and moments.trace < _SMALL_TRACE:
             moments = cls._measure(vectors, np.float64, *options)

@@ -5,8 +5,6 @@ lengths need only products of the block with vectors, and so does the sum of the
 once and only read from then on, while it is in the cache.
 """
 
-from copy import copy
-
 import numpy as np
 
 from unicorn_hf.transfer.float16 import float16_to_float32
@@ -29,12 +27,8 @@ class UnitRows:
         cancelled: whether a length lost so many digits that the arithmetic has to be float64.
     """
 
-    def __init__(self, x, squares):
-        """The rows of `x` at unit length; `squares` [n] are its rows' squared lengths, NaN where there is none."""
-        self.x = x
-        self.scale = squares**-0.5
-        self.terms: list = []
-        self.cancelled = False
+    def __init__(self, x, scale, terms=(), cancelled: bool = False):
+        self.x, self.scale, self.terms, self.cancelled = x, scale, terms, cancelled
 
     @classmethod
     def of_block(cls, block: np.ndarray, dtype=np.float32) -> tuple["UnitRows", np.ndarray]:
@@ -50,7 +44,7 @@ class UnitRows:
             squares = np.vecdot(x, x)
             odd = np.flatnonzero(~((squares > 1e-30) & (squares < 2.0**31)))
             if not len(odd):
-                return cls(x, squares), odd
+                return cls(x, squares**-0.5), odd
             rows = block[odd].astype(np.float64)
             rows /= np.abs(rows).max(axis=1, keepdims=True)
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -59,14 +53,14 @@ class UnitRows:
             x = x.copy()
         x[odd] = rows
         squares[odd] = np.where(has_direction, 1, np.nan)
-        return cls(x, squares), odd[~has_direction]
+        return cls(x, squares**-0.5), odd[~has_direction]
 
     @classmethod
     def normalized(cls, x) -> "UnitRows":
         """The rows of an array or a tensor at unit length; those shorter than a rounding error have no direction."""
         squares = _dot(x, x)
         squares[squares < _NO_LENGTH**2] = float("nan")
-        return cls(x, squares)
+        return cls(x, squares**-0.5)
 
     def moved(self, scale: float, shift) -> "UnitRows":
         """normalize(scale * row + shift), `shift` [D] being of the rows' kind and type."""
@@ -76,22 +70,20 @@ class UnitRows:
         cancelled = bool((squares * LARGEST_CANCELLATION < largest).any())
         squares[squares < _NO_LENGTH**2] = float("nan")
         projection = squares**-0.5
-        moved = copy(self)
-        moved.scale = self.scale * (scale * projection)
-        moved.terms = [(weight * (scale * projection), vector) for weight, vector in self.terms] + [(projection, shift)]
-        moved.cancelled = self.cancelled or cancelled
-        return moved
+        scale = scale * projection
+        terms = [(weight * scale, vector) for weight, vector in self.terms]
+        return UnitRows(self.x, self.scale * scale, [*terms, (projection, shift)], self.cancelled or cancelled)
 
     def astype(self, dtype) -> "UnitRows":
         """The rows before they are moved, of another type; NumPy only."""
         x = self.x.astype(dtype)
-        squares = np.vecdot(x, x)
-        squares[np.isnan(self.scale)] = np.nan
-        return UnitRows(x, squares)
+        scale = np.vecdot(x, x) ** -0.5
+        scale[np.isnan(self.scale)] = np.nan
+        return UnitRows(x, scale)
 
     def without(self, rows) -> "UnitRows":
         """The rows before they are moved, less some; NumPy only."""
-        return UnitRows(np.delete(self.x, rows, axis=0), np.delete(self.scale, rows) ** -2)
+        return UnitRows(np.delete(self.x, rows, axis=0), np.delete(self.scale, rows))
 
     def sum(self) -> np.ndarray:
         """[D], float64; NumPy only."""
