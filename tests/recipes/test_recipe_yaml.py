@@ -211,9 +211,13 @@ def test_the_commands_of_the_documents_parse(line, monkeypatch):
     words = shlex.split(line.replace("...", ""), comments=True)
     if words[0] == "unicorn-hf":
         stage, *options = words[2:]
+        for flag in ("--accelerate-config", "--config"):
+            if flag in options:
+                position = options.index(flag) + 1
+                options[position] = str(RECIPES / options[position].removeprefix("recipes/"))
+                assert Path(options[position]).is_file()
         if "--accelerate-config" in options:
             position = options.index("--accelerate-config")
-            assert (RECIPES / options[position + 1].removeprefix("recipes/")).is_file()
             del options[position : position + 2]
     else:
         arguments = launch_command_parser().parse_args(words[2:])

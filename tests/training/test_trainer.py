@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from huggingface_hub import ModelCard
+from recipe_runs import losses
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
 
@@ -158,3 +159,17 @@ def test_losses_reach_tensorboard(whole):
     (events,) = whole["pretrain"].output_dir.rglob("events.out.tfevents.*")
     log = EventAccumulator(str(events.parent)).Reload()
     assert [event.step for event in log.Scalars("train/loss")] == list(range(1, 21))
+
+
+# Quantised weights
+
+
+def test_qlora_trains_over_weights_of_four_bits(recipe, whole, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
+    arguments = {"load_in_4bit": "true", "use_bnb_nested_quant": "true", "max_steps": 12, "save_steps": 12}
+    run = recipe("lora", tmp_path / "output", arguments=arguments)
+    if run.status != [0] and "NotImplementedError" in run.log:
+        pytest.skip("bitsandbytes has no kernel of four bits for this device")
+    assert run.status == [0], run.log[-3000:]
+    curve = losses(run.output_dir)
+    assert curve[12] < 0.7 * curve[1]
