@@ -15,7 +15,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPVisionModelWithProjection,
     PreTrainedModel,
 )
 from transformers import initialization as init
@@ -555,6 +554,9 @@ encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean
 def _new_vision_tower(vision_config) -> PreTrainedModel:
     # AutoModel would give CLIP without the projection into the space that its text tower shares.
     if vision_config.model_type == "clip_vision_model":
+        # Not above: this file may be read while transformers is still importing what CLIP is built on.
+        from transformers import CLIPVisionModelWithProjection
+
         return CLIPVisionModelWithProjection._from_config(vision_config)
     return AutoModel.from_config(vision_config)
 

@@ -43,6 +43,13 @@ def test_import_brings_no_heavy_library():
     assert run("-c", code).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["AutoProcessor", "CLIPVisionModelWithProjection", "LlamaForCausalLM", "Trainer"])
+def test_any_class_of_transformers_may_be_the_first_one_imported(name):
+    code = f"import unicorn_hf; from transformers import {name}; from transformers import AutoConfig; "
+    result = run("-c", code + "print(type(AutoConfig.for_model('unicorn')).__name__)")
+    assert result.stdout == "UnicornConfig\n", result.stderr
+
+
 def test_every_public_name_can_be_imported():
     import unicorn_hf
 
