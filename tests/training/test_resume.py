@@ -31,7 +31,9 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
 def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
     two = {"num_processes": 2, "arguments": {"per_device_train_batch_size": 2}}
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
-    assert killed.status == [-9, -9]
+    assert -9 in killed.status
+    assert 0 not in killed.status  # whoever was not killed first may have noticed that the other was
+    assert checkpoints(killed.output_dir) == ["checkpoint-8"]
     two["arguments"]["resume_from_checkpoint"] = "true"
     again = recipe(way, tmp_path / "output", **two)
     assert again.status == [0, 0], again.log[-3000:]
