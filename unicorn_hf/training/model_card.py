@@ -74,6 +74,8 @@ def _losses(log_history: list[dict]) -> str:
 
 
 def _without_folder(value):
+    if isinstance(value, list):
+        return ", ".join(map(_without_folder, value))
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
