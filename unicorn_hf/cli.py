@@ -525,7 +525,10 @@ def train(
     stage: Annotated[str, typer.Argument(help="pretrain (the projector) or finetune (the whole model, or LoRA).")],
     accelerate_config: Annotated[Path | None, typer.Option(help="A configuration of accelerate.")] = None,
 ):
-    """Run a recipe under `accelerate launch`; further arguments go to it, e.g. --config recipes/demo/pretrain.yaml."""
+    """Run a recipe under `accelerate launch`; further arguments go to it, e.g. --config pretrain/llama3-8b.yaml.
+
+    A YAML that is not on disk is looked for among those that come with the package.
+    """
     import subprocess
     from importlib.resources import files
 
@@ -535,9 +538,13 @@ def train(
         raise InputError(f"unknown stage {stage!r}; expected pretrain or finetune")
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     if accelerate_config is not None:
-        launcher += ["--config_file", str(accelerate_config)]
+        launcher += ["--config_file", str(_find_recipe(accelerate_config))]
     recipe = files("unicorn_hf.recipes") / f"{stage}.py"
-    raise typer.Exit(subprocess.run([*launcher, str(recipe), *context.args]).returncode)
+    options = list(context.args)
+    if "--config" in options[:-1]:
+        position = options.index("--config") + 1
+        options[position] = str(_find_recipe(Path(options[position])))
+    raise typer.Exit(subprocess.run([*launcher, str(recipe), *options]).returncode)
 
 
 @app.command()
@@ -760,6 +767,20 @@ def gap_command(
         print(f"{flag['set']}: {flag['kind']}: {flag['message']}")
     distances = (f"{state} {values['centroid_distance']:.3g}" for state, values in gap.measures.items())
     print(f"{output}: centroid distance {', '.join(distances)}")
+
+
+def _find_recipe(path: Path) -> Path:
+    """`path` itself, or the YAML of this name, with or without `recipes/` in front, that comes with the package."""
+    from importlib.resources import files
+
+    if path.is_file():
+        return path
+    recipes = Path(str(files("unicorn_hf.recipes")))
+    packaged = recipes.joinpath(*path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts)
+    if not packaged.is_file():
+        names = ", ".join(sorted(str(each.relative_to(recipes)) for each in recipes.glob("*/*.yaml")))
+        raise InputError(f"{path}: no such file, and not among those of the package: {names}")
+    return packaged
 
 
 def _print_skipped(rows: list[str]) -> None:
