@@ -14,6 +14,7 @@ from lmms_eval.utils import Collator
 from tqdm import tqdm
 
 from unicorn_hf.evaluation.pictures import encode_pictures, load_model, picture_encoder, prompt_inputs, user_message
+from unicorn_hf.evaluation.reader import reply_context, reply_log_likelihoods
 from unicorn_hf.transfer import ModalityTransfer
 
 MANIFEST = ModelManifest("unicorn", simple_class_path=f"{__name__}.Unicorn")
@@ -80,23 +81,14 @@ class Unicorn(lmms):
         for batch in self._batches(batches, len(requests)):
             contexts, targets, to_visual, *documents = zip(*(request.args for request in batch), strict=True)
             chats, vectors = self._chats(contexts, to_visual, documents)
-            texts, prompts = [], []
+            texts, before = [], []
             for chat, target, *document in zip(chats, targets, *documents, strict=True):
                 target = (target if isinstance(target, str) else target(self._document(*document))).strip()
-                chat.append({"role": "assistant", "content": target})
-                before = self.processor.apply_chat_template(chat, tokenize=False).rpartition(target)[0]
-                texts.append(before + target)
-                prompts.append(before.rstrip(" "))  # tokenizers take the space for a part of what follows
-            lengths = prompt_inputs(self.processor, prompts, vectors)["attention_mask"].sum(-1).to(self.device)
-            inputs = prompt_inputs(self.processor, texts, vectors, padding_side="right").to(self.device)
-            with torch.inference_mode():
-                logits = self.model(**inputs).logits[:, :-1].float()
-            tokens, mask = inputs["input_ids"][:, 1:], inputs["attention_mask"][:, 1:].bool()
-            mask &= torch.arange(1, mask.shape[1] + 1, device=mask.device) >= lengths[:, None]
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
-            losses = (losses * mask).sum(-1) / mask.sum(-1)
-            greedy = ((logits.argmax(-1) == tokens) | ~mask).all(-1)
-            results += zip(losses.tolist(), greedy.tolist(), strict=True)
+                context, space = reply_context(self.processor, chat)
+                texts.append(context + space + target)
+                before.append(context)
+            means, greedy = reply_log_likelihoods(self.model, self.processor, texts, before, vectors)
+            results += zip((-mean for mean in means), greedy, strict=True)
         # Bare pairs become strings on their way to the task (lmms-eval 0.7.3, `unwrap_generation_output`).
         return [GenerationResult(result) for result in results]
 

@@ -154,13 +154,13 @@ def user_message(question: str, num_pictures: int) -> dict:
     return {"role": "user", "content": question}
 
 
-def prompt_inputs(processor, prompts: list[str], image_embeds, *, padding_side: str = "left"):
+def prompt_inputs(processor, prompts: list[str], image_embeds):
     """The model's inputs for a batch of rendered chats; `image_embeds` has their pictures' vectors, chat by chat."""
     return processor(
         text=prompts,
         image_embeds=image_embeds if len(image_embeds) else None,
         padding=True,
-        padding_side=padding_side,
+        padding_side="left",
         add_special_tokens=False,  # the chat template has put them
         return_tensors="pt",
     )

@@ -51,7 +51,8 @@ class Reader:
         asked = [(self._prompt(question), self._picture(row)) for question, row in zip(questions, rows, strict=True)]
         answers = {}
         for batch in self._batches(list(dict.fromkeys(asked)), self.description):
-            inputs = self._inputs([prompt for prompt, _ in batch], [picture for _, picture in batch])
+            prompts, pictures = zip(*batch, strict=True)
+            inputs = prompt_inputs(self.processor, list(prompts), self._vectors(pictures)).to(self.model.device)
             with torch.inference_mode():
                 tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
             new = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -62,64 +63,83 @@ class Reader:
         self, questions: Sequence[str], rows: Sequence[int], options: Sequence[Sequence[str]]
     ) -> list[np.ndarray]:
         """The mean log-probability of the tokens of each option as a reply, one array `[num_options]` a question."""
-        import torch
-
         asked = []
         for question, row, choices in zip(questions, rows, options, strict=True):
-            context, space = self._context(question)
+            context, space = reply_context(self.processor, self._chat(question))
             asked.append([(context + space + option, self._picture(row), context) for option in choices])
         values = {}
         distinct = list(dict.fromkeys(each for group in asked for each in group))
         for batch in self._batches(distinct, f"{self.description}, by likelihood"):
-            inputs = self._inputs([text for text, _, _ in batch], [picture for _, picture, _ in batch])
-            mask = inputs["attention_mask"]
-            lengths = [self._length(text) - self._length(context) for text, _, context in batch]
-            lengths = torch.tensor(lengths, device=mask.device).clamp(min=1)
-            longest = int(lengths.max())
-            with torch.inference_mode():
-                logits = self.model(
-                    **inputs,
-                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                    logits_to_keep=longest + 1,
-                    use_cache=False,
-                ).logits[:, :-1]
-            targets = inputs["input_ids"][:, -longest:, None]
-            each = logits.float().log_softmax(-1).gather(-1, targets)[..., 0]
-            counts = torch.arange(longest, 0, -1, device=mask.device) <= lengths[:, None]
-            means = (each * counts).sum(-1) / lengths
-            values |= dict(zip(batch, means.tolist(), strict=True))
+            texts, pictures, contexts = zip(*batch, strict=True)
+            means, _ = reply_log_likelihoods(self.model, self.processor, texts, contexts, self._vectors(pictures))
+            values |= dict(zip(batch, means, strict=True))
         return [np.array([values[each] for each in group]) for group in asked]
 
-    def _prompt(self, question: str, answer: str | None = None) -> str:
-        """The chat up to the reply, or with it."""
+    def _chat(self, question: str) -> list[dict]:
         question = f"{question}\n{self.suffix}" if self.suffix else question
-        messages = [user_message(question, 0 if self.vectors is None else 1)]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
+        return [user_message(question, 0 if self.vectors is None else 1)]
 
-    def _context(self, question: str) -> tuple[str, str]:
-        """What stands before a reply, and the spaces between: tokenizers take those for a part of the reply."""
-        before = self._prompt(question, _ANSWER).rpartition(_ANSWER)[0]
-        context = before.rstrip(" ")
-        return context, before[len(context) :]
+    def _prompt(self, question: str) -> str:
+        return self.processor.apply_chat_template(self._chat(question), add_generation_prompt=True, tokenize=False)
 
     def _picture(self, row: int) -> int | None:
         return None if self.vectors is None else int(self.picture_of[row])
 
     def _batches(self, asked: list[tuple], description: str) -> Iterator[list[tuple]]:
         """Longest first: what does not fit into memory is seen at once."""
-        lengths = [self._length(each[0]) for each in asked]
+        lengths = [_num_tokens(self.processor, each[0]) for each in asked]
         order = sorted(range(len(asked)), key=lambda place: -lengths[place])
         for start in tqdm(range(0, len(order), self.batch_size), desc=description, unit="batch"):
             yield [asked[place] for place in order[start : start + self.batch_size]]
 
-    def _length(self, text: str) -> int:
-        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _vectors(self, pictures: Sequence[int | None]):
+        return () if self.vectors is None else self.vectors[list(pictures)]
 
-    def _inputs(self, texts: list[str], pictures: list[int | None]):
-        vectors = () if self.vectors is None else self.vectors[pictures]
-        return prompt_inputs(self.processor, texts, vectors).to(self.model.device)
+
+def reply_context(processor, chat: list[dict]) -> tuple[str, str]:
+    """What stands before the reply to a chat, and the spaces between: tokenizers take those for a part of the reply."""
+    chat = [*chat, {"role": "assistant", "content": _ANSWER}]
+    before = processor.apply_chat_template(chat, tokenize=False).rpartition(_ANSWER)[0]
+    context = before.rstrip(" ")
+    return context, before[len(context) :]
+
+
+def reply_log_likelihoods(
+    model, processor, texts: Sequence[str], contexts: Sequence[str], image_embeds
+) -> tuple[list[float], list[bool]]:
+    """For a batch of replies the mean log-probability of their tokens, and whether greedy decoding would write them.
+
+    Args:
+        texts: rendered chats that end with the reply.
+        contexts: what of each stands before its reply (`reply_context`).
+        image_embeds: the vectors of all their pictures, chat by chat, `[num_pictures, embed_dim]`.
+    """
+    import torch
+
+    inputs = prompt_inputs(processor, list(texts), image_embeds).to(model.device)
+    mask = inputs["attention_mask"]
+    lengths = [
+        _num_tokens(processor, text) - _num_tokens(processor, context)
+        for text, context in zip(texts, contexts, strict=True)
+    ]
+    lengths = torch.tensor(lengths, device=mask.device).clamp(min=1)
+    longest = int(lengths.max())
+    with torch.inference_mode():
+        logits = model(
+            **inputs,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            logits_to_keep=longest + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+    targets = inputs["input_ids"][:, -longest:]
+    each = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    is_reply = torch.arange(longest, 0, -1, device=mask.device) <= lengths[:, None]
+    greedy = ((logits.argmax(-1) == targets) | ~is_reply).all(-1)
+    return ((each * is_reply).sum(-1) / lengths).tolist(), greedy.tolist()
+
+
+def _num_tokens(processor, text: str) -> int:
+    return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def check_chat_template(processor, name) -> None:
