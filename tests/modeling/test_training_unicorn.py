@@ -1,13 +1,10 @@
 """What trainers do to the model: checkpointing, compiling, adapters, quantising, sharding."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from tiny_models import EMBED_DIM, batch_of, new_model, random_prompts
 from transformers import BitsAndBytesConfig
+from two_processes import run_in_two_processes
 from unicorn_hf.modeling import UnicornForConditionalGeneration
 
 
@@ -213,16 +210,7 @@ def test_two_fsdp2_processes_give_the_losses_of_one(tmp_path):
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    script = tmp_path / "fsdp2.py"
-    script.write_text(FSDP2)
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    losses = [float(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("loss")]
+    printed = run_in_two_processes(FSDP2, tmp_path)
+    losses = [float(line.split()[1]) for line in printed if line.startswith("loss")]
     assert losses == pytest.approx(expected, rel=1e-4)
     assert len(set(losses)) == 3

@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 from trl import SFTConfig
+from two_processes import run_in_two_processes
 
 from unicorn_hf import UnicornProcessor
 from unicorn_hf.sandbox.language_model import train_tokenizer
@@ -180,17 +179,8 @@ def test_one_process_may_have_a_batch_without_images(processor, tmp_path):
     torch.save(texts, tmp_path / "batch-1.pt")
     model(**images).loss.backward()
     expected = model.model.multi_modal_projector.layers[0].weight.grad.norm().item() / 2
-    script = tmp_path / "two_processes.py"
-    script.write_text(TWO_PROCESSES)
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, tmp_path],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    (norms,) = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("norms")]
+    printed = run_in_two_processes(TWO_PROCESSES, tmp_path)
+    (norms,) = [line.split()[1:] for line in printed if line.startswith("norms")]
     assert [float(norm) for norm in norms] == pytest.approx([expected, expected], rel=1e-4)
 
 
