@@ -17,7 +17,6 @@ import numpy as np
 from unicorn_hf import evaluate, publish, storage
 from unicorn_hf.sandbox.demo import (
     CONDITIONS,
-    FAST,
     FULL,
     demo,
     fit_transfers,
@@ -36,13 +35,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "output" / "sandbox_vqa")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--transfers", nargs="*", default=["covariance"], choices=sorted(METHODS.keys() - CONDITIONS))
-    parser.add_argument("--fast", action="store_true", help="a fraction of the data; the numbers mean nothing")
     arguments = parser.parse_args()
     tables, runs = [], []
     for seed in arguments.seeds:
         folder = arguments.output / f"seed-{seed}"
-        tables.append(demo(folder, fast=arguments.fast, seed=seed))
-        runs.append(run_stages(folder, arguments.transfers, FAST if arguments.fast else FULL, seed))
+        tables.append(demo(folder, seed=seed))
+        runs.append(run_stages(folder, arguments.transfers, seed))
     storage.write_json(dict(zip(arguments.seeds, runs, strict=True)), arguments.output / "stages.json")
     print_stages(runs)
     print_kinds(tables)
@@ -50,7 +48,7 @@ def main() -> None:
         print_differences(runs)
 
 
-def run_stages(demo_output: Path, transfers: list[str], size, seed: int) -> dict[str, dict[str, dict]]:
+def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, dict[str, dict]]:
     """Train what the demo has not; method -> stage -> the score, with its blind score, of one seed's models."""
     folder = demo_output / "stages"
     vectors = [name for name in CONDITIONS if name != "blind"]
@@ -70,7 +68,7 @@ def run_stages(demo_output: Path, transfers: list[str], size, seed: int) -> dict
     untrained = {name: folder / "untrained" / name for name in datasets}
     first = [[(language_model, datasets[name], "unicorn-1.2m", untrained[name] / "pretrain")] for name in datasets]
     # The warm-up's first step has a rate of zero: it leaves the projector as it was drawn.
-    launch_all(first, replace(size, max_steps=1), seed)
+    launch_all(first, replace(FULL, max_steps=1), seed)
     chains = [
         [
             (language_model, datasets[name], "unicorn-1.2m", models[name] / "pretrain"),
@@ -82,7 +80,7 @@ def run_stages(demo_output: Path, transfers: list[str], size, seed: int) -> dict
         [(folder / "pretrain", datasets[name], "unicorn-471k-instruction", folder / "finetune")]
         for name, folder in untrained.items()
     ]
-    launch_all(chains, size, seed)
+    launch_all(chains, FULL, seed)
 
     data = questions_with_vectors(demo_output)
 

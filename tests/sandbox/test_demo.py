@@ -6,12 +6,13 @@ from demo_run import modified
 from PIL import Image
 
 from unicorn_hf import InputError
-from unicorn_hf.sandbox.demo import CONDITIONS, demo
+from unicorn_hf.sandbox.demo import CONDITIONS, FAST, FULL, demo
 
 
 def test_the_table_has_every_condition_and_kind_of_question(demo_output):
     table = json.loads((demo_output / "9-evaluation" / "table.json").read_text())
-    assert list(table) == list(CONDITIONS)
+    assert list(table) == FAST.conditions == ["blind", "none", "realign"]
+    assert list(CONDITIONS) == FULL.conditions
     assert all(0 <= value <= 1 for row in table.values() for value in row.values())
     assert len(json.loads((demo_output / "9-evaluation" / "answers.json").read_text())["realign"]) == 3 * 40
 
