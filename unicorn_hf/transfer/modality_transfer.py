@@ -296,7 +296,8 @@ class ModalityTransfer:
             return block, float32_to_float16(moved) if half else moved, bad, lost
 
         first_row = 0
-        for block, moved, bad, lost in parallel_map(of_block, vectors.blocks() if blocks is None else blocks):
+        results = vectors.map_blocks(of_block) if blocks is None else parallel_map(of_block, blocks)
+        for block, moved, bad, lost in results:
             if len(bad) and not keep_bad:
                 raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
             if len(lost) and not keep_bad:

@@ -12,7 +12,7 @@ import numpy as np
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.unit_rows import UnitRows
-from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors, parallel_map
+from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors
 
 # Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
 _SMALL_TRACE = 0.02
@@ -92,7 +92,7 @@ class Moments:
         total = cls(0, np.zeros(vectors.embed_dim), np.zeros((vectors.embed_dim,) * 2) if covariance else None)
         first_row = 0
         # Matrix products bring their own threads.
-        for block, bad, moments in parallel_map(of_block, vectors.blocks(block_rows), 1 if covariance else None):
+        for block, bad, moments in vectors.map_blocks(of_block, block_rows, 1 if covariance else None):
             if moments is None:
                 raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
             moments.skipped = [vectors.row_name(first_row + int(row)) for row in bad]

@@ -90,6 +90,10 @@ class Vectors:
         """Arrays [at most `rows`, D] of the type that is stored."""
         raise NotImplementedError
 
+    def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
+        """`function` of every block, in order, on several threads."""
+        return parallel_map(function, self.blocks(rows), threads)
+
     def row_id(self, row: int) -> str | None:
         """The row's `id`, where it has one."""
         return None
@@ -181,17 +185,23 @@ class FileVectors(Vectors):
         )
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        return self.map_blocks(lambda block: block, rows, threads=1)
+
+    def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
+        """A block is read by the thread that works on it, into that core's cache."""
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
-            for start in range(0, self.num_rows, rows):
-                block = np.empty((min(rows, self.num_rows - start), self.embed_dim), self.dtype)
-                view = memoryview(block).cast("B")
-                while len(view):
-                    count = file.readinto(view)
-                    if not count:
-                        raise InputError(f"{self.path}: was cut short while it was read")
-                    view = view[count:]
-                yield (block.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else block
+            starts = range(0, self.num_rows, rows)
+            yield from parallel_map(lambda start: function(self._read(file.fileno(), start, rows)), starts, threads)
+
+    def _read(self, file: int, start: int, rows: int) -> np.ndarray:
+        block = np.empty((min(rows, self.num_rows - start), self.embed_dim), self.dtype)
+        view, offset = memoryview(block).cast("B"), self.offset + start * block[0].nbytes
+        while len(view):
+            count = os.preadv(file, [view], offset)
+            if not count:
+                raise InputError(f"{self.path}: was cut short while it was read")
+            view, offset = view[count:], offset + count
+        return (block.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else block
 
 
 class TableVectors(Vectors):
