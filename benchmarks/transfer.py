@@ -106,16 +106,18 @@ def write_vectors(work: Path, rows: int, with_released: bool = True) -> None:
 
 
 def write_parquet(vectors: np.ndarray, folder: Path, column: str) -> None:
+    """As `embed` writes them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)})
-    (folder / "data").mkdir(parents=True)
-    with pq.ParquetWriter(
-        folder / "data" / "train-00000-of-00001.parquet", schema, compression="none", use_dictionary=["id"]
-    ) as writer:
-        for start in range(0, len(vectors), 4096):
-            block = np.ascontiguousarray(vectors[start : start + 4096])
+    from unicorn_hf.parquet_shards import column_options, with_plain_vectors
+
+    schema = with_plain_vectors(pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)}))
+    file = folder / "data" / "train-00000-of-00001.parquet"
+    file.parent.mkdir(parents=True)
+    with pq.ParquetWriter(file, schema, **column_options(schema)) as writer:
+        for start in range(0, len(vectors), 1000):
+            block = np.ascontiguousarray(vectors[start : start + 1000])
             lists = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), DIM)
             ids = [str(row) for row in range(start, start + len(block))]
             writer.write_table(pa.table([pa.array(ids), lists], schema=schema))

@@ -7,7 +7,7 @@ from datasets import Features, Value
 from small_datasets import captions, vectors
 from unicorn_hf.dataset_scripts.sources import PRETRAIN, as_lists, make_features
 
-from unicorn_hf.parquet_shards import parquet_schema, write_parquet_shards
+from unicorn_hf.parquet_shards import with_plain_vectors, write_parquet_shards
 
 
 def long_captions(num_rows, embed_dim=64):
@@ -46,7 +46,7 @@ def test_vectors_are_plain_lists_and_text_is_compressed_with_a_page_index(tmp_pa
 
 
 def test_the_schema_lets_no_vector_be_null():
-    schema = parquet_schema(captions().features)
+    schema = with_plain_vectors(captions().features.arrow_schema)
     assert not schema.field("image_embeds").nullable and not schema.field("image_embeds").type.value_field.nullable
     assert schema.field("caption").nullable
 

@@ -7,11 +7,13 @@ compress, and readers decode such a column about ten times as fast as one writte
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features
-from datasets.config import DEFAULT_CDC_OPTIONS
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 # Larger row groups are slower to write: content-defined chunking of a list column takes more than linear time.
 ROW_GROUP_BYTES = 2 << 20
@@ -27,14 +29,14 @@ class Shards:
 
 
 def write_parquet_shards(
-    tables: Iterable[pa.Table], folder: Path, features: Features, *, shard_size: int, split: str = "train"
+    tables: Iterable[pa.Table], folder: Path, features: "Features", *, shard_size: int, split: str = "train"
 ) -> Shards:
     """Write tables in the schema of `features` as `<split>-00000-of-0000N.parquet` of about `shard_size` bytes each.
 
     The tables pass through: a row group is the most that is in memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    schema = parquet_schema(features)
+    schema = with_plain_vectors(features.arrow_schema)
     parts: list[Path] = []
     writer, num_rows, num_bytes = None, 0, 0
     try:
@@ -56,11 +58,10 @@ def write_parquet_shards(
     return Shards(files, num_rows, num_bytes)
 
 
-def parquet_schema(features: Features) -> pa.Schema:
-    """The schema of `features` (the metadata that `datasets` reads included), with vectors that cannot be null."""
-    schema = features.arrow_schema
+def with_plain_vectors(schema: pa.Schema, columns: Iterable[str] | None = None) -> pa.Schema:
+    """`schema` with vectors that cannot be null, in these columns or in all that have any."""
     for index, field in enumerate(schema):
-        if pa.types.is_fixed_size_list(field.type):
+        if pa.types.is_fixed_size_list(field.type) and (columns is None or field.name in columns):
             item = pa.field("item", field.type.value_type, nullable=False)
             schema = schema.set(index, pa.field(field.name, pa.list_(item, field.type.list_size), nullable=False))
     return schema
@@ -79,15 +80,12 @@ def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
-    leaves = leaf_paths(schema)
-    text = [path for path in leaves if path.split(".")[0] not in vectors]
+    from datasets.config import DEFAULT_CDC_OPTIONS
+
     return pq.ParquetWriter(
         path,
         schema,
-        compression={path: "ZSTD" if path in text else "NONE" for path in leaves},
-        use_dictionary=text,
-        write_statistics=text,
+        **column_options(schema),
         write_page_index=True,
         # A flipped bit in an uncompressed page would be a wrong number, and nothing more.
         write_page_checksum=True,
@@ -95,9 +93,21 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def column_options(schema: pa.Schema) -> dict:
+    """pyarrow's options for text that is compressed and vectors that are not."""
+    vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    leaves = leaf_paths(schema)
+    text = [path for path in leaves if path.split(".")[0] not in vectors]
+    return {
+        "compression": {path: "ZSTD" if path in text else "NONE" for path in leaves},
+        "use_dictionary": text,
+        "write_statistics": text,
+    }
+
+
 def leaf_paths(schema: pa.Schema) -> list[str]:
     """Parquet's names of the columns' leaves, such as `messages.list.element.role`."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
+    pq.ParquetWriter(sink, schema).close()
     parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
     return [parquet.column(index).path for index in range(len(parquet))]

@@ -33,6 +33,7 @@ from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_l
 from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.errors import InputError
 from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
+from unicorn_hf.parquet_shards import column_options, with_plain_vectors
 
 TEXT_COLUMNS = ("caption", "text", "txt")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
@@ -348,9 +349,11 @@ class EmbeddingJob:
             storage.write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
+            table = embed_table_storage(table)
+            schema = with_plain_vectors(table.schema, {self.embeds_column})
+            table = pa.table(table.columns, schema=schema)
             # `Dataset.to_parquet` takes eight times as long over the vectors, which its dictionaries cannot compress.
-            options = {"use_dictionary": False, "write_statistics": False, "row_group_size": 1_000}
-            pq.write_table(embed_table_storage(table), partial, **options)
+            pq.write_table(table, partial, row_group_size=1_000, **column_options(schema))
             partial.rename(path)
 
     def finish(self) -> dict:

@@ -19,7 +19,7 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.unit_rows import UnitRows
 
 BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
-TABLE_ROWS = 4096  # whole rows at once, where a table is written again: a row group of Parquet
+TABLE_ROWS = 1000  # whole rows at once, where a table is written again: a row group of Parquet
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Safetensors' names of element types; bfloat16 has no NumPy type and is widened to float32 while it is read.
 _SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}

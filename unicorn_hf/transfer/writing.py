@@ -68,14 +68,16 @@ def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, ski
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from unicorn_hf.parquet_shards import column_options, with_plain_vectors
+
     tables: deque = deque()
     source_schema = vectors.schema if isinstance(vectors, TableVectors) else pa.schema({"id": pa.string()})
     if out_column in source_schema.names:
         raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with --out-column")
     schema = source_schema.append(pa.field(out_column, pa.list_(pa.float16(), vectors.embed_dim)))
     schema = schema.with_metadata(_with_feature(source_schema.metadata, out_column, vectors.embed_dim))
-    vector_columns = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
-    other_columns = [name for name in schema.names if name not in vector_columns]
+    schema = with_plain_vectors(schema, {vectors.column, out_column})
+    options = column_options(schema)
 
     def blocks():
         for table, block in _tables_and_blocks(vectors):
@@ -89,19 +91,12 @@ def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, ski
             for moved, kept in _kept(transfer, vectors, skip, skipped, blocks()):
                 table = tables.popleft()
                 table = table if kept is None else table.take(kept)
-                table = table.append_column(schema.field(out_column), as_lists(moved)).cast(schema)
+                table = pa.table([*table.columns, as_lists(moved)], schema=schema)
                 if writer is None or shards[-1].stat().st_size > SHARD_BYTES:
                     if writer is not None:
                         writer.close()
                     shards.append(folder / "data" / f"{len(shards)}.parquet")
-                    # Vectors neither repeat nor compress; trying to costs most of the time of writing them.
-                    writer = pq.ParquetWriter(
-                        shards[-1],
-                        schema,
-                        compression={name: "NONE" if name in vector_columns else "ZSTD" for name in schema.names},
-                        use_dictionary=other_columns,
-                        write_statistics=other_columns,
-                    )
+                    writer = pq.ParquetWriter(shards[-1], schema, **options)
                 writer.write_table(table)
                 num_rows += len(table)
         finally:
