@@ -399,6 +399,7 @@ AllowPickle = Annotated[bool, typer.Option(help="Read .pkl files too, with a rea
 VectorsEncoder = Annotated[str | None, typer.Option(help="The encoder, where the data do not say it.")]
 TextColumn = Annotated[str, typer.Option(help="The column of --text.")]
 ImageColumn = Annotated[str, typer.Option(help="The column of --image.")]
+OutColumn = Annotated[str, typer.Option(help="The column to add to the moved text.")]
 VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, .pkl."
 
 
@@ -408,12 +409,16 @@ def transfer_fit(
     more_moments: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", hidden=True)] = None,
     text: Annotated[str | None, typer.Option(help=f"Text vectors: {VECTORS}")] = None,
     image: Annotated[str | None, typer.Option(help="Image vectors, unpaired: as for --text.")] = None,
+    moved: Annotated[
+        Path | None, typer.Option(help="Write the moved text too, as `transfer apply` would, in one pass less.")
+    ] = None,
     moments: Annotated[
         list[Path] | None, typer.Option(help="Files of `transfer moments`, in place of vectors.")
     ] = None,
     method: Annotated[str, typer.Option(help="none, mean_shift, realign, covariance or anisotropic.")] = "realign",
     text_column: TextColumn = "text_embeds",
     image_column: ImageColumn = "image_embeds",
+    out_column: OutColumn = "image_embeds",
     encoder: VectorsEncoder = None,
     sigma: Annotated[float | None, typer.Option(help="mean_shift: noise added to every coordinate.")] = None,
     seed: Annotated[int | None, typer.Option(help="mean_shift: of the noise.")] = None,
@@ -444,8 +449,10 @@ def transfer_fit(
             text or measured["text"],
             image or measured.get("image"),
             method=method,
+            moved=moved,
             text_column=text_column,
             image_column=image_column,
+            out_column=out_column,
             encoder=encoder,
             skip_non_finite=skip_non_finite,
             allow_pickle=allow_pickle,
@@ -458,6 +465,8 @@ def transfer_fit(
     distance += "" if after is None else f" -> {after:.3g}"
     counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
     print(f"{output}: {method} fitted on {counts}{distance}")
+    if moved is not None:
+        print(f"{moved}: moved into image space")
 
 
 @transfer_app.command("apply")
@@ -466,7 +475,7 @@ def transfer_apply(
     transfer: Annotated[str, typer.Option(help="A folder of `transfer fit`, or a Hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A dataset folder to write, or a .npy file.")],
     column: Annotated[str, typer.Option(help="The column with the text vectors.")] = "text_embeds",
-    out_column: Annotated[str, typer.Option(help="The column to add.")] = "image_embeds",
+    out_column: OutColumn = "image_embeds",
     encoder: VectorsEncoder = None,
     skip_non_finite: SkipNonFinite = False,
     allow_pickle: AllowPickle = False,

@@ -41,6 +41,17 @@ def test_fit_and_apply(run, files, text, image, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "moved.npy"), expected)
 
 
+def test_fit_writes_the_moved_text_too(run, files, make_folder, text, tmp_path):
+    command = "transfer fit --image image.npy -o fitted"
+    source = make_folder(text)
+    result = run(f"{command} --text {source} --moved out --out-column moved")
+    assert result.exit_code == 0
+    assert "out: moved into image space" in result.output
+    assert run(f"transfer apply {source} --transfer fitted -o again --out-column moved").exit_code == 0
+    out, again = (datasets.load_dataset(name, split="train") for name in ("out", "again"))
+    assert out[:] == again[:]
+
+
 def test_apply_adds_a_column_to_a_folder(run, files, make_folder, text, tmp_path):
     run("transfer fit --text text.npy --image image.npy --method mean_shift --sigma 0.01 --seed 1 -o fitted")
     result = run(f"transfer apply {make_folder(text)} --transfer fitted -o out --out-column moved")

@@ -67,8 +67,10 @@ class ModalityTransfer:
         image=None,
         *,
         method: str | None = None,
+        moved=None,
         text_column: str = "text_embeds",
         image_column: str = "image_embeds",
+        out_column: str = "image_embeds",
         encoder: str | None = None,
         skip_non_finite: bool = False,
         allow_pickle: bool = False,
@@ -79,19 +81,24 @@ class ModalityTransfer:
         Args:
             text, image: arrays or tensors [N, D], datasets, paths (see `vectors.open_vectors`), or `Moments`.
             method: one of `METHODS` where this is called on `ModalityTransfer` itself; "realign" by default.
+            moved: where to write what `apply(text, moved)` would, in the pass that measures the distance after it.
+            out_column: the column that `moved` gets.
             encoder: the encoder that made both sets, where the data do not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero; `config["skipped"]` names them.
             options: the method's own.
 
         Raises:
-            InputError: unknown method; unusable data; sets of different dimensions or encoders.
+            InputError: unknown method; unusable data; sets of different dimensions or encoders; `moved` cannot be
+                written.
         """
         if cls is ModalityTransfer:
             return method_class(method or "realign").fit(
                 text,
                 image,
+                moved=moved,
                 text_column=text_column,
                 image_column=image_column,
+                out_column=out_column,
                 encoder=encoder,
                 skip_non_finite=skip_non_finite,
                 allow_pickle=allow_pickle,
@@ -109,6 +116,11 @@ class ModalityTransfer:
                 )
         if image is None and cls.needs_image:
             raise InputError(f"The method {cls.method!r} needs image vectors too: give an unpaired set of them")
+        if moved is not None:
+            if isinstance(text, Moments):
+                raise InputError(f"{moved}: cannot be written from the text's moments alone: fit on its vectors")
+            if Path(moved).suffix != ".npy":
+                storage.check_new_folder(moved)
 
         def measure(source, column):
             if source is None or isinstance(source, Moments):
@@ -140,15 +152,7 @@ class ModalityTransfer:
             return measure_again(text_vectors, transfer, function)
 
         transfer = cls._learn(text, image, measure_text if text_vectors is not None else None, **options)
-        before = after = None
-        if image is not None:
-            before = float(np.linalg.norm(text.mean - image.mean))
-            if text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
-                moved_image = image
-                if transfer.moves_images:
-                    moved_image = measure_again(image_vectors, transfer, transfer._map_image)
-                moved_text = measure_text(transfer, transfer._map)
-                after = float(np.linalg.norm(moved_text.mean - moved_image.mean))
+        before = None if image is None else float(np.linalg.norm(text.mean - image.mean))
         transfer.config = {
             "method": cls.method,
             "embed_dim": len(text.mean),
@@ -157,10 +161,21 @@ class ModalityTransfer:
             "text_count": text.count,
             "image_count": 0 if image is None else image.count,
             "centroid_distance_before": before,
-            "centroid_distance_after": after,
+            "centroid_distance_after": None,
             "skipped": text.skipped + ([] if image is None else image.skipped),
             **transfer.config,
         }
+        moved_mean = None
+        if moved is not None:
+            total = np.zeros(text_vectors.embed_dim)
+            moved_mean = total / transfer._write(text_vectors, Path(moved), out_column, skip_non_finite, total)
+        if image is not None and text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
+            image_mean = image.mean
+            if transfer.moves_images:
+                image_mean = measure_again(image_vectors, transfer, transfer._map_image).mean
+            if moved_mean is None:
+                moved_mean = measure_text(transfer, transfer._map).mean
+            transfer.config["centroid_distance_after"] = float(np.linalg.norm(moved_mean - image_mean))
         return transfer
 
     def apply(
@@ -201,9 +216,8 @@ class ModalityTransfer:
             return self._map_dataset(vectors, x, out_column)
         if output is None:
             return np.concatenate([block for _, block in self.moved_blocks(vectors)])
-        from unicorn_hf.transfer.writing import write_moved
-
-        return write_moved(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite)
+        self._write(vectors, Path(output), out_column, skip_non_finite)
+        return Path(output)
 
     def condition_image(self, x):
         """What a real image's vectors [N, D] or [D] must go through before they meet a model trained on `apply`'s.
@@ -276,12 +290,25 @@ class ModalityTransfer:
 
         return run
 
+    def _write(self, vectors: Vectors, output: Path, out_column: str, skip_non_finite: bool, total=None) -> int:
+        """Write what `apply` makes of the vectors, and add it to `total` [D], float64; returns the number of rows."""
+        from unicorn_hf.transfer.writing import write_moved
+
+        return write_moved(self, vectors, output, out_column, skip_non_finite=skip_non_finite, total=total)
+
     def moved_blocks(
-        self, vectors: Vectors, *, blocks=None, function=None, half: bool = False, keep_bad: bool = False
+        self,
+        vectors: Vectors,
+        *,
+        blocks=None,
+        function=None,
+        half: bool = False,
+        keep_bad: bool = False,
+        total: np.ndarray | None = None,
     ) -> Iterator:
         """Pairs of the bad rows' indices in a block, and the block's moved rows (float16 with `half`), in order.
 
-        With `keep_bad` the bad rows are there too, and mean nothing.
+        With `keep_bad` the bad rows are there too, and mean nothing. The good rows are added to `total` [D], float64.
 
         Raises:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
@@ -293,11 +320,14 @@ class ModalityTransfer:
             rows = function(rows)
             lost = np.flatnonzero(np.isnan(rows.scale))
             moved = rows.dense().astype(np.float32, copy=False)
-            return block, float32_to_float16(moved) if half else moved, bad, lost
+            added = 0.0
+            if total is not None:
+                added = np.delete(moved, lost, axis=0).sum(axis=0, dtype=np.float64) if len(lost) else rows.sum()
+            return block, float32_to_float16(moved) if half else moved, bad, lost, added
 
         first_row = 0
         results = vectors.map_blocks(of_block) if blocks is None else parallel_map(of_block, blocks)
-        for block, moved, bad, lost in results:
+        for block, moved, bad, lost, added in results:
             if len(bad) and not keep_bad:
                 raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
             if len(lost) and not keep_bad:
@@ -306,6 +336,8 @@ class ModalityTransfer:
                     f"fitted on, so the method {self.method!r} leaves it no direction; leave the row out"
                 )
             first_row += len(block)
+            if total is not None:
+                total += added
             yield lost, moved
 
     def _check(self, vectors: Vectors, encoder: str | None = None) -> None:

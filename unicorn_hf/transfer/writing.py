@@ -16,18 +16,24 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 500 << 20
 
 
-def write_moved(transfer, vectors: Vectors, output: Path, out_column: str, *, skip_non_finite: bool) -> Path:
-    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory."""
+def write_moved(
+    transfer, vectors: Vectors, output: Path, out_column: str, *, skip_non_finite: bool, total: np.ndarray | None = None
+) -> int:
+    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory.
+
+    Returns the number of rows, which are added to `total` [D], float64, before they are rounded to float16.
+    """
     skipped: list[str] = []
+    options = {"skip": skip_non_finite, "skipped": skipped, "total": total}
     if output.suffix == ".npy":
-        _write_npy(transfer, vectors, output, skip_non_finite, skipped)
+        _write_npy(transfer, vectors, output, options)
     else:
-        _write_folder(transfer, vectors, output, out_column, skip_non_finite, skipped)
+        _write_folder(transfer, vectors, output, out_column, options)
     if skipped:
         logger.warning(
             "%s: left out %d rows that hold NaN, Inf or zeros: %s", vectors.name, len(skipped), ", ".join(skipped)
         )
-    return output
+    return vectors.num_rows - len(skipped)
 
 
 def as_lists(moved: np.ndarray):
@@ -37,7 +43,7 @@ def as_lists(moved: np.ndarray):
     return pa.FixedSizeListArray.from_arrays(pa.array(moved.reshape(-1)), moved.shape[1])
 
 
-def _write_npy(transfer, vectors: Vectors, output: Path, skip: bool, skipped: list[str]) -> None:
+def _write_npy(transfer, vectors: Vectors, output: Path, options: dict) -> None:
     """In the type of the source where that is float16, else float32."""
     half = getattr(vectors, "dtype", np.float16) == np.float16
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +52,7 @@ def _write_npy(transfer, vectors: Vectors, output: Path, skip: bool, skipped: li
         with partial.open("wb", buffering=0) as file:
             rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
             written = 0
-            for moved, _ in _kept(transfer, vectors, skip, skipped, half=half):
+            for moved, _ in _kept(transfer, vectors, half=half, **options):
                 file.write(memoryview(moved).cast("B"))
                 written += len(moved)
             if written != rows:
@@ -64,7 +70,7 @@ def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
     return rows
 
 
-def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, skip: bool, skipped: list[str]) -> None:
+def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, kept_options: dict) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -88,7 +94,7 @@ def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, ski
         (folder / "data").mkdir()
         shards, writer, num_rows = [], None, 0
         try:
-            for moved, kept in _kept(transfer, vectors, skip, skipped, blocks()):
+            for moved, kept in _kept(transfer, vectors, blocks(), **kept_options):
                 table = tables.popleft()
                 table = table if kept is None else table.take(kept)
                 table = pa.table([*table.columns, as_lists(moved)], schema=schema)
@@ -145,10 +151,13 @@ def _type_text(kind) -> str:
     return str(kind)
 
 
-def _kept(transfer, vectors: Vectors, skip: bool, skipped: list[str], blocks=None, half: bool = True):
-    """Pairs of moved rows, and the indices in their block of those that are kept (None: all)."""
+def _kept(transfer, vectors: Vectors, blocks=None, *, skip: bool, skipped: list[str], total, half: bool = True):
+    """Pairs of moved rows, and the indices in their block of those that are kept (None: all).
+
+    Names what is left out in `skipped`, and adds what is kept to `total`.
+    """
     first_row = 0
-    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, half=half, keep_bad=skip):
+    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, half=half, keep_bad=skip, total=total):
         skipped += [vectors.row_name(first_row + int(row)) for row in lost]
         first_row += len(moved)
         yield (np.delete(moved, lost, axis=0), np.delete(np.arange(len(moved)), lost)) if len(lost) else (moved, None)
