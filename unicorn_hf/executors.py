@@ -1,5 +1,8 @@
 """Runs a datatrove step over ranks: in this process, in processes of this machine, under Slurm, or on Ray."""
 
+import contextlib
+import ctypes
+import signal
 import sys
 from pathlib import Path
 
@@ -66,7 +69,8 @@ def run_ranks(
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
     for stage in filter(None, (first, last)):
-        stage.run()
+        with _manager_that_ends_with_us() if executor == "local" else contextlib.nullcontext():
+            stage.run()
         # Ray's executor only logs the failure of a rank.
         if missing := stage.get_incomplete_ranks(skip_completed=True):
             raise InputError(
@@ -85,6 +89,30 @@ def check_executor(executor: str, tasks: int, extra: str) -> None:
     require("datatrove", extra)
     if executor == "ray":
         require("ray", extra)
+
+
+@contextlib.contextmanager
+def _manager_that_ends_with_us():
+    """datatrove's local executor keeps its queue in a manager's process, which waits for good where we are killed."""
+    import multiprocess
+    from multiprocess.managers import SyncManager
+
+    def start() -> SyncManager:
+        manager = SyncManager()
+        manager.start(initializer=_end_with_parent)
+        return manager
+
+    ordinary, multiprocess.Manager = multiprocess.Manager, start
+    try:
+        yield
+    finally:
+        multiprocess.Manager = ordinary
+
+
+def _end_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 class _Quiet:

@@ -1,5 +1,6 @@
 """A run that is killed, on two ranks, or without room on the disk goes on where it stopped."""
 
+import os
 import random
 import signal
 import subprocess
@@ -29,14 +30,15 @@ def journalled(work):
 
 
 def kill_at(arguments, work, moment):
-    """Start a command, and SIGKILL it when its journals hold `moment` answers."""
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    """Start a command, and SIGKILL it when its journals hold `moment` answers; returns its process group."""
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 300
     while not ((work / "journal").is_dir() and journalled(work) >= moment):
         assert process.poll() is None and time.monotonic() < until, "it ended before it was to be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    return process.pid
 
 
 def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writer, tmp_path):
@@ -65,6 +67,19 @@ def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writ
         assert repeated <= 3 * CONCURRENCY * (2 if stage == "instructions" else 1)
         calls = len(calls_now)
         assert not (tmp_path / f"{stage}.work").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process of its parent's end")
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_killed_run_leaves_no_process_behind(tasks, llm_server, tmp_path):
+    server = llm_server("--latency", "0.1")
+    arguments = command("captions", seeds_file(tmp_path), "-o", tmp_path / "captions", server=server)
+    group = kill_at([*arguments, "--tasks", str(tasks)], tmp_path / "captions.work", 20)
+    until = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(group, 0)
+            time.sleep(0.1)
 
 
 def test_two_ranks_write_what_one_writes(llm_server, chat_writer, tmp_path):
