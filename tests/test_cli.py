@@ -1,12 +1,14 @@
 """What a user gets wrong is told in one sentence, with status 2, and leaves nothing behind."""
 
+import re
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from unicorn_hf import errors
+from unicorn_hf import ModalityTransfer, errors
 from unicorn_hf.cli import main
 from unicorn_hf.storage import write_dataset
 
@@ -103,6 +105,26 @@ def test_vectors_of_different_dimensions(run, vectors):
 def test_vectors_with_nan_are_refused_by_row(run, vectors):
     output = vectors / "out"
     check(run(*fit(vectors / "nan.npy", vectors / "image.npy"), "-o", output), output, "nan.npy", "7")
+
+
+def test_an_output_that_cannot_be_written(run, vectors):
+    inside_a_file = vectors / "text.npy" / "out"
+    command = fit(vectors / "text.npy", vectors / "image.npy")
+    status, message = run(*command, "-o", inside_a_file)
+    assert status == 2 and "Traceback" not in message
+    assert "text.npy" in message and "cannot be read or written" in message
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(vectors):
+    """Full but for the last bytes of the last block: a file may not grow beyond the limit."""
+    ModalityTransfer.fit(vectors / "text.npy", vectors / "image.npy").save_pretrained(vectors / "fitted")
+    program = "import resource, sys; from unicorn_hf.cli import main\n"
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 8 * 4 + 128 - 10,) * 2); main()"
+    arguments = ["transfer", "apply", "text.npy", "--transfer", "fitted", "-o", "moved.npy"]
+    result = subprocess.run([sys.executable, "-c", program, *arguments], cwd=vectors, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert re.fullmatch(r"unicorn-hf: the disk is full [^\n]*make room[^\n]*\n", result.stderr)
+    assert not list(vectors.glob("*moved*")) and not list(vectors.glob(".*moved*"))
 
 
 def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):

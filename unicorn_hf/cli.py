@@ -438,6 +438,8 @@ def transfer_fit(
     measured = merge_files([*(moments or []), *(more_moments or [])])
     if "aligned" in measured and text is not None:
         raise InputError("--text and moments measured with --aligned-by exclude each other: give one of them")
+    if moved is not None and (output in (moved, *moved.parents) or moved in output.parents):
+        raise InputError(f"--moved {moved} and --output {output} lie in one another: name two places")
     if text is None and "text" not in measured:
         raise InputError("There is no text to fit on: give --text VECTORS, or --moments FILES with the text's moments")
     options = {"sigma": sigma, "seed": seed, "centred": centred, "shrinkage": shrinkage, "rank": rank, "ridge": ridge}

@@ -106,6 +106,11 @@ BAD = {
     "fit --text narrow.npy --image image.npy -o fitted": "must come from one encoder",
     "fit --text chunk.pkl --image image.npy -o fitted": "--allow-pickle",
     "fit --moments text.npy -o fitted": "no file of moments",
+    "fit --text text.npy --image image.npy -o fitted --moved taken": "not an empty folder",
+    "fit --text text.npy --image image.npy -o fitted --moved fitted": "name two places",
+    "fit --text text.npy --image image.npy -o fitted --moved fitted/moved.npy": "name two places",
+    "fit --text text.npy --image image.npy -o fitted/in --moved fitted": "name two places",
+    "fit --moments m.safetensors --image image.npy -o fitted --moved m.npy": "from the text's moments alone",
     "apply text.npy --transfer nowhere/at/all -o fitted": "neither a folder nor a repository",
     "moments text.npy --modality sound -o fitted": "expected text or image",
 }
@@ -118,6 +123,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(command, run, files
     np.save(tmp_path / "nan.npy", broken)
     np.save(tmp_path / "narrow.npy", text[:, :8])
     (tmp_path / "chunk.pkl").write_bytes(b"")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("mine")
+    run("transfer moments text.npy --modality text -o m.safetensors")
     before = sorted(tmp_path.iterdir())
     result = run(f"transfer {command}")
     assert BAD[command] in str(result.exception)

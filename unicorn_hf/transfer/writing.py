@@ -49,7 +49,8 @@ def _write_npy(transfer, vectors: Vectors, output: Path, options: dict) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     try:
-        with partial.open("wb", buffering=0) as file:
+        # Buffered: on a full disk a bare write leaves a rest unwritten and says nothing.
+        with partial.open("wb") as file:
             rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
             written = 0
             for moved, _ in _kept(transfer, vectors, half=half, **options):
