@@ -1,8 +1,10 @@
 """Moved vectors written as they come: a `.npy` file, or a dataset folder with one column more than its source."""
 
+import functools
 import json
 import logging
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,11 @@ def write_moved(
     Returns the number of rows, which are added to `total` [D], float64, before they are rounded to float16.
     """
     skipped: list[str] = []
-    options = {"skip": skip_non_finite, "skipped": skipped, "total": total}
+    kept_rows = functools.partial(_kept, transfer, vectors, skip=skip_non_finite, skipped=skipped, total=total)
     if output.suffix == ".npy":
-        _write_npy(transfer, vectors, output, options)
+        _write_npy(kept_rows, vectors, output)
     else:
-        _write_folder(transfer, vectors, output, out_column, options)
+        _write_folder(kept_rows, transfer, vectors, output, out_column)
     if skipped:
         logger.warning(
             "%s: left out %d rows that hold NaN, Inf or zeros: %s", vectors.name, len(skipped), ", ".join(skipped)
@@ -43,7 +45,7 @@ def as_lists(moved: np.ndarray):
     return pa.FixedSizeListArray.from_arrays(pa.array(moved.reshape(-1)), moved.shape[1])
 
 
-def _write_npy(transfer, vectors: Vectors, output: Path, options: dict) -> None:
+def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
     """In the type of the source where that is float16, else float32."""
     half = getattr(vectors, "dtype", np.float16) == np.float16
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def _write_npy(transfer, vectors: Vectors, output: Path, options: dict) -> None:
         with partial.open("wb") as file:
             rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
             written = 0
-            for moved, _ in _kept(transfer, vectors, half=half, **options):
+            for moved, _ in kept_rows(half=half):
                 file.write(memoryview(moved).cast("B"))
                 written += len(moved)
             if written != rows:
@@ -71,7 +73,7 @@ def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
     return rows
 
 
-def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, kept_options: dict) -> None:
+def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path, out_column: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,7 +97,7 @@ def _write_folder(transfer, vectors: Vectors, output: Path, out_column: str, kep
         (folder / "data").mkdir()
         shards, writer, num_rows = [], None, 0
         try:
-            for moved, kept in _kept(transfer, vectors, blocks(), **kept_options):
+            for moved, kept in kept_rows(blocks()):
                 table = tables.popleft()
                 table = table if kept is None else table.take(kept)
                 table = pa.table([*table.columns, as_lists(moved)], schema=schema)
