@@ -1,6 +1,5 @@
 """PyTorch Unicorn model: a language model that reads each image as one vector of a contrastive image-text space."""
 
-import inspect
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, is_tracing, torch_compilable_check
@@ -32,22 +30,6 @@ IMAGE_TOKEN = "<image>"
 # What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
 IMAGE_INPUTS = ("image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
 
-# Keyword arguments that `forward` passes on, beside the language model's own: what the trainers, the attention
-# functions, continuous batching and vLLM's transformers backend send through a model.
-_FORWARD_KWARGS = frozenset(TransformersKwargs.__annotations__) | {
-    "attention_instances",
-    "block_table",
-    "cache",
-    "logits_indices",
-    "logits_processor_args",
-    "mm_token_type_ids",
-    "read_index",
-    "return_dict",
-    "shift_labels",
-    "token_type_ids",
-    "use_cache",
-    "write_index",
-}
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
@@ -59,14 +41,9 @@ class UnicornModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class UnicornCausalLMOutputWithPast(ModelOutput):
+class UnicornCausalLMOutputWithPast(CausalLMOutputWithPast):
     """`logits`: `[batch_size, sequence_length, vocab_size]`; `image_hidden_states`: as `UnicornModelOutputWithPast`."""
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     image_hidden_states: torch.FloatTensor | None = None
 
 
@@ -116,7 +93,7 @@ class UnicornPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012, the base class declares it
+    _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012, the base class declares it
     _no_split_modules = ["UnicornImageConditioner", "UnicornMultiModalProjector"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -228,12 +205,6 @@ class UnicornModel(UnicornPreTrainedModel):
         self.image_conditioner = UnicornImageConditioner(config)
         self.multi_modal_projector = UnicornMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        self._known_kwargs = _FORWARD_KWARGS.union(inspect.signature(self.language_model.forward).parameters)
-        if "past_key_values" not in self._known_kwargs:
-            raise ValueError(
-                f"{type(self.language_model).__name__} cannot be the language model: it takes no past_key_values, the"
-                " cache that generation hands on; expected a model with attention layers, alone or among others"
-            )
         self.post_init()
 
     def get_image_features(
@@ -268,7 +239,6 @@ class UnicornModel(UnicornPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
@@ -285,10 +255,6 @@ class UnicornModel(UnicornPreTrainedModel):
 
         The others are the language model's own. Raises `ValueError` where placeholders and images do not match.
         """
-        if unknown := kwargs.keys() - self._known_kwargs:
-            raise TypeError(
-                f"{type(self).__name__}.forward() got an unexpected keyword argument {sorted(unknown)[0]!r}"
-            )
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds")
         if image_embeds is not None and pixel_values is not None:
@@ -303,23 +269,16 @@ class UnicornModel(UnicornPreTrainedModel):
             mask = self.get_placeholder_mask(input_ids, inputs_embeds)
             _check_placeholders(mask, len(image_features), self.config.num_image_tokens)
             text_embeds = text_embeds.masked_scatter(mask[..., None], image_features)
-        elif input_ids is not None and not is_tracing() and not _has_past(past_key_values):
+        elif input_ids is not None and not is_tracing() and not _has_past(kwargs):
             _check_placeholders(self.get_placeholder_mask(input_ids, None), 0, self.config.num_image_tokens)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=text_embeds,
             **kwargs,
         )
-        return UnicornModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.get("past_key_values"),
-            hidden_states=outputs.get("hidden_states"),
-            attentions=outputs.get("attentions"),
-            image_hidden_states=image_features,
-        )
+        return UnicornModelOutputWithPast(**outputs, image_hidden_states=image_features)
 
 
 class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
@@ -416,7 +375,6 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         image_embeds: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
@@ -438,7 +396,6 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             image_embeds=image_embeds,
             pixel_values=pixel_values,
@@ -456,22 +413,25 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
                 is_text = attention_mask.bool()
                 labels = labels.masked_fill(~(is_text & F.pad(is_text[:, :-1], (1, 0), value=True)), -100)
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
-        return UnicornCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return UnicornCausalLMOutputWithPast(loss=loss, logits=logits, **others)
 
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+        self,
+        input_ids,
+        next_sequence_length=None,
+        cache=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        **kwargs,
     ):
+        # `generate` takes a cache only where it reads one of the two names here.
+        caches = {"cache": cache, "past_key_values": past_key_values}
+        kwargs |= {name: value for name, value in caches.items() if value is not None}
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
-        past_key_values, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache", True)
         # An assistant model's prefill is no first iteration, yet it has nothing of the images in its cache.
-        if is_first_iteration or not use_cache or not _has_past(past_key_values):
+        if is_first_iteration or not kwargs.get("use_cache", True) or not _has_past(kwargs):
             mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
             images = _images_not_in_cache(images, mask, next_sequence_length, self.config.num_image_tokens)
             if not images and inputs_embeds is None:
@@ -612,8 +572,10 @@ def _scale_logits(logits: torch.Tensor, text_config) -> torch.Tensor:
     return logits
 
 
-def _has_past(past_key_values: Cache | None) -> bool:
-    return past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
+def _has_past(kwargs: dict) -> bool:
+    # transformers 5.24 calls `cache` what was `past_key_values` before.
+    cache = kwargs.get("cache", kwargs.get("past_key_values"))
+    return cache is not None and bool(cache.get_seq_length() > 0)
 
 
 def _images_not_in_cache(images: dict, mask: torch.Tensor, num_new: int | None, num_image_tokens: int) -> dict:
