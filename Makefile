@@ -1,29 +1,72 @@
-VENV := .venv
-BIN := $(VENV)/bin
+# The commands of the README, and the versions that each of them installs.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+# PyTorch's CPU build where there is no GPU (it is gigabytes smaller); its index may be out of reach, PyPI's build runs too.
+TORCH := --torch-backend=auto
+PYTEST_ARGS ?=
+# What depends most on the libraries' versions: CI runs these on the oldest and the newest set, and everything on the lock.
+VERSION_TESTS := tests/modeling tests/training tests/recipes tests/embedding tests/test_hub.py tests/sandbox
 
-.PHONY: demo test quality bench clean help
+UV := .uv/bin/uv
+INSTALL = $(UV) pip install --quiet --editable '.[dev]' --python
+METADATA := setup.cfg pyproject.toml
+
+.PHONY: demo test test-oldest test-newest version-tests quality lock bench clean help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-# Installed once, and again when the requirements change.
-$(VENV)/.installed: setup.cfg pyproject.toml
-	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+demo: .venv/.installed  ## the whole path on a CPU, offline: text in, answers about pictures out
+	.venv/bin/unicorn-hf demo --output demo-output
+
+test: .venv/.installed quality  ## lint, then the tests, on the locked versions
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: .venv-oldest/.installed  ## the tests on the oldest version of every dependency
+	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+
+test-newest: .venv-newest/.installed  ## the tests on the newest version of every dependency
+	.venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+
+version-tests:
+	@echo $(VERSION_TESTS)
+
+quality: .venv/.installed  ## ruff: lint and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+lock: $(UV)  ## write the two sets of versions anew: the newest of today as the lock, and the floors of setup.cfg
+	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --universal --python-version 3.10 --extra dev \
+		setup.cfg --output-file requirements/lock.txt
+	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --resolution lowest-direct \
+		--python-version 3.11 --extra dev setup.cfg --output-file requirements/oldest.txt
+
+bench: .venv/.installed  ## every measured number of the README
+	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+
+clean:  ## remove the environments and what the demo made
+	rm -rf .uv .venv .venv-oldest .venv-newest demo-output build *.egg-info
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+# An environment is made once, and again when what it is made of changes. The versions are constraints, not requirements:
+# the CUDA libraries that the lock names are installed where PyTorch's build asks for them, and not beside its CPU build.
+.venv/.installed: requirements/lock.txt $(METADATA) | $(UV)
+	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	$(INSTALL) $(@D) $(TORCH) --constraint $< 2>/dev/null || $(INSTALL) $(@D) --constraint $<
 	touch $@
 
-demo: $(VENV)/.installed  ## the whole path on a CPU, offline: text in, answers about pictures out
-	$(BIN)/unicorn-hf demo --output demo-output
+.venv-oldest/.installed: requirements/oldest.txt $(METADATA) | $(UV)
+	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	$(INSTALL) $(@D) $(TORCH) --constraint $< 2>/dev/null || $(INSTALL) $(@D) --constraint $<
+	touch $@
 
-test: $(VENV)/.installed quality  ## lint, then the tests
-	$(BIN)/python -m pytest
+# Made anew for every run: what is the newest changes by itself.
+.venv-newest/.installed: $(METADATA) FORCE | $(UV)
+	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	$(INSTALL) $(@D) --upgrade $(TORCH) 2>/dev/null || $(INSTALL) $(@D) --upgrade
+	touch $@
 
-quality: $(VENV)/.installed  ## ruff: lint and format
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-
-bench: $(VENV)/.installed  ## every measured number of the README
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
-
-clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo-output build *.egg-info
+FORCE:

@@ -54,9 +54,12 @@ def test_fit_may_write_the_moved_text_as_apply_does(method, text, image, make_fo
     transfer.apply(folder, tmp_path / "b", out_column="moved")
     ModalityTransfer.fit(folder, image, method=method, moved=tmp_path / "c.npy")
     a, b = (datasets.load_dataset(str(tmp_path / name), split="train") for name in "ab")
-    assert a.features == b.features and a[:] == b[:]
+    assert a.features == b.features and a["id"][:] == b["id"][:]
+    # Equal but for the last bit: a matrix product's sums come in another order with another number of BLAS threads.
+    a, b, c = np.array(a["moved"][:], np.float16), np.array(b["moved"][:], np.float16), np.load(tmp_path / "c.npy")
+    np.testing.assert_array_max_ulp(a, b, maxulp=1)
+    np.testing.assert_array_max_ulp(a, c, maxulp=1)
     assert storage.read_provenance(tmp_path / "a") == storage.read_provenance(tmp_path / "b")
-    np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), np.array(a["moved"][:], np.float16))
     after = (at_once.config.pop("centroid_distance_after"), transfer.config.pop("centroid_distance_after"))
     assert after[0] == pytest.approx(after[1], abs=1e-6)
     assert at_once.config == transfer.config
