@@ -1,29 +1,24 @@
 """The Unicorn model family: the files that travel to the Hub with every model.
 
 It imports torch and transformers only, so that it loads under `trust_remote_code` where this package is not installed.
-A name is imported when it is first used: the configuration costs no import of a modeling file.
+Importing it adds the classes to transformers' Auto classes, which then read a Unicorn folder without it.
 """
 
-import importlib
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-_PUBLIC = {
-    "UnicornConfig": "configuration_unicorn",
-    "UnicornForConditionalGeneration": "modeling_unicorn",
-    "UnicornModel": "modeling_unicorn",
-    "UnicornPreTrainedModel": "modeling_unicorn",
-    "UnicornProcessor": "processing_unicorn",
-}
+from .configuration_unicorn import UnicornConfig
+from .modeling_unicorn import UnicornForConditionalGeneration, UnicornModel, UnicornPreTrainedModel
+from .processing_unicorn import UnicornProcessor
 
-__all__ = sorted(_PUBLIC)
+AutoConfig.register(UnicornConfig.model_type, UnicornConfig)
+AutoModel.register(UnicornConfig, UnicornModel)
+AutoModelForImageTextToText.register(UnicornConfig, UnicornForConditionalGeneration)
+AutoProcessor.register(UnicornConfig, UnicornProcessor)
 
-
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return __all__
+__all__ = [
+    "UnicornConfig",
+    "UnicornForConditionalGeneration",
+    "UnicornModel",
+    "UnicornPreTrainedModel",
+    "UnicornProcessor",
+]

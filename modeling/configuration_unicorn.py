@@ -6,7 +6,6 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 
 @strict
@@ -32,10 +31,7 @@ class UnicornConfig(PreTrainedConfig):
     """
 
     model_type = "unicorn"
-    sub_configs_defaults = {  # noqa: RUF012, the base class declares it
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model", optional=True),
-    }
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012, the base class declares it
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -51,6 +47,9 @@ class UnicornConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
+        self.text_config = _sub_config({} if self.text_config is None else self.text_config, "llama")
+        if self.vision_config is not None:
+            self.vision_config = _sub_config(self.vision_config, "clip_vision_model")
         super().__post_init__(**kwargs)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
@@ -92,13 +91,15 @@ class UnicornConfig(PreTrainedConfig):
 
         Where `image_token_id` is not given or lies just behind the vocabulary, the vocabulary grows by that token.
         """
-        text_config = copy.deepcopy(text_config)
-        if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
+        text_config = _sub_config(copy.deepcopy(text_config), "llama")
         if image_token_id is None:
             image_token_id = text_config.vocab_size
         text_config.vocab_size = max(text_config.vocab_size, image_token_id + 1)
         return cls(text_config=text_config, embed_dim=embed_dim, image_token_id=image_token_id, **kwargs)
+
+
+def _sub_config(config: dict | PreTrainedConfig, default_type: str) -> PreTrainedConfig:
+    return AutoConfig.for_model(**{"model_type": default_type} | config) if isinstance(config, dict) else config
 
 
 UnicornConfig.register_for_auto_class()

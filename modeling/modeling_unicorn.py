@@ -1,12 +1,14 @@
 """PyTorch Unicorn model: a language model that reads each image as one vector of a contrastive image-text space."""
 
 import itertools
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCardData
+from huggingface_hub import HfApi, ModelCardData
 from torch import nn
 from transformers import (
     AddedToken,
@@ -14,14 +16,14 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    CLIPVisionModelWithProjection,
+    GenerationMixin,
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, is_tracing, torch_compilable_check
+from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_unicorn import UnicornConfig
@@ -30,7 +32,18 @@ IMAGE_TOKEN = "<image>"
 # What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
 IMAGE_INPUTS = ("image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
 
+_PUSH_KWARGS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+
+# The language models whose logits were compared with those of transformers' own models (tests/modeling).
+LANGUAGE_MODELS = frozenset(
+    """
+    arcee bitnet bloom cohere cohere2 ernie4_5 exaone4 falcon gemma gemma2 gemma3_text glm glm4 gpt2
+    gpt_bigcode gpt_neox gpt_oss granite granitemoe helium lfm2 llama llama4_text ministral
+    ministral3 mistral mixtral nemotron olmo olmo2 olmo3 olmoe opt phi phi3 qwen2 qwen2_moe qwen3
+    qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3 stablelm starcoder2
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass
@@ -38,6 +51,7 @@ class UnicornModelOutputWithPast(BaseModelOutputWithPast):
     """`image_hidden_states`: the projected images, `[num_images, num_image_tokens, hidden_size]`."""
 
     image_hidden_states: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None  # of a mixture of experts
 
 
 @dataclass
@@ -45,6 +59,7 @@ class UnicornCausalLMOutputWithPast(CausalLMOutputWithPast):
     """`logits`: `[batch_size, sequence_length, vocab_size]`; `image_hidden_states`: as `UnicornModelOutputWithPast`."""
 
     image_hidden_states: torch.FloatTensor | None = None
+    router_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
 class UnicornImageConditioner(nn.Module):
@@ -93,8 +108,7 @@ class UnicornPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012, the base class declares it
-    _no_split_modules = ["UnicornImageConditioner", "UnicornMultiModalProjector"]  # noqa: RUF012
+    _no_split_modules = ["UnicornImageConditioner", "UnicornMultiModalProjector"]  # noqa: RUF012, the base class declares it
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -113,12 +127,6 @@ class UnicornPreTrainedModel(PreTrainedModel):
             init.ones_(module.image_embeds_scale)
 
     @classmethod
-    def is_custom_code(cls) -> bool:
-        # Otherwise modules without weights of their own would be left out of the initialisation, and with them the
-        # buffers that a language model fills in its layers (Falcon-H1's mup_vector).
-        return False
-
-    @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -126,24 +134,31 @@ class UnicornPreTrainedModel(PreTrainedModel):
             tower.requires_grad_(False)  # loading makes new parameters, which are trainable
         return loaded
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        """As `PreTrainedModel.save_pretrained`, and a model card where the folder has none."""
         # Without this, only the saved class's own entry would be written.
         self.config.auto_map = {
             "AutoConfig": "configuration_unicorn.UnicornConfig",
             "AutoModel": "modeling_unicorn.UnicornModel",
             "AutoModelForImageTextToText": "modeling_unicorn.UnicornForConditionalGeneration",
         }
-        super().save_pretrained(save_directory, *args, **kwargs)
-        card = Path(save_directory, "README.md")
-        if not card.exists() and Path(save_directory, "config.json").exists():  # the latter: on the rank that saves
-            card.write_text(model_card(self.config), encoding="utf-8")
+        hub_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs} if push_to_hub else {}
+        # The names that the weights have here, not those of the language model's checkpoint that they came from.
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False} | kwargs)
+        folder = Path(save_directory)
+        if not (folder / "config.json").exists():
+            return  # another rank saves
+        if not (folder / "README.md").exists():
+            (folder / "README.md").write_text(model_card(self.config, self.model_tags or []), encoding="utf-8")
+        if push_to_hub:
+            _upload(folder, hub_kwargs.pop("repo_id", folder.resolve().name), **hub_kwargs)
 
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        # Every way to the Hub ends here, with a card that says nothing where the repository had none.
-        card = Path(working_dir, "README.md")
-        if card.exists() and "model card of a 🤗 transformers model that has been pushed" in card.read_text("utf-8"):
-            card.write_text(model_card(self.config), encoding="utf-8")
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+    def push_to_hub(self, repo_id: str, *, max_shard_size="50GB", tags=None, **kwargs):
+        """As `PreTrainedModel.push_to_hub`, with `save_pretrained`'s card where the repository has none."""
+        self.add_model_tags([tags] if isinstance(tags, str) else tags or [])
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return _upload(Path(folder), repo_id, **kwargs)
 
     def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
         """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
@@ -199,9 +214,17 @@ class UnicornModel(UnicornPreTrainedModel):
 
     def __init__(self, config: UnicornConfig):
         super().__init__(config)
+        if config.text_config.model_type not in LANGUAGE_MODELS:
+            raise ValueError(
+                f"A {config.text_config.model_type} model cannot be the language model; expected one of those that were"
+                f" tested: {', '.join(sorted(LANGUAGE_MODELS))}"
+            )
         self.vision_tower = None
         if config.vision_config is not None:
-            self.vision_tower = _new_vision_tower(config.vision_config).requires_grad_(False)
+            # AutoModel would give CLIP without the projection into the space that its text tower shares.
+            is_clip = config.vision_config.model_type == "clip_vision_model"
+            new_tower = CLIPVisionModelWithProjection if is_clip else AutoModel.from_config
+            self.vision_tower = new_tower(config.vision_config).requires_grad_(False)
         self.image_conditioner = UnicornImageConditioner(config)
         self.multi_modal_projector = UnicornMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -269,7 +292,7 @@ class UnicornModel(UnicornPreTrainedModel):
             mask = self.get_placeholder_mask(input_ids, inputs_embeds)
             _check_placeholders(mask, len(image_features), self.config.num_image_tokens)
             text_embeds = text_embeds.masked_scatter(mask[..., None], image_features)
-        elif input_ids is not None and not is_tracing() and not _has_past(kwargs):
+        elif input_ids is not None and not torch.compiler.is_compiling() and not _has_past(kwargs):
             _check_placeholders(self.get_placeholder_mask(input_ids, None), 0, self.config.num_image_tokens)
 
         outputs = self.language_model(
@@ -312,7 +335,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
                 `quantization_config`, `attn_implementation`, `revision`, ...).
 
         Raises:
-            ValueError: its weights are not all there, or it makes its logits in a way that is not known here.
+            ValueError: its weights are not all there, or it is not one of `LANGUAGE_MODELS`.
         """
         if "vision_config" in kwargs:
             raise ValueError(
@@ -330,32 +353,25 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             text_config = AutoConfig.from_pretrained(name, **hub_kwargs).get_text_config(decoder=True)
         text_config.name_or_path = name
         with torch.device("meta"):
-            causal_lm = AutoModelForCausalLM.from_config(text_config)
-        head = causal_lm.get_output_embeddings()
-        decoder_name = _name_of(causal_lm.get_input_embeddings(), causal_lm).split(".")[0]
-        # How the checkpoint may call what is model.language_model and lm_head here: first what transformers itself
-        # renames; the last two for a model that is more than a language model, whose other parts are left out.
-        key_mapping = _renamed_keys(causal_lm) | {
-            rf"^{decoder_name}\.(?!language_model\.)": "model.language_model.",
-            rf"^{_name_of(head, causal_lm)}\.": "lm_head.",
-            r"^language_model\.model\.": "model.language_model.",
-            r"^language_model\.lm_head\.": "lm_head.",
-        }
+            causal_lm, decoder = (auto.from_config(text_config) for auto in (AutoModelForCausalLM, AutoModel))
         config = UnicornConfig(
             text_config=text_config,
             embed_dim=embed_dim,
             image_token_id=image_token_id,
-            lm_head_bias=head.bias is not None,
+            lm_head_bias=causal_lm.get_output_embeddings().bias is not None,
             **config_kwargs,
         )
-        if not _head_is_known(causal_lm, decoder_name):
-            raise ValueError(
-                f"{name}: what a {text_config.model_type} model does behind its last hidden state is not known"
-            )
+        # What the files of a causal LM, of a decoder alone or of a model that is more than a language model call the
+        # decoder and the head (GPT-NeoX: `embed_out`). The other parts are left out.
+        prefix = rf"(?:language_model\.|model\.|{causal_lm.base_model_prefix}\.)"
+        parts = "|".join(name for name, _ in decoder.named_children())
+        key_mapping = {
+            rf"^{prefix}*(?=(?:{parts})\.)": "model.language_model.",
+            r"^(?:language_model\.)?(?:lm_head|embed_out)\.": "lm_head.",
+        }
         model, info = cls.from_pretrained(
             name, config=config, key_mapping=key_mapping, output_loading_info=True, **kwargs
         )
-        del model._weight_conversions  # or saving would give the weights the language model's names again
         missing = [key for key in info["missing_keys"] if key.startswith(("model.language_model.", "lm_head."))]
         if missing:
             raise ValueError(
@@ -363,7 +379,10 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             )
         if image_token_id >= text_config.vocab_size:
             model.resize_token_embeddings(image_token_id + 1, pad_to_multiple_of=64, mean_resizing=False)
-        model.generation_config.suppress_tokens = [image_token_id, *range(len(tokenizer), text_config.vocab_size)]
+        model.generation_config.suppress_tokens = [
+            image_token_id,
+            *range(len(tokenizer), model.config.text_config.vocab_size),
+        ]
         return model
 
     def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling:
@@ -403,7 +422,8 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             spatial_shapes=spatial_shapes,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
         logits = _scale_logits(logits, self.config.text_config)
         loss = None
         if labels is not None:
@@ -465,14 +485,14 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         return input_ids, {**model_kwargs, **images}
 
 
-def model_card(config: UnicornConfig) -> str:
+def model_card(config: UnicornConfig, tags: Sequence[str] = ()) -> str:
     """The text of `README.md`, its metadata included, as far as the configuration knows it."""
     language_model = config.text_config.name_or_path
     is_hub_id = language_model.count("/") == 1 and not Path(language_model).exists()
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        tags=["unicorn"],
+        tags=["unicorn", *tags],
         base_model=language_model if is_hub_id else None,
     )
     encoder, transfer = config.image_encoder or "not recorded", config.transfer or "not recorded"
@@ -506,58 +526,32 @@ inputs = processor.apply_chat_template(messages, image_embeds=image_embeds, **op
 print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```
 
-`trust_remote_code` is not needed where `unicorn_hf` is installed and imported. `image_embeds` are vectors of the
-encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean nothing to this model.
+`trust_remote_code` is not needed after `import unicorn_hf.modeling`, where that is installed. `image_embeds` are
+vectors of the encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean nothing to this model.
 """
 
 
-def _new_vision_tower(vision_config) -> PreTrainedModel:
-    # AutoModel would give CLIP without the projection into the space that its text tower shares.
-    if vision_config.model_type == "clip_vision_model":
-        # Not above: this file may be read while transformers is still importing what CLIP is built on.
-        from transformers import CLIPVisionModelWithProjection
-
-        return CLIPVisionModelWithProjection._from_config(vision_config)
-    return AutoModel.from_config(vision_config)
+def _upload(
+    folder: Path, repo_id: str, private=None, token=None, revision=None, create_pr=False, commit_message=None, **kwargs
+):
+    hub = HfApi(token=token)
+    repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        hub.create_branch(repo_id, branch=revision, exist_ok=True)
+    return hub.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message or "Upload model",
+        # A card that someone wrote there stays.
+        ignore_patterns=["README.md"] if hub.file_exists(repo_id, "README.md", revision=revision) else None,
+        **kwargs,
+    )
 
 
 def _name_of(module: nn.Module, parent: nn.Module) -> str:
     return next(name for name, child in parent.named_modules() if child is module)
-
-
-def _renamed_keys(causal_lm: PreTrainedModel) -> dict[str, str]:
-    """What transformers renames where it loads a checkpoint of `causal_lm`; it goes by the class of the whole model."""
-    from transformers.conversion_mapping import WeightRenaming, extract_weight_conversions_for_model
-
-    conversions = extract_weight_conversions_for_model(causal_lm) or []
-    return {each.source_patterns[0]: each.target_patterns[0] for each in conversions if type(each) is WeightRenaming}
-
-
-@torch.no_grad()
-def _head_is_known(causal_lm: PreTrainedModel, decoder_name: str) -> bool:
-    """Whether `causal_lm` makes its logits as we do: tried on made-up hidden states and a small head. It is used up."""
-    text_config = causal_lm.config
-    hidden_states = torch.linspace(-2, 2, 2 * text_config.hidden_size).view(1, 2, -1)
-    head = nn.Linear(text_config.hidden_size, 3)
-
-    class Output(BaseModelOutputWithPast):
-        def __getattr__(self, name):
-            return None
-
-    class Decoder(nn.Module):
-        decoder = property(lambda self: self)  # OPT has one more level
-        lm_head_multiplier = property(lambda self: text_config.lm_head_multiplier)  # Falcon-H1
-
-        def forward(self, *args, **kwargs):
-            return Output(last_hidden_state=hidden_states)
-
-    setattr(causal_lm, decoder_name, Decoder())
-    causal_lm.to_empty(device="cpu").set_output_embeddings(head)
-    try:
-        logits = causal_lm(input_ids=torch.tensor([[0, 1]])).logits
-    except AttributeError:  # it reads more of its decoder than the last hidden state
-        return False
-    return torch.allclose(logits, _scale_logits(head(hidden_states), text_config))
 
 
 def _scale_logits(logits: torch.Tensor, text_config) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers import AddedToken, AutoImageProcessor, BatchFeature, Processor
 from transformers.image_utils import load_image
 
 IMAGE_TOKEN = "<image>"
+_PADDING = ("padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of")
 
 
 class UnicornProcessor(ProcessorMixin):
@@ -18,7 +19,8 @@ class UnicornProcessor(ProcessorMixin):
     Args:
         tokenizer: the language model's; `<image>` is added to it where it has none, and padding uses the end token
             where it has no padding token.
-        image_processor: the image tower's; `None` for a model that takes vectors only.
+        image_processor: the image tower's; `None` for a model that takes vectors only. A `dict`, its saved settings, is
+            what `from_pretrained` replaces by the image processor itself.
         num_image_tokens: how many tokens of the language model one image becomes (as in the model's configuration).
         embed_dim: dimension of an image vector; `None` accepts any.
         image_encoder: the name of the encoder whose vectors the model was trained on.
@@ -35,7 +37,7 @@ class UnicornProcessor(ProcessorMixin):
         chat_template: str | None = None,
     ):
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
-        if image_processor is not None:
+        if not isinstance(image_processor, dict | None):
             self.check_argument_for_proper_class("image_processor", image_processor)
         self.image_processor = image_processor
         self.num_image_tokens = num_image_tokens
@@ -74,30 +76,30 @@ class UnicornProcessor(ProcessorMixin):
             raise ValueError("Pass text, images or image_embeds")
         if images is not None and image_embeds is not None:
             raise ValueError("Got both images and image_embeds: pass one of them")
-        kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
-        text_kwargs = kwargs["text_kwargs"]
-        return_tensors = text_kwargs.get("return_tensors")
-
+        kwargs |= kwargs.pop("text_kwargs", {}) | kwargs.pop("common_kwargs", {})
         images, per_prompt = _flatten(
             images if image_embeds is None else image_embeds, vectors=image_embeds is not None
         )
-        data = self._process_images(images, kwargs["images_kwargs"])
-        if text is not None:
-            text = [text] if isinstance(text, str) else list(text)
-            self._check_placeholders(text, len(images), per_prompt)
-            text, offsets = self.get_text_with_replacements(text, [IMAGE_TOKEN * self.num_image_tokens] * len(images))
-            return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
-            return_token_types = text_kwargs.pop("return_mm_token_type_ids", False)
-            encoded = self.tokenizer(text, **text_kwargs)
-            self._check_special_mm_tokens(text, encoded, modalities=["image"])
-            data = {**encoded, **data}
-            if return_offsets:
-                data["text_replacement_offsets"] = offsets
-            if return_token_types:
-                data["mm_token_type_ids"] = self.create_mm_token_type_ids(encoded["input_ids"])
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+        if text is None:
+            kwargs = {name: value for name, value in kwargs.items() if name not in _PADDING}
+            return_tensors = kwargs.pop("return_tensors", None)
+            return BatchFeature(self._process_images(images, return_tensors, **kwargs), tensor_type=return_tensors)
+        batch_kwargs = self._pop_batch_kwargs(kwargs)
+        encoded = self.tokenizer([text] if isinstance(text, str) else list(text), **kwargs)
+        return self._to_batch(encoded, images, per_prompt, **batch_kwargs)
 
-    def apply_chat_template(self, conversation, chat_template=None, image_embeds=None, processor_kwargs=None, **kwargs):
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        image_embeds=None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        return_assistant_tokens_mask: bool = False,
+        processor_kwargs: dict | None = None,
+        **kwargs,
+    ):
         """As `ProcessorMixin.apply_chat_template`, over a template for text: an image becomes `<image>` in the text.
 
         Args:
@@ -105,27 +107,41 @@ class UnicornProcessor(ProcessorMixin):
                 `{"type": "image"}` and `{"type": "text", "text": …}` parts. An image part may hold its picture or its
                 vector (`{"type": "image", "image": …}`, `"url"`, `"path"`, `"base64"`).
             image_embeds: the vectors for image parts that hold none (as in `__call__`).
+            processor_kwargs: as the keyword arguments of `__call__` (`padding`, `add_special_tokens`, ...).
+            kwargs: the tokenizer's `apply_chat_template`'s, and variables of the template.
         """
-        conversations, is_batched = self._normalize_conversations(conversation)
+        is_batched = isinstance(conversation[0], list | tuple) or hasattr(conversation[0], "messages")
+        conversations = [getattr(chat, "messages", chat) for chat in (conversation if is_batched else [conversation])]
         images = [[image for message in messages for image in _images_of(message)] for messages in conversations]
-        conversations = [
-            [
-                {**message, "content": _as_text(message["content"])} if "content" in message else message
-                for message in messages
-            ]
-            for messages in conversations
-        ]
-        processor_kwargs = dict(processor_kwargs or {})
-        if any(images):
-            processor_kwargs["images"] = images if is_batched else images[0]
-        if image_embeds is not None:
-            processor_kwargs["image_embeds"] = image_embeds
-        return super().apply_chat_template(
-            conversations if is_batched else conversations[0],
-            chat_template,
-            processor_kwargs=processor_kwargs,
+        conversations = [[_as_text_message(message) for message in messages] for messages in conversations]
+        templates = self.chat_template if isinstance(self.chat_template, dict) else {}
+        template = templates.get(chat_template or "default", chat_template or self.chat_template)
+        if not tokenize:
+            texts = self.tokenizer.apply_chat_template(conversations, chat_template=template, tokenize=False, **kwargs)
+            return texts if is_batched else texts[0]
+
+        tokenizer_kwargs = {**(processor_kwargs or {})}
+        if return_tensors is not None:
+            tokenizer_kwargs["return_tensors"] = return_tensors
+        batch_kwargs = self._pop_batch_kwargs(tokenizer_kwargs) | self._pop_batch_kwargs(kwargs)
+        add_special_tokens = tokenizer_kwargs.pop("add_special_tokens", kwargs.pop("add_special_tokens", True))
+        encoded = self.tokenizer.apply_chat_template(
+            conversations,
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            tokenizer_kwargs=tokenizer_kwargs,
             **kwargs,
         )
+        # As every processor does: special tokens round the chat, where the template puts no begin token itself.
+        if add_special_tokens and encoded["input_ids"][0][:1] != [self.tokenizer.bos_token_id]:
+            self._add_special_tokens(encoded)
+        if any(images) and image_embeds is not None:
+            raise ValueError("Got both images in the messages and image_embeds: pass one of them")
+        images, per_prompt = _flatten(images, False) if any(images) else _flatten(image_embeds, True)
+        batch = self._to_batch(encoded, images, per_prompt, **batch_kwargs)
+        return batch if return_dict else batch["input_ids"]
 
     def get_vocab(self) -> dict[str, int]:
         """The tokenizer's vocabulary, which `generate` reads for `stop_strings`."""
@@ -141,13 +157,81 @@ class UnicornProcessor(ProcessorMixin):
         return ["tokenizer"]  # the base class takes each of these as required, which image_processor is not
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        arguments = super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
-        if processor_dict is not None and processor_dict.pop("image_processor", None) is not None:
-            arguments.append(AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs))
-        return arguments
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if isinstance(processor.image_processor, dict):
+            processor.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return processor
 
-    def _process_images(self, images: list, images_kwargs: dict) -> dict:
+    def _pop_batch_kwargs(self, kwargs: dict) -> dict:
+        """Take from `kwargs` what is not the tokenizer's, which here gives one list of tokens a prompt."""
+        names = [*_PADDING, "images_kwargs", "return_tensors", "return_mm_token_type_ids"]
+        if self.image_processor is not None:
+            names += self.image_processor.to_dict()
+        return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+    def _add_special_tokens(self, encoded) -> None:
+        """Put the tokenizer's begin and end tokens round each prompt of a batch that was encoded without them."""
+        bare, full = (self.tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+        start = next(start for start in range(len(full)) if full[start : start + len(bare)] == bare)
+        before, after = full[:start], full[start + len(bare) :]
+        for name, rows in encoded.items():
+            others = {"attention_mask": 1, "offset_mapping": (0, 0)}.get(name, 0)
+            put = (before, after) if name == "input_ids" else ([others] * len(before), [others] * len(after))
+            encoded[name] = [[*put[0], *row, *put[1]] for row in rows]
+
+    def _to_batch(
+        self,
+        encoded,
+        images: list,
+        per_prompt: list[int] | None,
+        padding: bool | str = False,
+        padding_side: str | None = None,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = None,
+        return_mm_token_type_ids: bool = False,
+        **images_kwargs,
+    ) -> BatchFeature:
+        """Encoded prompts with one placeholder an image, and the images, to the model's inputs."""
+        prompts = encoded["input_ids"]
+        counts = [ids.count(self.image_token_id) for ids in prompts]
+        _check_placeholders(counts, len(images), per_prompt)
+        repeats = [[self.num_image_tokens if i == self.image_token_id else 1 for i in ids] for ids in prompts]
+        data = {
+            name: [
+                [value for value, times in zip(row, row_repeats, strict=True) for _ in range(times)]
+                for row, row_repeats in zip(rows, repeats, strict=True)
+            ]
+            for name, rows in encoded.items()
+        }
+        limit = self.tokenizer.model_max_length if max_length is None else max_length
+        if truncation and truncation != "do_not_truncate":
+            kept = slice(limit) if self.tokenizer.truncation_side == "right" else slice(-limit, None)
+            data = {name: [row[kept] for row in rows] for name, rows in data.items()}
+            left = [ids.count(self.image_token_id) for ids in data["input_ids"]]
+            whole = [count * self.num_image_tokens for count in counts]
+            if left != whole:
+                raise ValueError(
+                    f"Mismatch in `image` token count between text and `input_ids`: of {whole} image tokens {left} are"
+                    f" left after cutting at {limit}: disable truncation or increase `max_length`"
+                )
+        if padding and padding != "do_not_pad":
+            length = limit if padding == "max_length" else max(map(len, data["input_ids"]))
+            multiple = pad_to_multiple_of or 1
+            length = -(-length // multiple) * multiple
+            left_side = (padding_side or self.tokenizer.padding_side) == "left"
+            for name, rows in data.items():
+                fill = {"input_ids": self.tokenizer.pad_token_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
+                pads = [[fill.get(name, 0)] * (length - len(row)) for row in rows]
+                data[name] = [pad + row if left_side else row + pad for row, pad in zip(rows, pads, strict=True)]
+        if return_mm_token_type_ids:
+            data["mm_token_type_ids"] = [[int(i == self.image_token_id) for i in ids] for ids in data["input_ids"]]
+        data |= self._process_images(images, return_tensors, **images_kwargs)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _process_images(self, images: list, return_tensors, images_kwargs: dict | None = None, **kwargs) -> dict:
         are_vectors = [_is_vector(image) for image in images]
         if not images:
             return {}
@@ -160,7 +244,8 @@ class UnicornProcessor(ProcessorMixin):
                 "This processor has no image_processor, because its model has no image tower: pass image_embeds,"
                 f" vectors of the encoder {self.image_encoder!r}, in place of pictures"
             )
-        return dict(self.image_processor([_load_picture(image) for image in images], **images_kwargs))
+        pictures = [_load_picture(image) for image in images]
+        return dict(self.image_processor(pictures, return_tensors=return_tensors, **kwargs, **(images_kwargs or {})))
 
     def _check_vector(self, index: int, vector) -> np.ndarray:
         vector = (
@@ -178,39 +263,49 @@ class UnicornProcessor(ProcessorMixin):
             raise ValueError(f"image vector {index} holds NaN or infinite values")
         return vector
 
-    def _check_placeholders(self, text: list[str], num_images: int, per_prompt: list[int] | None) -> None:
-        # By the method that will expand them, which passes over those that stand for themselves in a user's text.
-        same = [IMAGE_TOKEN] * sum(prompt.count(IMAGE_TOKEN) for prompt in text)
-        placeholders = [len(found) for found in self.get_text_with_replacements(list(text), same)[1]]
-        if per_prompt is not None:
-            if len(per_prompt) != len(text):
-                raise ValueError(f"Got images for {len(per_prompt)} prompts, but {len(text)} prompts")
-            for prompt, (wanted, given) in enumerate(zip(placeholders, per_prompt, strict=True)):
-                if wanted != given:
-                    raise ValueError(f"Prompt {prompt} has {wanted} {IMAGE_TOKEN} placeholders, but {given} images")
-        elif sum(placeholders) != num_images:
-            message = (
-                f"The prompts have {sum(placeholders)} {IMAGE_TOKEN} placeholders, but {num_images} images were passed"
-            )
-            if sum(placeholders) > num_images:
-                message += (
-                    f": the first without an image is in prompt {np.argmax(np.cumsum(placeholders) > num_images)}"
-                )
-            raise ValueError(message)
+
+def _check_placeholders(placeholders: list[int], num_images: int, per_prompt: list[int] | None) -> None:
+    """Raise `ValueError` unless each prompt's placeholders have their images."""
+    if per_prompt is not None:
+        if len(per_prompt) != len(placeholders):
+            raise ValueError(f"Got images for {len(per_prompt)} prompts, but {len(placeholders)} prompts")
+        for prompt, (wanted, given) in enumerate(zip(placeholders, per_prompt, strict=True)):
+            if wanted != given:
+                raise ValueError(f"Prompt {prompt} has {wanted} {IMAGE_TOKEN} placeholders, but {given} images")
+    elif sum(placeholders) != num_images:
+        message = (
+            f"The prompts have {sum(placeholders)} {IMAGE_TOKEN} placeholders, but {num_images} images were passed"
+        )
+        if sum(placeholders) > num_images:
+            message += f": the first without an image is in prompt {np.argmax(np.cumsum(placeholders) > num_images)}"
+        raise ValueError(message)
 
 
 def _images_of(message: dict) -> list:
     content = message.get("content")
-    if not isinstance(content, list):
-        return []
-    parts = [part for part in content if part["type"] == "image"]
+    parts = [_as_image_part(part) for part in content] if isinstance(content, list) else []
+    parts = [part for part in parts if part["type"] == "image"]
     return [part[key] for part in parts for key in ("image", "url", "path", "base64") if part.get(key) is not None]
+
+
+def _as_image_part(part: dict) -> dict:
+    """OpenAI's `{"type": "image_url", "image_url": {"url": …}}` as `{"type": "image", "url": …}`; others unchanged."""
+    if part["type"] != "image_url":
+        return part
+    url = part["image_url"]
+    return {"type": "image", "url": url["url"] if isinstance(url, dict) else url}
+
+
+def _as_text_message(message: dict) -> dict:
+    message = {name: value for name, value in message.items() if value is not None}
+    return {**message, "content": _as_text(message["content"])} if "content" in message else message
 
 
 def _as_text(content) -> str:
     """A message's content as the text that a template of a text-only model expects."""
     if not isinstance(content, list):
         return content
+    content = [_as_image_part(part) for part in content]
     texts = [part["text"] for part in content if part["type"] == "text"]
     num_images = sum(part["type"] == "image" for part in content)
     if num_images and sum(text.count(IMAGE_TOKEN) for text in texts) == num_images:

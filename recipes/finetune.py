@@ -4,10 +4,10 @@ accelerate launch recipes/finetune.py --config recipes/demo/finetune.yaml \
     --model_name_or_path STAGE_1_OUTPUT --dataset DATASET --output_dir OUTPUT
 """
 
+import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
-import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
 from unicorn_hf.errors import one_sentence_errors
 from unicorn_hf.training import (
     FinetuneArguments,

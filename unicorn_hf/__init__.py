@@ -1,12 +1,10 @@
 """Train a vision-language model from text alone.
 
-Importing this package is cheap: a name is imported when it is first used, and the model classes are added to the Auto
-classes of transformers when transformers loads those (see `auto_classes.py`).
+Importing this package is cheap: a name is imported when it is first used. `import unicorn_hf.modeling` adds the model
+classes to the Auto classes of transformers.
 """
 
 import importlib
-
-from unicorn_hf import auto_classes
 
 __version__ = "0.1.0"
 
@@ -57,6 +55,3 @@ def __getattr__(name: str):
 
 def __dir__():
     return __all__
-
-
-auto_classes.register_when_loaded()

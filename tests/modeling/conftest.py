@@ -4,18 +4,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from tiny_models import EMBED_DIM, FAMILIES
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import EMBED_DIM, FAMILIES, new_tokenizer
 from transformers import PreTrainedTokenizerFast
 from unicorn_hf.modeling import UnicornProcessor
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +22,7 @@ def family(request) -> str:
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of fewer than 280 tokens, with a ChatML template."""
-    specials = ["<|im_start|>", "<|im_end|>", "<pad>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator([], trainers.BpeTrainer(vocab_size=270, special_tokens=specials, initial_alphabet=alphabet))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<pad>", additional_special_tokens=["<|im_start|>"]
-    )
-    tokenizer.chat_template = CHATML
-    return tokenizer
+    return new_tokenizer()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import EMBED_DIM, IMAGE_TOKEN_ID, batch_of, new_model, prompt, random_prompts
+from tiny_models import CACHE, EMBED_DIM, IMAGE_TOKEN_ID, batch_of, new_model, prompt, random_prompts
 from transformers import AutoModelForCausalLM, DynamicCache, QuantizedCache
 
 GREEDY = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
@@ -74,7 +74,7 @@ def test_quantised_cache_gives_the_same_answer_up_to_its_rounding():
         **batch, image_embeds=image_embeds, cache_implementation="quantized", cache_config=config, **options
     )
     expected = model.generate(**batch, image_embeds=image_embeds, **options)
-    assert isinstance(quantised.past_key_values, QuantizedCache)
+    assert isinstance(quantised[CACHE], QuantizedCache)
     for logits, exact in zip(quantised.logits, expected.logits, strict=True):
         assert (logits - exact).abs().max() < 0.02 * exact.abs().max()
 
@@ -127,24 +127,24 @@ def test_continuing_from_a_cache_equals_starting_anew():
     def cache_of_first_turn() -> DynamicCache:
         cache = DynamicCache(config=model.config.text_config)
         with torch.no_grad():
-            model(torch.tensor([first]), image_embeds=vectors[:1], past_key_values=cache)
+            model(torch.tensor([first]), image_embeds=vectors[:1], **{CACHE: cache})
         return cache
 
     for image_embeds in (vectors, vectors[1:]):
-        tokens = generate(model, whole, image_embeds, past_key_values=cache_of_first_turn())
+        tokens = generate(model, whole, image_embeds, **{CACHE: cache_of_first_turn()})
         assert torch.equal(tokens, expected)
     # text alone after the image
     whole = batch_of([[*first, 8, 9]])
-    tokens = generate(model, whole, vectors[:1], past_key_values=cache_of_first_turn())
+    tokens = generate(model, whole, vectors[:1], **{CACHE: cache_of_first_turn()})
     assert torch.equal(tokens, generate(model, whole, vectors[:1]))
 
 
 def test_an_image_forgotten_in_a_second_turn_is_told():
     model = new_model()
     cache = DynamicCache(config=model.config.text_config)
-    model(torch.tensor([[5, 6]]), past_key_values=cache)
+    model(torch.tensor([[5, 6]]), **{CACHE: cache})
     with pytest.raises(ValueError, match=r"tokens: 1, features: 0"):
-        generate(model, batch_of([prompt(5, 6, "i", 7, k=1)]), past_key_values=cache)
+        generate(model, batch_of([prompt(5, 6, "i", 7, k=1)]), **{CACHE: cache})
 
 
 def test_inputs_embeds_generate_as_input_ids_do():

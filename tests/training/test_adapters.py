@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
-
-import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
 
 peft = pytest.importorskip("peft", reason="adapters need the extra 'train'")
 

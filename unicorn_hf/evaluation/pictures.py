@@ -111,7 +111,7 @@ def load_model(name, *, device=None, dtype="auto"):
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    import unicorn_hf  # noqa: F401  (adds Unicorn to the Auto classes)
+    import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 
     try:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
