@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_unicorn import UnicornConfig
@@ -74,7 +74,7 @@ class UnicornImageConditioner(nn.Module):
     def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
         # float32 also where the vectors are float16: the statistics are small differences of small numbers.
         image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)
-        torch_compilable_check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
+        _check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
         if self.normalize:
             image_embeds = F.normalize(image_embeds, dim=-1)
         return (image_embeds - self.image_embeds_mean.float()) * self.image_embeds_scale.float()
@@ -587,7 +587,13 @@ def _images_not_in_cache(images: dict, mask: torch.Tensor, num_new: int | None, 
 def _check_placeholders(mask: torch.Tensor, num_images: int, num_image_tokens: int) -> None:
     counts = mask.sum(-1)
     matches = (counts.sum() == num_images * num_image_tokens) & (counts % num_image_tokens == 0).all()
-    torch_compilable_check(matches, lambda: _mismatch_message(counts.tolist(), num_images, num_image_tokens))
+    _check(matches, lambda: _mismatch_message(counts.tolist(), num_images, num_image_tokens))
+
+
+def _check(condition: torch.Tensor, message: Callable[[], str]) -> None:
+    # Not in a compiled graph, which cannot branch on values.
+    if not torch.compiler.is_compiling() and not condition:
+        raise ValueError(message())
 
 
 def _mismatch_message(counts: list[int], num_images: int, num_image_tokens: int) -> str:
