@@ -11,7 +11,9 @@ UV := .uv/bin/uv
 INSTALL = $(UV) pip install --quiet --editable '.[dev]' --python
 METADATA := setup.cfg pyproject.toml
 
-.PHONY: demo test test-oldest test-newest version-tests quality lock bench clean help
+REAL_TESTS := tests/real tests/modeling/test_generation_unicorn.py::test_quantised_cache_gives_the_same_answer_up_to_its_rounding
+
+.PHONY: demo test test-oldest test-newest test-real version-tests quality lock bench clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,12 +33,16 @@ test-newest: .venv-newest/.installed  ## the tests on the newest version of ever
 version-tests:
 	@echo $(VERSION_TESTS)
 
+test-real: .venv/.installed  ## both stages with a real pretrained model, Gemma 3 270M, on the locked versions; most of an hour
+	.uv/bin/uv pip install --quiet --python .venv --constraint requirements/lock.txt --editable '.[real]'
+	.venv/bin/python -m pytest -m '' $(REAL_TESTS)
+
 quality: .venv/.installed  ## ruff: lint and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
 lock: $(UV)  ## write the two sets of versions anew: the newest of today as the lock, and the floors of setup.cfg
-	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --universal --python-version 3.10 --extra dev \
+	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --universal --python-version 3.10 --extra real \
 		setup.cfg --output-file requirements/lock.txt
 	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --resolution lowest-direct \
 		--python-version 3.11 --extra dev setup.cfg --output-file requirements/oldest.txt

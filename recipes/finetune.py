@@ -58,6 +58,7 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
 
     # Saving
     trainer.save_model(training_args.output_dir)
+    trainer.create_model_card()
 
 
 if __name__ == "__main__":

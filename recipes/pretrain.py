@@ -71,6 +71,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
 
     # Saving
     trainer.save_model(training_args.output_dir)
+    trainer.create_model_card()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import errno
 import importlib.util
 import sys
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
@@ -38,7 +38,7 @@ def one_sentence_errors():
         _fail(str(error))
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             _fail(f"{file}the disk is full ({error.strerror}); make room and run the same command again")
         if error.errno in _NO_ACCESS and file:
             _fail(f"{file}cannot be read or written ({error.strerror}); name another place")

@@ -1,7 +1,11 @@
 """A run that was stopped anywhere goes on from its last whole checkpoint as if nothing had been."""
 
+import shutil
+
 import pytest
 from recipe_runs import losses
+
+from unicorn_hf.training.trainer import last_whole_checkpoint
 
 
 def checkpoints(output_dir):
@@ -20,7 +24,8 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
 ):
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16))
     assert killed.status == [-9]
-    assert checkpoints(killed.output_dir) == ["checkpoint-8"]
+    assert checkpoints(killed.output_dir) == ["checkpoint-16", "checkpoint-8"]
+    assert last_whole_checkpoint(killed.output_dir) == str(killed.output_dir / "checkpoint-8")
     again = resume(recipe, way, killed)
     assert losses(again.output_dir) == losses(whole[way].output_dir)
     assert checkpoints(again.output_dir) == ["checkpoint-16", "checkpoint-20", "checkpoint-8"]
@@ -33,7 +38,7 @@ def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, who
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
     assert -9 in killed.status
     assert 0 not in killed.status  # whoever was not killed first may have noticed that the other was
-    assert checkpoints(killed.output_dir) == ["checkpoint-8"]
+    assert last_whole_checkpoint(killed.output_dir) == str(killed.output_dir / "checkpoint-8")
     two["arguments"]["resume_from_checkpoint"] = "true"
     again = recipe(way, tmp_path / "output", **two)
     assert again.status == [0, 0], again.log[-3000:]
@@ -48,10 +53,22 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(recipe, wh
     assert "checkpoint-16 could not be saved ([Errno 28] No space left on device" in sentence
     assert "--resume_from_checkpoint true" in sentence
     assert checkpoints(full.output_dir) == ["checkpoint-8"]
-    assert not (full.output_dir / "_partial").exists()  # what it wrote of it is gone
     again = resume(recipe, "finetune", full, **limit)
     assert losses(again.output_dir) == losses(whole["finetune"].output_dir)
     assert checkpoints(again.output_dir) == ["checkpoint-20"]
+
+
+@pytest.mark.parametrize("file", ["trainer_state.json", "rng_state.pth"])
+def test_a_checkpoint_with_a_file_cut_short_is_not_the_last_whole_one(whole, tmp_path, file):
+    output = shutil.copytree(whole["pretrain"].output_dir, tmp_path / "output")
+    assert last_whole_checkpoint(output) == str(output / "checkpoint-20")
+    content = (output / "checkpoint-20" / file).read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 5):
+        (output / "checkpoint-20" / file).write_bytes(content[:length])
+        assert last_whole_checkpoint(output) == str(output / "checkpoint-16")
+    (output / "checkpoint-20" / "trainer_state.json").unlink()
+    assert last_whole_checkpoint(output) == str(output / "checkpoint-16")
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(recipe, whole, tmp_path):

@@ -31,7 +31,7 @@ from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
 from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
-from unicorn_hf.errors import InputError
+from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
 from unicorn_hf.parquet_shards import column_options, with_plain_vectors
 
@@ -435,7 +435,7 @@ def writing(output):
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise InputError(
                 f"{output}: the disk is full ({reason}); make room and run the same command again: what is done is kept"
             ) from error

@@ -1,21 +1,23 @@
 """TRL's `SFTTrainer`, with what a run of days needs."""
 
-import contextlib
-import math
+import json
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import RandomSampler
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from unicorn_hf.errors import InputError
+from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.training.batching import LengthGroupedSampler
 from unicorn_hf.training.dry_run import dry_run_report
 from unicorn_hf.training.model_card import trained_model_card
@@ -25,7 +27,7 @@ class UnicornTrainer(SFTTrainer):
     """`SFTTrainer` for both stages.
 
     * A loss that is not finite ends the run with the ids of its batch (`ids` of the batch, where the data have them).
-    * A checkpoint, and the model in the end, appear when they are whole; until then nothing older is removed.
+    * The model's files appear when they are whole, and a run goes on from the last checkpoint that is.
     * The projector may have a learning rate of its own (Unicorn's LoRA recipe).
     * `train_sampling_strategy="group_by_length"` goes by the column `length`. Flattened batches are drawn at random all
       the same: they have no padding to save, and are then of one size.
@@ -40,13 +42,15 @@ class UnicornTrainer(SFTTrainer):
 
     def __init__(self, *args, data_args, **kwargs):
         self.data_args = data_args
-        self._ids_of_step: list[str] = []
-        self._partial: Path | None = None
+        self.ids_of_step: list[str] = []  # of the batches since the last optimizer step
         self._waited, self._last_log = 0.0, None
         if kwargs["args"].max_steps == 0:  # a dry run leaves nothing behind, not even the folder that Trainer makes
             self._nowhere = tempfile.TemporaryDirectory()
             kwargs["args"].output_dir = self._nowhere.name
+        if kwargs["data_collator"].padding_free and kwargs["args"].train_sampling_strategy == "group_by_length":
+            kwargs["args"].train_sampling_strategy = "random"  # there is no padding to save
         super().__init__(*args, **kwargs)
+        self.add_callback(FiniteGradients(self))
         if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad and "multi_modal_projector" in name:
@@ -65,14 +69,19 @@ class UnicornTrainer(SFTTrainer):
         """
         value = str(resume_from_checkpoint).lower()
         if value in ("true", "false", "none"):
-            last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+            last = last_whole_checkpoint(self.args.output_dir)
             resume_from_checkpoint = last if value == "true" else None
         elif not Path(resume_from_checkpoint, "trainer_state.json").is_file():
             raise InputError(
                 f"{resume_from_checkpoint}: is not a checkpoint (it has no trainer_state.json); name a folder "
                 "checkpoint-N of an output_dir, or say true for the last one"
             )
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_failed_writing(error):
+                raise
+            raise InputError(self._not_saved(error)) from error
 
     def create_optimizer(self, model=None):
         new = self.optimizer is None
@@ -89,15 +98,34 @@ class UnicornTrainer(SFTTrainer):
                 optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
         return optimizer
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(train_dataset)
-        if self.data_collator.padding_free:
-            return RandomSampler(dataset)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(dataset["length"][:], batch_size, seed)
+    def get_train_dataloader(self):
+        dataset, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+            return super().get_train_dataloader()
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        dataloader = DataLoader(
+            dataset,
+            batch_size=args.train_batch_size,
+            sampler=LengthGroupedSampler(dataset["length"][:], batch_size, seed),
+            collate_fn=self.data_collator,
+            drop_last=args.dataloader_drop_last,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(dataloader)
+
+    def _not_saved(self, error: Exception) -> str:
+        checkpoint = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        free = shutil.disk_usage(self.args.output_dir).free / 1e9
+        if self.args.should_save and not is_whole(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        return (
+            f"{self.args.output_dir}: {checkpoint.name} could not be saved ({str(error).splitlines()[0]}; {free:.2g} GB"
+            " free); earlier checkpoints are whole: make room, and run the same with --resume_from_checkpoint true"
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self._last_log is None:
@@ -122,79 +150,33 @@ class UnicornTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         ids = [str(each) for each in inputs.pop("ids", [])]
-        self._ids_of_step += ids
+        self.ids_of_step += ids
         try:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         except ValueError as error:  # a vector that is not finite, images that do not match their placeholders
             raise InputError(f"Step {self.state.global_step + 1}: {error}; {_batch(ids)}") from error
         if not torch.isfinite(loss).all():
-            raise InputError(self._not_finite("loss", loss.item(), ids))
+            raise InputError(self.not_finite("loss", loss.item(), ids))
         return loss
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        # Checked here too, or the next batch, which is innocent, would be named. A scaler skips such steps by itself.
-        if self.accelerator.scaler is None and not math.isfinite(grad_norm):
-            raise InputError(self._not_finite("norm of the gradients", float(grad_norm), self._ids_of_step))
-        self._ids_of_step = []
-        return grad_norm
-
-    def _not_finite(self, what: str, value: float, ids: list[str]) -> str:
+    def not_finite(self, what: str, value: float, ids: list[str]) -> str:
+        rate = self.lr_scheduler.get_last_lr()[0]
         return (
             f"Step {self.state.global_step + 1}: the {what} is {value}; {_batch(ids)}; look at these rows, or lower "
-            f"the learning rate (now {self._get_learning_rate():.3g})"
+            f"the learning rate (now {rate:.3g})"
         )
 
-    def save_model(self, output_dir=None, _internal_call=False):
-        if _internal_call:  # a part of a checkpoint
-            super().save_model(output_dir, _internal_call=True)
-            return
-        with self._saved_whole(Path(output_dir or self.args.output_dir), "the model") as partial:
-            super().save_model(str(partial), _internal_call=True)
-        self.create_model_card()
-        if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_checkpoint(self, model, trial):
-        name = f"checkpoint-{self.state.global_step}"
-        with self._saved_whole(Path(self.args.output_dir), name) as self._partial:
-            super()._save_checkpoint(model, trial)
-        self._partial = None
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(Path(self.args.output_dir, name)))
-        if self.args.should_save:
-            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, limit, best, use_mtime=True)
-
-    # While a checkpoint is being saved, it goes elsewhere, is not pushed yet, and is alone, so that none is removed.
-
-    def _get_output_dir(self, trial):
-        return super()._get_output_dir(trial) if self._partial is None else str(self._partial)
-
-    def _push_from_checkpoint(self, checkpoint_folder):
-        if self._partial is None:
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    @contextlib.contextmanager
-    def _saved_whole(self, output_dir: Path, what: str) -> Iterator[Path]:
-        """A folder whose content moves to `output_dir` when every process has ended the block well."""
+    def save_model(self, output_dir=None, *args, **kwargs):
+        """As in `Trainer`, but the files get their names when all of them are whole."""
+        output_dir = Path(output_dir or self.args.output_dir)
         partial = output_dir / "_partial"  # an underscore keeps it from being pushed
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            yield partial
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            free = shutil.disk_usage(output_dir).free / 1e9
-            shutil.rmtree(partial, ignore_errors=True)
-            raise InputError(
-                f"{output_dir}: {what} could not be saved ({reason}; {free:.2g} GB free); earlier checkpoints are "
-                "whole: make room, and run the same with --resume_from_checkpoint true"
-            ) from error
+        partial.mkdir(parents=True, exist_ok=True)
+        super().save_model(str(partial), *args, **kwargs)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save and partial.exists():  # a push saves once more, and has moved it then
             for path in partial.iterdir():
                 if path.is_dir():
                     shutil.rmtree(output_dir / path.name, ignore_errors=True)
@@ -210,6 +192,51 @@ class UnicornTrainer(SFTTrainer):
             partial = path.with_name("_README.md")
             partial.write_text(str(card), encoding="utf-8")
             partial.replace(path)
+
+
+class FiniteGradients(TrainerCallback):
+    """Ends a run whose gradients are not finite, before they reach the weights.
+
+    The next loss would show it too, but with the ids of the next batch, which is innocent.
+    """
+
+    def __init__(self, trainer: UnicornTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        # A scaler skips such a step by itself, and DeepSpeed keeps the gradients to itself.
+        if trainer.accelerator.scaler is None and not trainer.is_deepspeed_enabled:
+            gradients = [each.grad for each in trainer.model.parameters() if each.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            if not torch.isfinite(norm):
+                message = trainer.not_finite("norm of the gradients", norm.item(), trainer.ids_of_step)
+                raise InputError(message)
+        trainer.ids_of_step = []
+
+
+def last_whole_checkpoint(output_dir) -> str | None:
+    """The checkpoint of the most steps that a run can go on from; None where there is none."""
+    found = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdigit()]
+    found.sort(key=lambda path: int(path.name.split("-")[1]))
+    return next((str(path) for path in reversed(found) if is_whole(path)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the state of the run comes last, behind the random states."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(map(zipfile.is_zipfile, checkpoint.glob("rng_state*.pth")))
+
+
+def _is_failed_writing(error: Exception) -> bool:
+    """Whether the disk refused: as the system says it, or as the writers of torch and safetensors do."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    return isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error)
 
 
 def check_trackers(report_to: list[str]) -> None:

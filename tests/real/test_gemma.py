@@ -1,0 +1,147 @@
+"""The whole road with a real pretrained language model; `make test-real` takes most of an hour on two cores."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+import torch
+
+from unicorn_hf import ChatWriter, TransformersWriter, evaluate, write_captions, write_instructions
+
+SEEDS = [
+    "brown dog, beach, sunset",
+    "red bicycle, brick wall",
+    "bowl of ramen, chopsticks",
+    "lighthouse, stormy sea",
+    "two children, snowman",
+    "old train, mountain bridge",
+    "cat, window, rain",
+    "street market, oranges",
+]
+
+
+def test_text_alone_gives_the_language_models_own_logits_to_the_bit(gemma):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from unicorn_hf import UnicornForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(gemma)
+    inputs = tokenizer("A brown dog runs along the beach at sunset.", return_tensors="pt")
+    alone = AutoModelForCausalLM.from_pretrained(gemma).eval()
+    ours = UnicornForConditionalGeneration.from_text_pretrained(gemma, embed_dim=64).eval()
+    with torch.inference_mode():
+        expected = alone(**inputs).logits
+        assert torch.equal(ours(**inputs).logits[..., : expected.shape[-1]], expected)
+
+
+def test_a_local_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
+    writer = TransformersWriter(gemma)
+    check_synthesis(writer, tmp_path, capsys)
+
+
+def test_a_served_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
+    with served(gemma, tmp_path) as address:
+        check_synthesis(ChatWriter(model=str(gemma), base_url=address, api_key="none"), tmp_path, capsys)
+
+
+def check_synthesis(writer, folder, capsys):
+    """Every seed and caption is accounted for; how many were accepted is printed, as 270M parameters promise little."""
+    write_captions(SEEDS, folder / "captions", writer=writer)
+    write_instructions(folder / "captions", folder / "conversations", writer=writer)
+    with capsys.disabled():
+        for step in ("captions", "conversations"):
+            summary = json.loads((folder / step / "summary.json").read_text())
+            print(f"\n{type(writer).__name__}, {step}: {summary}")
+            assert summary
+
+
+class served:
+    """`transformers serve` on a free port, ended by its own pid."""
+
+    def __init__(self, model, folder):
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.command = ["serve", str(model), "--device", "cpu", "--dtype", "float32", "--port", str(self.port)]
+        self.log = (folder / "serve.log").open("w")
+
+    def __enter__(self):
+        program = os.path.join(os.path.dirname(sys.executable), "transformers")
+        self.process = subprocess.Popen([program, *self.command], stdout=self.log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended: {open(self.log.name).read()[-2000:]}")
+            try:
+                httpx.get(f"http://127.0.0.1:{self.port}/v1/models", timeout=5)
+                return f"http://127.0.0.1:{self.port}/v1"
+            except httpx.HTTPError:
+                time.sleep(1)
+        raise TimeoutError("the server did not start within three minutes")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def trained(gemma, demo_output, tmp_path_factory):
+    """Both stages for 30 steps each on the demo's vectors."""
+    folder = tmp_path_factory.mktemp("trained")
+    common = ["--dataset", str(demo_output / "6-datasets" / "realign"), "--max_steps", "30", "--use_cpu", "true"]
+    common += ["--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no", "--bf16", "false"]
+    start = time.monotonic()
+    run_recipe(
+        "pretrain", gemma, folder / "stage-1", *common, "--dataset_config", "unicorn-1.2m", "--learning_rate", "2e-3"
+    )
+    middle = time.monotonic()
+    lora = [
+        "--use_peft",
+        "true",
+        "--lora_r",
+        "16",
+        "--lora_target_modules",
+        "q_proj",
+        "v_proj",
+        "--learning_rate",
+        "1e-3",
+    ]
+    lora += ["--lora_modules_to_save", "multi_modal_projector"]
+    run_recipe(
+        "finetune",
+        folder / "stage-1",
+        folder / "stage-2",
+        *common,
+        *lora,
+        "--dataset_config",
+        "unicorn-471k-instruction",
+    )
+    print(f"30 steps: stage 1 {middle - start:.0f} s, stage 2 (LoRA) {time.monotonic() - middle:.0f} s")
+    return folder / "stage-2"
+
+
+def run_recipe(stage, model, output, *arguments):
+    command = [sys.executable, "-m", f"unicorn_hf.recipes.{stage}", "--model_name_or_path", str(model)]
+    result = subprocess.run([*command, "--output_dir", str(output), *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_thirty_steps_of_both_stages_answer_better_than_blind(trained, demo_output, tmp_path, capsys):
+    from test_readme import write_questions
+
+    write_questions(demo_output, tmp_path / "questions")
+    seeing = evaluate(str(trained), tmp_path / "questions")
+    blind = evaluate(str(trained), tmp_path / "questions", blind=True)
+    with capsys.disabled():
+        print(f"\nGemma 3 270M: {seeing.overall.accuracy:.3f}, blind {blind.overall.accuracy:.3f}")
+    assert seeing.overall.accuracy > blind.overall.accuracy
