@@ -153,19 +153,18 @@ class DatasetColumn:
     def __init__(self, dataset, column: str):
         import pyarrow as pa
 
-        if dataset._indices is not None:
-            dataset = dataset.flatten_indices()
         kind = dataset.features.arrow_schema.field(column).type
         if not pa.types.is_fixed_size_list(kind):
             raise InputError(f"the dataset's {column!r} holds {kind}; expected lists of one length")
         self.embed_dim = kind.list_size
-        self.dataset, self.column = dataset, column
+        # The table of the rows as they are chosen and ordered: a view, or a copy where rows were picked.
+        self.dataset, self.column = dataset.select_columns(column).with_format("arrow"), column
         self._open()
 
     def _open(self) -> None:
         self._blocks = [
             chunk.flatten().to_numpy().reshape(-1, self.embed_dim)
-            for chunk in self.dataset.data.column(self.column).chunks
+            for chunk in self.dataset[:].column(self.column).chunks
             if len(chunk)
         ]
         if sum(map(len, self._blocks)) != len(self.dataset):

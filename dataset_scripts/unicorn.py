@@ -3,7 +3,6 @@
 A published folder or repository needs none of this: `load_dataset` reads it as it is.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
         paths = [Path(path) for path in (data_dir, embeddings) if path is not None]
         fingerprint = Hasher.hash([_state(path) for path in paths]) if paths else None
         super().__init__(*args, data_dir=data_dir, embeddings=embeddings, fingerprint=fingerprint, **kwargs)
-        self._record_checksums = True
+        self.scratch: Path | None = None  # vectors on their way, and what was rejected, while the rows are written
 
     def _info(self) -> datasets.DatasetInfo:
         # The features are known when the files are: the vectors' length stands there.
@@ -106,16 +105,18 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
             description=DESCRIPTIONS[self.config.name], homepage="https://arxiv.org/abs/2503.22655"
         )
 
-    def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
-        # A run that was killed has left its files here.
-        self._scratch = Path(self._output_dir) / "vectors"
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        (Path(self._output_dir) / "rejected.jsonl").unlink(missing_ok=True)
-        self._scratch.mkdir()
-        try:
-            super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
-        finally:
-            shutil.rmtree(self._scratch)
+    def download_and_prepare(self, *args, **kwargs):
+        """As in `datasets`; the records that could not be used are then in `rejected.jsonl` of `cache_dir`."""
+        root = Path(self.cache_dir)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{root.name}.", dir=root.parent) as scratch:
+            self.scratch = Path(scratch)
+            try:
+                super().download_and_prepare(*args, **kwargs)
+            finally:
+                self.scratch = None
+            if (rejected := Path(scratch, "rejected.jsonl")).exists():
+                rejected.replace(root / "rejected.jsonl")
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         config = self.config
@@ -129,23 +130,20 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
             embeddings=config.embeddings,
             column=config.column,
             allow_pickle=config.allow_pickle,
-            scratch=getattr(self, "_scratch", None),
+            scratch=self.scratch,
         )
-        if getattr(dl_manager, "record_checksums", False):
-            dl_manager.download([str(file) for file in source.files])
         self.info.features = source.features
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"shards": source.shards, "source": source})]
 
     def _generate_tables(self, shards: list, source: TableSource | ReleasedSource) -> Iterator[tuple[Key, pa.Table]]:
-        # Streaming has no folder of its own to keep the rejected records in.
-        folder = Path(self._output_dir)
-        with tempfile.TemporaryDirectory() as nowhere:
-            kept = folder if folder.is_dir() else Path(nowhere)
-            with Rejected(kept / "rejected.jsonl", self.config.name) as rejected:
+        with (
+            tempfile.TemporaryDirectory() as nowhere
+        ):  # streaming has no folder of its own to keep the rejected records
+            with Rejected((self.scratch or Path(nowhere)) / "rejected.jsonl", self.config.name) as rejected:
                 for index, table in enumerate(source.tables(list(shards), rejected)):
                     yield Key(0, index), table
         if rejected.counts:
-            where = "" if kept != folder else f"; see {Path(self.cache_dir) / 'rejected.jsonl'}"
+            where = f"; see {Path(self.cache_dir) / 'rejected.jsonl'}" if self.scratch else ""
             datasets.logging.get_logger(__name__).warning(f"{source.name}: {rejected}{where}")
 
 

@@ -1,7 +1,7 @@
 """Runs a datatrove step over ranks: in this process, in processes of this machine, under Slurm, or on Ray."""
 
-import contextlib
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +33,8 @@ def run_ranks(
         executor: "local" (with one task in this very process), "slurm" or "ray".
         tasks: the number of ranks.
         workers: how many ranks run at a time; -1 for all.
-        options: further arguments of the datatrove executor: for Slurm at least `partition` and `time`.
+        options: further arguments of the datatrove executor: for Slurm at least `partition` and `time`, and as
+            `sbatch.NAME` what `sbatch` itself takes (`sbatch.account`).
 
     Returns:
         whether everything has run; False says that it is a job now, in Slurm's queue.
@@ -41,12 +42,16 @@ def run_ranks(
     Raises:
         InputError: unknown executor, options that it does not take, or ranks that did not end well.
     """
+    global _local_ranks_run
     check_executor(executor, tasks, extra)
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 
     options = dict(options or {})
     if executor == "slurm":  # the job calls datatrove's scripts, which lie beside this Python
         options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH")
+        for_sbatch = {key: options.pop(key) for key in list(options) if key.startswith("sbatch.")}
+        for_sbatch = {key.removeprefix("sbatch."): value for key, value in for_sbatch.items()}
+        options["sbatch_args"] = (options.get("sbatch_args") or {}) | for_sbatch
     kind = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}[executor]
     logging_dir = Path(logging_dir).absolute()  # a rank may run elsewhere
     if executor == "local":
@@ -69,8 +74,11 @@ def run_ranks(
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
     for stage in filter(None, (first, last)):
-        with _manager_that_ends_with_us() if executor == "local" else contextlib.nullcontext():
+        _local_ranks_run = executor == "local"
+        try:
             stage.run()
+        finally:
+            _local_ranks_run = False
         # Ray's executor only logs the failure of a rank.
         if missing := stage.get_incomplete_ranks(skip_completed=True):
             raise InputError(
@@ -91,28 +99,18 @@ def check_executor(executor: str, tasks: int, extra: str) -> None:
         require("ray", extra)
 
 
-@contextlib.contextmanager
-def _manager_that_ends_with_us():
-    """datatrove's local executor keeps its queue in a manager's process, which waits for good where we are killed."""
-    import multiprocess
-    from multiprocess.managers import SyncManager
-
-    def start() -> SyncManager:
-        manager = SyncManager()
-        manager.start(initializer=_end_with_parent)
-        return manager
-
-    ordinary, multiprocess.Manager = multiprocess.Manager, start
-    try:
-        yield
-    finally:
-        multiprocess.Manager = ordinary
+# datatrove's local executor starts processes of its own, its queue's among them, which would wait for good where we are
+# killed. A forked process looks here whether it is one of them.
+_local_ranks_run = False
 
 
 def _end_with_parent() -> None:
-    if sys.platform.startswith("linux"):
+    if _local_ranks_run and sys.platform.startswith("linux"):
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+os.register_at_fork(after_in_child=_end_with_parent)
 
 
 class _Quiet:

@@ -111,7 +111,7 @@ def slurm(tmp_path, monkeypatch) -> Path:
 
 
 def test_slurm_jobs_are_submitted_and_give_the_folder_that_one_task_gives(slurm, source, expected, tmp_path):
-    options = {"partition": "gpu", "time": "01:00:00", "gpus_per_task": 1, "account": "lab"}
+    options = {"partition": "gpu", "time": "01:00:00", "gpus_per_task": 1, "sbatch.account": "lab"}
     out = tmp_path / "out"
     assert embed(source, out, shard_rows=20, executor="slurm", tasks=2, executor_options=options) is None
     embedding, last = [path.read_text() for path in sorted(slurm.glob("*.sh")) if "launch_pickled" in path.read_text()]

@@ -9,7 +9,6 @@ the output.
 import contextlib
 import dataclasses
 import errno
-import inspect
 import json
 import os
 import shutil
@@ -246,20 +245,15 @@ class EmbeddingJob:
         )
 
     def complete_executor_options(self) -> dict:
-        """The options as datatrove takes them: with a GPU a rank, and what is for `sbatch` where it belongs."""
+        """The options as datatrove takes them: with a GPU a rank."""
         options = dict(self.executor_options or {})
         if self.executor == "ray":
             options.setdefault("gpus_per_task", int(torch.cuda.is_available()))
         if self.executor == "slurm":
-            from datatrove.executor import SlurmPipelineExecutor
-
-            known = inspect.signature(SlurmPipelineExecutor).parameters
-            for_sbatch = {key: options.pop(key) for key in list(options) if key not in known}
             defaults = {"gpus_per_task": 1, "job_name": "embed", "qos": None}
             if sys.prefix != sys.base_prefix:
                 defaults["venv_path"] = f"{sys.prefix}/bin/activate"
             options = {**defaults, **options}
-            options["sbatch_args"] = {**(options.get("sbatch_args") or {}), **for_sbatch}
         return options
 
     def run_rank(self, rank: int, world_size: int, encoder: Encoder | None = None) -> None:

@@ -112,24 +112,18 @@ def _is_causal(model) -> bool:
 def _text_tower(model):
     if not _is_causal(model):
         return lambda inputs: model.encode_text(inputs["input_ids"])
-
-    from open_clip.transformer import text_global_pool
-
-    tower = getattr(model, "text", model)
-    pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
-    eos_id = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+    prefix, tower = ("text.", model.text) if hasattr(model, "text") else ("", model)
 
     def encode_text(inputs):
-        # open_clip's own takes rows of the full context length only; this is the same for shorter ones.
+        # open_clip takes rows of the full context length only. With the tower's two tensors of that length cut short,
+        # its own forward pass reads shorter rows, which takes less than half the time on ordinary captions.
         ids = inputs["input_ids"]
         length = ids.shape[1]
-        dtype = tower.transformer.get_cast_dtype()
-        x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = text_global_pool(tower.ln_final(x), ids, pool_type, eos_token_id=eos_id)
-        projection = tower.text_projection
-        if projection is None:
-            return x
-        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        shorter = {
+            f"{prefix}positional_embedding": tower.positional_embedding[:length],
+            f"{prefix}attn_mask": tower.attn_mask[:length, :length],
+        }
+        outputs = torch.func.functional_call(model, shorter, kwargs={"text": ids})
+        return outputs["text_features"] if isinstance(outputs, dict) else outputs[1]
 
     return encode_text

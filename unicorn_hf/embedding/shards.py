@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import datasets
+from datasets.fingerprint import Hasher
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
@@ -31,7 +32,7 @@ def open_shards(data, *, name: str | None = None, split: str = "train"):
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     on_disk = not isinstance(data, datasets.Dataset) and Path(data).exists()
-    return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else dataset._fingerprint)
+    return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else Hasher.hash(dataset))
 
 
 class RowShards:
