@@ -136,10 +136,10 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"shards": source.shards, "source": source})]
 
     def _generate_tables(self, shards: list, source: TableSource | ReleasedSource) -> Iterator[tuple[Key, pa.Table]]:
-        with (
-            tempfile.TemporaryDirectory() as nowhere
-        ):  # streaming has no folder of its own to keep the rejected records
-            with Rejected((self.scratch or Path(nowhere)) / "rejected.jsonl", self.config.name) as rejected:
+        # Streaming has no folder of its own to keep the rejected records in.
+        with tempfile.TemporaryDirectory() as nowhere:
+            kept = Path(self.scratch or nowhere, "rejected.jsonl")
+            with Rejected(kept, self.config.name) as rejected:
                 for index, table in enumerate(source.tables(list(shards), rejected)):
                     yield Key(0, index), table
         if rejected.counts:

@@ -396,17 +396,16 @@ def _auto_classes(config: dict) -> list[str]:
 
 def _with_patience(push, repo_id: str, *, attempts: int):
     """`push()`, again after a server's error or a lost connection; what the Hub refuses is an `InputError`."""
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     for attempt in range(1, attempts + 1):
         try:
             return push()
-        except (ValueError, RuntimeError, HfHubHTTPError, LocalTokenNotFoundError, httpx2.TransportError) as raised:
+        except Exception as raised:  # beside these two, what the HTTP library raises where a connection is lost
             # What befalls the upload of a file comes wrapped in a RuntimeError.
             error = raised.__cause__ if isinstance(raised, RuntimeError) and raised.__cause__ else raised
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        if not isinstance(error, httpx2.TransportError) and status != 429 and (status is None or status < 500):
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 500
+        if isinstance(error, ValueError | LocalTokenNotFoundError) or (status < 500 and status != 429):
             raise InputError(f"{repo_id}: the push was refused ({_reason(error)})") from error
         if attempt == attempts:
             raise InputError(
