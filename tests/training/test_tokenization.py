@@ -347,3 +347,30 @@ def test_vectors_are_not_copied_with_the_tokens(processor, tmp_path):
         if file["filename"] != str(tmp_path / "data.arrow")
     )
     assert copied < 100_000
+
+
+# A system turn
+
+
+SILENT = CHATML.replace("for message in messages", "for message in messages if message.role != 'system'")
+
+
+@pytest.mark.parametrize("template", [FAMILIES["gemma"][0], SILENT])
+def test_a_system_turn_stands_in_front_of_the_question_where_the_template_has_no_such_role(template):
+    tokenizer = byte_tokenizer(template, [*FAMILIES["gemma"][1], *CHATML_TOKENS])
+    processor = UnicornProcessor(tokenizer, embed_dim=2)
+    system = {"role": "system", "content": "Be brief."}
+    first = {"role": "user", "content": f"Be brief.\n\n{MESSAGES[0]['content']}"}
+    (row,) = tokenize_conversations(conversations([system, *MESSAGES]), processor)
+    (expected,) = tokenize_conversations(conversations([first, *MESSAGES[1:]]), processor)
+    assert row["input_ids"] == expected["input_ids"]
+    assert row["labels"] == expected["labels"]
+    assert "Be brief." in tokenizer.decode(row["input_ids"])
+
+
+def test_messages_that_the_template_does_not_take_are_named_by_row_and_id():
+    processor = UnicornProcessor(byte_tokenizer(*FAMILIES["gemma"][:2]), embed_dim=2)
+    data = conversations(MESSAGES, [MESSAGES[0], *MESSAGES]).add_column("id", ["a", "b"])
+    for rows in (data, data.to_iterable_dataset()):
+        with pytest.raises(InputError, match=r"Sample 'b' \(row 1\): the tokenizer's chat template does not"):
+            list(tokenize_conversations(rows, processor))

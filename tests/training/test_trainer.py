@@ -35,20 +35,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_ids_of_its_batch(recipe
     assert not list((tmp_path / "output").glob("*.safetensors"))
 
 
-def test_a_vector_that_is_not_finite_ends_the_run_with_the_ids_of_its_batch(recipe, whole, tiny, tmp_path):
+def test_a_vector_that_is_not_finite_ends_the_run_before_it_starts_by_row_and_id(recipe, whole, tiny, tmp_path):
     data = load_dataset(str(tiny.captions), split="train")
     vectors = np.array(data["image_embeds"], dtype=np.float16)
     vectors[5] = np.nan
     column, feature = list(vectors), data.features["image_embeds"]
     broken = data.remove_columns("image_embeds").add_column("image_embeds", column, feature=feature)
     write_dataset(broken, tmp_path / "broken", title="Captions")
-    arguments = {"dataset": tmp_path / "broken", "max_steps": -1, "num_train_epochs": 1, "save_strategy": "no"}
-    run = recipe("pretrain", tmp_path / "output", arguments=arguments)
-    assert run.status == [2]
-    assert "image_embeds holds NaN or infinite values in 1 of 4 vectors" in sentence(run)
-    ids = re.search(r"the batch's ids are ([\d, ]+)", sentence(run))[1].split(", ")
-    assert len(ids) == 4
-    assert "000005" in ids
+    arguments = {"dataset": tmp_path / "broken", "standardize_image_embeds": "true", "save_strategy": "no"}
+    for streaming in ("false", "true"):
+        run = recipe("pretrain", tmp_path / streaming, arguments=arguments | {"streaming": streaming})
+        assert run.status == [2]
+        assert "NaN" in sentence(run)
+        assert "5" in sentence(run)
+        assert not list((tmp_path / streaming).glob("*.safetensors"))
+    run = recipe("pretrain", tmp_path / "plain", arguments=arguments | {"standardize_image_embeds": "false"})
+    assert "Sample '000005' (row 5): 'image_embeds' holds NaN or infinite values" in sentence(run)
 
 
 # The projector's learning rate

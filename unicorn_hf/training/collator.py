@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unicorn_hf.training.tokenization import IGNORE_INDEX, IMAGE_COLUMNS
+from unicorn_hf.training.images import IMAGE_COLUMNS
+from unicorn_hf.training.tokenization import IGNORE_INDEX
 
 
 @dataclass
@@ -23,10 +24,14 @@ class UnicornCollator:
 
     A batch without an image gets an empty one behind its shortest sample, where no other token and no label sees it:
     every process then has a gradient for the projector in every step, if a zero one, and none waits for another.
+
+    Args:
+        pad_to_multiple_of: a padded batch is as long as the next multiple of it.
     """
 
     processor: object
     padding_free: bool = False
+    pad_to_multiple_of: int | None = None
 
     def __call__(self, samples: list[dict]) -> dict:
         samples = [dict(sample) for sample in samples]
@@ -50,7 +55,8 @@ class UnicornCollator:
         return np.zeros(self.processor.embed_dim) if column == "image_embeds" else Image.new("RGB", (32, 32))
 
     def _pad(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        shape = (len(samples), max(len(sample["input_ids"]) for sample in samples))
+        longest, multiple = max(len(sample["input_ids"]) for sample in samples), self.pad_to_multiple_of or 1
+        shape = (len(samples), -(-longest // multiple) * multiple)
         input_ids = np.full(shape, self.processor.tokenizer.pad_token_id, dtype=np.int64)
         labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
@@ -96,4 +102,4 @@ def _images_of(value, column: str) -> list:
         return []
     if column == "image_embeds":
         return list(np.atleast_2d(np.asarray(value, dtype=np.float32))) if len(value) else []
-    return list(value) if column == "images" else [value]
+    return list(value) if isinstance(value, list) else [value]

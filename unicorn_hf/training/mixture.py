@@ -9,7 +9,7 @@ import numpy as np
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset, read_provenance
 from unicorn_hf.training.batching import group_stream_by_length
-from unicorn_hf.training.tokenization import image_column
+from unicorn_hf.training.images import image_column, is_nested, list_lengths, split_vectors, vectors_dim
 
 SHUFFLE_BUFFER = 10_000  # rows of a stream that are held to be drawn from
 
@@ -37,7 +37,7 @@ class Mixture:
         if any(weighted) and not all(weighted):
             missing = members[weighted.index(False)].name
             raise InputError(f"{missing}: has no weight while others have one; give all of them a weight, or none")
-        with_images = [member for member in members if image_column(member.dataset) is not None]
+        with_images = [member for member in members if member.embed_dim is not None or _has_pictures(member)]
         first = with_images[0] if with_images else members[0]
         for member in with_images[1:]:
             if (member.embed_dim is None) != (first.embed_dim is None):
@@ -161,13 +161,11 @@ def _open(name: str, config: str | None, weight: float | None, *, split: str, st
     if image_column(dataset) != "image_embeds":
         return Member(name, dataset, weight)
     said = read_provenance(name).get("image_embeds", {})
-    feature = dataset.features["image_embeds"]
-    embed_dim = getattr(feature, "length", -1)
-    if embed_dim < 0:  # the type does not say it (JSON lines), or it is of lists of vectors
-        rows = (row["image_embeds"] for row in dataset.select_columns("image_embeds"))
-        first = next((row for row in rows if row), [])
-        embed_dim = len(first[0]) if first and isinstance(first[0], list) else len(first)
-    return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), embed_dim or None)
+    return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), vectors_dim(dataset))
+
+
+def _has_pictures(member: Member) -> bool:
+    return image_column(member.dataset) in ("images", "image")
 
 
 def _check_same(member: Member, other: Member, whose: str) -> None:
@@ -200,25 +198,33 @@ def _same_types(tokens: list) -> list:
     if column is None:
         return tokens
     if not isinstance(tokens[0], Dataset):
-        feature = next(part.features[column] for part in tokens if column in part.column_names)
-        return [part if column in part.column_names else _without_images(part, column, feature) for part in tokens]
+        with_images = [part for part in tokens if column in part.column_names]
+        features = [part.features[column] for part in with_images]
+        feature = next((feature for feature in features if is_nested(feature)), features[0])
+        return [_with_images_of(feature, part, column) for part in tokens]
     vectors = [part for part in tokens if "image_embeds" in part.column_names]
     if not vectors:
         return tokens
-    one_type = len({str(part.features["image_embeds"]) for part in vectors}) == 1
-    if one_type and len(vectors) == len(tokens) and not any(map(_has_null, vectors)):
+    features = [part.features["image_embeds"] for part in vectors]
+    if len(set(map(str, features))) == 1 and len(vectors) == len(tokens) and not any(map(_has_null, vectors)):
         return tokens
-    return [_with_lists(part) for part in tokens]
+    return [_with_lists(part, nested=any(map(is_nested, features))) for part in tokens]
 
 
-def _without_images(stream, column: str, feature):
+def _with_images_of(feature, stream, column: str):
+    """A stream with the image column in the type `feature`: of nulls where it has none, of lists of its one vector."""
     from datasets import Features
 
-    return stream.map(
-        lambda batch: {**batch, column: [None] * len(batch["length"])},
-        batched=True,
-        features=Features({**stream.features, column: feature}),
-    )
+    given = stream.features.get(column)
+    if given == feature:
+        return stream
+    wrap = given is not None and is_nested(feature) and not is_nested(given)
+
+    def convert(batch):
+        images = batch.get(column, [None] * len(batch["length"]))
+        return {**batch, column: [[value] if wrap and value else value for value in images]}
+
+    return stream.map(convert, batched=True, features=Features({**stream.features, column: feature}))
 
 
 def _has_null(tokens) -> bool:
@@ -227,20 +233,32 @@ def _has_null(tokens) -> bool:
     )
 
 
-def _with_lists(tokens):
+def _with_lists(tokens, nested: bool):
     import pyarrow as pa
-    import pyarrow.compute as pc
     from datasets import Features, List, Value
 
-    features = Features({**tokens.features, "image_embeds": List(Value("float16"))})
+    vector = List(Value("float16"))
+    features = Features({**tokens.features, "image_embeds": List(vector) if nested else vector})
 
     def to_lists(table):
-        if "image_embeds" not in table.column_names:
-            return table.append_column("image_embeds", pa.array([[]] * len(table), pa.list_(pa.float16())))
-        values = table.column("image_embeds").combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
-        lists = pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), values.flatten().cast(pa.float16()))
-        return table.set_column(table.column_names.index("image_embeds"), "image_embeds", lists)
+        rows, vectors = np.zeros(0, np.int64), pa.array([], pa.list_(pa.float16()))
+        position = len(table.column_names)
+        if "image_embeds" in table.column_names:
+            rows, vectors = split_vectors(table.column("image_embeds"))
+            position = table.column_names.index("image_embeds")
+            table = table.remove_column(position)
+        lengths, numbers = list_lengths(vectors), vectors.flatten().cast(pa.float16())
+        if nested:
+            lists = _lists(np.bincount(rows, minlength=len(table)), _lists(lengths, numbers))
+        else:
+            lists = _lists(np.bincount(rows, lengths, minlength=len(table)), numbers)
+        return table.add_column(position, "image_embeds", lists)
 
     made = tokens.with_format("arrow").map(to_lists, batched=True, features=features, desc="vectors to lists")
     return made.with_format(None)
+
+
+def _lists(lengths, values):
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]).astype(np.int32)), values)

@@ -1,13 +1,16 @@
 """Input conditioning that is learnt from the training vectors and saved with the model."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.training.images import is_nested, split_vectors
 from unicorn_hf.transfer import Moments
 
 STREAM_ROWS = 10_000  # of a stream: the error of a mean over so many is a hundredth of the spread
+BLOCK_ROWS = 10_000
 
 
 def standardize_image_embeds(model, *datasets) -> None:
@@ -28,10 +31,22 @@ def standardize_image_embeds(model, *datasets) -> None:
     for dataset in datasets:
         if "image_embeds" not in dataset.column_names:
             raise InputError("Standardizing needs image vectors (the column image_embeds), and the data have none")
-        if not hasattr(dataset, "__len__"):
-            rows = dataset.select_columns("image_embeds").take(STREAM_ROWS)
-            dataset = np.array([row["image_embeds"] for row in rows], np.float32)
-        measured = Moments.measure(dataset, "image_embeds")
-        moments = measured if moments is None else moments.merge(measured)
+        for vectors in _vectors_of(dataset):
+            measured = Moments.measure(vectors, "image_embeds")
+            moments = measured if moments is None else moments.merge(measured)
     scale = math.sqrt(len(moments.mean) / moments.trace)
     model.model.set_image_embeds_statistics(mean=moments.mean, scale=scale)
+
+
+def _vectors_of(dataset) -> Iterator:
+    """The vectors in what `Moments.measure` reads: the dataset itself, or arrays where a row has lists of vectors."""
+    dataset = dataset.select_columns(["image_embeds"])
+    if not hasattr(dataset, "__len__"):
+        rows = (np.ravel(row["image_embeds"]) for row in dataset.take(STREAM_ROWS))
+        yield np.array(list(rows), np.float32)
+    elif is_nested(dataset.features["image_embeds"]):
+        for table in dataset.with_format("arrow").iter(BLOCK_ROWS):
+            _, vectors = split_vectors(table.column(0))
+            yield vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+    else:
+        yield dataset

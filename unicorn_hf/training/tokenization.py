@@ -5,16 +5,16 @@ The loss counts what the model has to say and nothing else: in stage 1 the capti
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from jinja2 import TemplateError
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import check_columns
+from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim
 
 IGNORE_INDEX = -100
-# Where a sample's images may be: vectors, or pictures for the model's own tower. The first that is there is taken.
-IMAGE_COLUMNS = ("image_embeds", "images", "image")
 OVERLONG = ("cut", "drop")
 WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what becomes of a sample; the latter two are left out
 STREAM_REPORT = 10_000  # rows of a stream between two reports of these
@@ -54,7 +54,8 @@ def tokenize_captions(
         raise InputError(f"max_length {max_length} has no room for a caption: the image takes {len(prompt)} tokens")
 
     def encode(captions):
-        for caption in tokenizer(captions, add_special_tokens=False)["input_ids"]:
+        # A caption's "<image>", or "<|end|>", is a word of it and no mark.
+        for caption in tokenizer(captions, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
             body = [*caption, tokenizer.eos_token_id]
             fate = WHOLE
             if max_length is not None and len(prompt) + len(body) > max_length:
@@ -110,11 +111,6 @@ def tokenize_conversations(
     return _tokenize(dataset, processor, "messages", encode, max_length, overlong, num_proc)
 
 
-def image_column(dataset) -> str | None:
-    """The column that holds the images of `dataset`; vectors go before the pictures that they were made of."""
-    return next((column for column in IMAGE_COLUMNS if column in dataset.column_names), None)
-
-
 def _tokenize(dataset, processor, column: str, encode: Callable, max_length, overlong, num_proc):
     """Run `encode`, which yields (token ids, labels, number of images, fate) a row, over a dataset or a stream."""
     from datasets import IterableDataset
@@ -129,21 +125,40 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
         )
 
     def tokenize(batch, rows):
-        ids, labels, num_images, fates = (list(values) for values in zip(*encode(batch[column]), strict=True))
+        names = [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows]
+        try:
+            encoded = list(encode(batch[column]))
+        except TemplateError:
+            _raise_by_name(encode, batch[column], names, rows)
+            raise
+        ids, labels, num_images, fates = (list(values) for values in zip(*encoded, strict=True))
         return {
             "input_ids": ids,
             "labels": labels,
             "length": [len(row) for row in ids],
-            "id": [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows],
+            "id": names,
             "num_images": num_images,
             "fate": fates,
         }
 
-    run = _tokenize_stream if isinstance(dataset, IterableDataset) else _tokenize_table
-    return run(dataset, tokenize, column, images, max_length, num_proc)
+    embed_dim = vectors_dim(dataset) if images == "image_embeds" else None
+    if isinstance(dataset, IterableDataset):
+        return _tokenize_stream(dataset, tokenize, images, embed_dim, max_length)
+    return _tokenize_table(dataset, tokenize, column, images, embed_dim, max_length, num_proc)
 
 
-def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None, max_length, num_proc):
+def _raise_by_name(encode: Callable, conversations, names, rows) -> None:
+    for messages, name, row in zip(conversations, names, rows, strict=True):
+        try:
+            list(encode([messages]))
+        except TemplateError as error:
+            raise InputError(
+                f"Sample {name!r} (row {row}): the tokenizer's chat template does not take its messages ({error}); its"
+                f" roles are {', '.join(str(turn['role']) for turn in messages)}"
+            ) from error
+
+
+def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None, embed_dim, max_length, num_proc):
     from datasets import Features, Value, concatenate_datasets
 
     texts = dataset.select_columns([name for name in (column, "id") if name in dataset.column_names])
@@ -156,12 +171,12 @@ def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None
         num_proc=num_proc,
         desc=f"tokenizing {column}",
     )
-    given = np.zeros(len(tokens), int)
+    given, wrong = np.zeros(len(tokens), int), None
     if images is not None:
         # Beside the tokens, and not through the map: gigabytes of vectors are neither decoded nor copied.
         tokens = concatenate_datasets([tokens, dataset.select_columns([images])], axis=1)
-        given = np.concatenate(list(_image_counts(dataset, images)))
-    _check_images(tokens["num_images"][:], given, tokens["id"], images)
+        given, wrong = _count_images_of_table(dataset, images, embed_dim)
+    _check_images(tokens["num_images"][:], given, wrong, tokens["id"], images, range(len(tokens)))
     fates = np.asarray(tokens["fate"][:])
     _report(np.bincount(fates, minlength=4), max_length)
     kept = np.flatnonzero(fates <= CUT)
@@ -171,25 +186,27 @@ def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None
     return tokens.remove_columns(["fate", "num_images"])
 
 
-def _tokenize_stream(dataset, tokenize: Callable, column: str, images: str | None, max_length, num_proc):
+def _tokenize_stream(dataset, tokenize: Callable, images: str | None, embed_dim, max_length):
     from datasets import Features, List, Value
 
     features = _token_features()
+    one_vector = False
     if images is not None:
         feature = dataset.features[images]
-        is_list_of_vectors = images == "image_embeds" and isinstance(feature.feature, List)
+        one_vector = isinstance(feature, List) and not is_nested(feature)
         vector = List(Value("float32"))
-        features[images] = feature if images != "image_embeds" else List(vector) if is_list_of_vectors else vector
+        features[images] = feature if images != "image_embeds" else vector if one_vector else List(vector)
     counts = np.zeros(4, np.int64)
 
     def tokenize_and_drop(batch, rows):
         tokens = tokenize(batch, rows)
-        given = [0] * len(rows)
+        given, wrong = np.zeros(len(rows), int), None
         if images is not None:
-            tokens[images] = batch[images]
-            one = not (images == "images" or (images == "image_embeds" and is_list_of_vectors))
-            given = [0 if value is None else 1 if one else len(value) for value in batch[images]]
-        _check_images(tokens["num_images"], given, tokens["id"], images)
+            given, wrong = _count_images_of_batch(batch[images], images, embed_dim)
+        _check_images(tokens["num_images"], given, wrong, tokens["id"], images, rows)
+        if images is not None:
+            as_it_is = images != "image_embeds" or one_vector
+            tokens[images] = batch[images] if as_it_is else [_vectors(value) for value in batch[images]]
         reported = counts.sum() // STREAM_REPORT
         counts[:] += np.bincount(tokens["fate"], minlength=4)
         if counts.sum() // STREAM_REPORT > reported:
@@ -206,6 +223,13 @@ def _tokenize_stream(dataset, tokenize: Callable, column: str, images: str | Non
     )
 
 
+def _vectors(value):
+    """A row's vectors as a list of them; one alone may come where nulls were first, and no type said how deep it is."""
+    if value is None or len(value) == 0:
+        return value
+    return value if isinstance(value[0], list | np.ndarray) else [value]
+
+
 def _token_features() -> dict:
     from datasets import List, Value
 
@@ -213,28 +237,45 @@ def _token_features() -> dict:
     return {"input_ids": tokens, "labels": tokens, "length": Value("int32"), "id": Value("string")}
 
 
-def _image_counts(dataset, column: str) -> Iterator[np.ndarray]:
-    """How many images each row has, from the Arrow table: nothing is decoded."""
-    import pyarrow.compute as pc
-    from datasets import List
-
-    feature = dataset.features[column]
-    is_list = isinstance(feature, List) and (column == "images" or isinstance(feature.feature, List))
+def _count_images_of_table(dataset, column: str, embed_dim) -> tuple[np.ndarray, tuple[int, str] | None]:
+    counts, wrong, start = [], None, 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(4096):
-        values = table.column(0)
-        counts = pc.fill_null(pc.list_value_length(values), 0) if is_list else values.is_valid().cast("int32")
-        yield counts.to_numpy()
+        part, found = count_images(table.column(0), column, embed_dim)
+        if wrong is None and found is not None:
+            wrong = start + found[0], found[1]
+        counts.append(part)
+        start += len(part)
+    return np.concatenate(counts), wrong
 
 
-def _check_images(wanted: Iterable[int], given: Iterable[int], ids, column: str | None) -> None:
-    wrong = np.flatnonzero(np.asarray(wanted) != np.asarray(given))
-    if len(wrong) == 0:
+def _count_images_of_batch(values: list, column: str, embed_dim) -> tuple[np.ndarray, tuple[int, str] | None]:
+    import pyarrow as pa
+
+    counts, wrong = np.zeros(len(values), np.int64), None
+    for row, value in enumerate(values):  # one by one, since a type that came late may have let in lists of two depths
+        if column == "image_embeds":
+            value = value.tolist() if isinstance(value, np.ndarray) else value
+        else:  # pictures have been decoded to what Arrow does not know
+            value = [None if each is None else 0 for each in value] if isinstance(value, list) else value and 0
+        (counts[row],), found = count_images(pa.array([value]), column, embed_dim)
+        if wrong is None and found is not None:
+            wrong = row, found[1]
+    return counts, wrong
+
+
+def _check_images(wanted, given, wrong: tuple[int, str] | None, ids, column: str | None, rows) -> None:
+    """Raise for the first sample whose images do not match its placeholders, or cannot be used (`wrong`)."""
+    different = np.flatnonzero(np.asarray(wanted) != np.asarray(given))
+    if wrong is not None and not (len(different) and different[0] < wrong[0]):
+        row, what = wrong
+        raise InputError(f"Sample {ids[row]!r} (row {rows[row]}): {column!r} {what}; mend the row, or leave it out")
+    if len(different) == 0:
         return
-    row = int(wrong[0])
+    row = int(different[0])
     where = "no image column (image_embeds, images or image)" if column is None else f"{given[row]} in {column!r}"
     raise InputError(
         f"Sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), and there are {where};"
-        f" {len(wrong):,} such samples are among these"
+        f" it is row {rows[row]}, and {len(different):,} such samples are among these"
     )
 
 
@@ -281,12 +322,15 @@ def _chat_encoder(processor) -> Callable:
         template, is_marked = tokenizer.chat_template, False
     image = processor.image_token * processor.num_image_tokens
     render = _render(tokenizer, template)
+    has_system = _has_system_role(render)
 
     def encode(conversations) -> list[tuple[list[int], list[int]]]:
         expanded = [
             [{**turn, "content": _text(turn, processor).replace(processor.image_token, image)} for turn in messages]
             for messages in conversations
         ]
+        if not has_system:
+            expanded = list(map(_system_to_user, expanded))
         if is_marked:
             encoded = _apply_marked_template(tokenizer, expanded, template)
             masks = encoded["assistant_masks"]
@@ -299,7 +343,10 @@ def _chat_encoder(processor) -> Callable:
             ]
         return [(ids, label(ids, mask)) for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
 
-    prompt = _generation_prompt(tokenizer, render)
+    try:
+        prompt = _generation_prompt(tokenizer, render)
+    except TemplateError as error:
+        raise InputError(f"The tokenizer's chat template cannot write a question ({error}); mend it") from error
     is_space = {}
 
     def label(ids, mask) -> list[int]:
@@ -333,6 +380,23 @@ def _render(tokenizer, template: str) -> Callable:
         return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
 
     return render
+
+
+def _has_system_role(render: Callable) -> bool:
+    """Whether a chat template writes what a system turn says; Gemma's raises, and others leave it out."""
+    rules = "Be brief."
+    try:
+        return rules in render([{"role": "system", "content": rules}, {"role": "user", "content": "?"}])
+    except TemplateError:
+        return False
+
+
+def _system_to_user(messages: list[dict]) -> list[dict]:
+    """A leading system turn in front of the user's first words, where Gemma 3's own template puts it."""
+    if [turn["role"] for turn in messages[:2]] != ["system", "user"]:
+        return messages
+    system, user, *others = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
 def _generation_prompt(tokenizer, render: Callable) -> list[int]:
