@@ -23,7 +23,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, find_adapter_config_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_unicorn import UnicornConfig
@@ -344,6 +344,9 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         name = pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
         config_kwargs = {key: kwargs.pop(key) for key in UnicornConfig.__annotations__ if key in kwargs}
+        adapter_kwargs = {key: value for key, value in hub_kwargs.items() if key != "trust_remote_code"}
+        if find_adapter_config_file(name, **adapter_kwargs) is not None:
+            raise ValueError(f"{name} is an adapter of a model: merge it into that first (peft's merge_and_unload)")
         tokenizer = AutoTokenizer.from_pretrained(name, **hub_kwargs) if tokenizer is None else tokenizer
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)

@@ -5,8 +5,8 @@ accelerate launch recipes/finetune.py --config recipes/demo/finetune.yaml \
 """
 
 import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+from transformers import AutoProcessor
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from unicorn_hf.errors import one_sentence_errors
 from unicorn_hf.training import (
@@ -14,27 +14,33 @@ from unicorn_hf.training import (
     Mixture,
     UnicornCollator,
     UnicornTrainer,
+    check_options,
     check_trackers,
     freeze_vision_tower,
     is_padding_free,
+    load_model_to_finetune,
+    loading,
+    new_adapter,
+    set_tokenizer_options,
     tokenize_conversations,
 )
 
 
 def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     # Data
+    check_options(data_args, training_args, model_args)
     check_trackers(training_args.report_to)
     data = Mixture.read(data_args)
 
     # Model
-    model = AutoModelForImageTextToText.from_pretrained(
-        model_args.model_name_or_path,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
-    )
-    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
-    data.check_model(model.config, model_args.model_name_or_path)
+    name, trust_remote_code = model_args.model_name_or_path, training_args.trust_remote_code
+    model = load_model_to_finetune(model_args, trust_remote_code=trust_remote_code)
+    with loading(name, model_args.model_revision):
+        processor = AutoProcessor.from_pretrained(
+            name, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+        )
+    set_tokenizer_options(processor, training_args)
+    data.check_model(model.config, name)
     if not model_args.use_peft:  # which freezes all that it does not train, quantised weights included
         freeze_vision_tower(model)
 
@@ -47,9 +53,13 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
         args=training_args,
         data_args=data_args,
         train_dataset=tokens,
-        data_collator=UnicornCollator(processor, padding_free=is_padding_free(model, data_args.batching)),
+        data_collator=UnicornCollator(
+            processor,
+            padding_free=is_padding_free(model, data_args.batching),
+            pad_to_multiple_of=training_args.pad_to_multiple_of,
+        ),
         processing_class=processor,
-        peft_config=get_peft_config(model_args),
+        peft_config=new_adapter(model, model_args),
     )
     if training_args.max_steps == 0:
         trainer.dry_run()

@@ -14,9 +14,12 @@ from unicorn_hf.training import (
     PretrainArguments,
     UnicornCollator,
     UnicornTrainer,
+    check_options,
     check_trackers,
     freeze_all_but_projector,
     is_padding_free,
+    loading,
+    set_tokenizer_options,
     standardize_image_embeds,
     tokenize_captions,
 )
@@ -24,36 +27,41 @@ from unicorn_hf.training import (
 
 def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     # Data
+    check_options(data_args, training_args, model_args)
     check_trackers(training_args.report_to)
     data = Mixture.read(data_args)
     data.check_vectors()
 
     # Model
     set_seed(training_args.seed)  # the projector is drawn here, before the trainer would set the seed
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
-    model = UnicornForConditionalGeneration.from_text_pretrained(
-        model_args.model_name_or_path,
-        tokenizer=tokenizer,
-        embed_dim=data.embed_dim,
-        num_image_tokens=data_args.num_image_tokens,
-        projector_type=data_args.projector_type,
-        image_encoder=data.image_encoder,
-        transfer=data.transfer,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-    )
+    hub = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+    with loading(model_args.model_name_or_path, model_args.model_revision):
+        tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **hub)
+        model = UnicornForConditionalGeneration.from_text_pretrained(
+            model_args.model_name_or_path,
+            tokenizer=tokenizer,
+            embed_dim=data.embed_dim,
+            num_image_tokens=data_args.num_image_tokens,
+            projector_type=data_args.projector_type,
+            image_encoder=data.image_encoder,
+            transfer=data.transfer,
+            dtype=model_args.dtype,
+            attn_implementation=model_args.attn_implementation,
+            **hub,
+        )
     processor = UnicornProcessor(
         tokenizer,
         num_image_tokens=model.config.num_image_tokens,
         embed_dim=model.config.embed_dim,
         image_encoder=model.config.image_encoder,
     )
-    if data_args.standardize_image_embeds:
-        standardize_image_embeds(model, *data.datasets)
+    set_tokenizer_options(processor, training_args)
     freeze_all_but_projector(model)
 
     # Training
     tokens = data.tokenize(tokenize_captions, processor, data_args, training_args)
+    if data_args.standardize_image_embeds:
+        standardize_image_embeds(model, *data.datasets)
     training_args.remove_unused_columns = False
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
@@ -61,7 +69,11 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
         args=training_args,
         data_args=data_args,
         train_dataset=tokens,
-        data_collator=UnicornCollator(processor, padding_free=is_padding_free(model, data_args.batching)),
+        data_collator=UnicornCollator(
+            processor,
+            padding_free=is_padding_free(model, data_args.batching),
+            pad_to_multiple_of=training_args.pad_to_multiple_of,
+        ),
         processing_class=processor,
     )
     if training_args.max_steps == 0:

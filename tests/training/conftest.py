@@ -58,7 +58,13 @@ def recipe(tiny, tmp_path_factory):
     pytest.importorskip("peft", reason="the recipes need the extra 'train'")
     before = dict(os.environ)
     # For the process that the runs are forked from.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    hub_cache = tmp_path_factory.mktemp("hub")
+    os.environ |= {
+        "HF_HUB_CACHE": str(hub_cache),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before.get("PYTHONPATH", "")])
     from recipe_runs import run_recipe
 
@@ -77,7 +83,7 @@ def recipe(tiny, tmp_path_factory):
         status = run_recipe("pretrain" if way == "pretrain" else "finetune", words, log, **options)
         return SimpleNamespace(status=status, log=log.read_text(), output_dir=Path(output_dir))
 
-    run.folders = folders
+    run.folders, run.hub_cache = folders, hub_cache
     yield run
     os.environ.clear()
     os.environ.update(before)

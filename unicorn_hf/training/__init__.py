@@ -1,10 +1,12 @@
 """TRL stages: what they read, what is frozen, how samples become batches."""
 
+from unicorn_hf.training.adapters import load_model_to_finetune, loading, new_adapter
 from unicorn_hf.training.arguments import DataArguments, FinetuneArguments, PretrainArguments
 from unicorn_hf.training.batching import LengthGroupedSampler
 from unicorn_hf.training.collator import UnicornCollator, is_padding_free
 from unicorn_hf.training.freezing import freeze_all_but_projector, freeze_vision_tower
 from unicorn_hf.training.mixture import Mixture
+from unicorn_hf.training.options import check_options, set_tokenizer_options
 from unicorn_hf.training.standardization import standardize_image_embeds
 from unicorn_hf.training.tokenization import tokenize_captions, tokenize_conversations
 from unicorn_hf.training.trainer import UnicornTrainer, check_trackers
@@ -17,10 +19,15 @@ __all__ = [
     "PretrainArguments",
     "UnicornCollator",
     "UnicornTrainer",
+    "check_options",
     "check_trackers",
     "freeze_all_but_projector",
     "freeze_vision_tower",
     "is_padding_free",
+    "load_model_to_finetune",
+    "loading",
+    "new_adapter",
+    "set_tokenizer_options",
     "standardize_image_embeds",
     "tokenize_captions",
     "tokenize_conversations",

@@ -1,0 +1,166 @@
+"""TRL's and transformers' options: what a stage does not read is refused by name, not passed over."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from unicorn_hf.errors import InputError
+from unicorn_hf.training.arguments import PretrainArguments
+
+_EVALUATION = "a stage measures nothing while it trains; take checkpoints (--save_steps) and run `unicorn-hf evaluate`"
+_PACKING = "a sample stays a row of its own; say --batching padding-free for batches without padding"
+_LOSS = "the loss counts the caption in stage 1 and the assistant's turns in stage 2, and nothing else"
+_LIGER = "Liger has no kernels for this model, and the loss is computed in chunks without them"
+# Option of `SFTConfig` -> why no stage reads it, and what does the same.
+UNREAD = {
+    **dict.fromkeys(
+        (
+            "eval_strategy",
+            "eval_steps",
+            "eval_delay",
+            "eval_on_start",
+            "eval_packing",
+            "eval_do_concat_batches",
+            "eval_use_gather_object",
+            "eval_accumulation_steps",
+            "per_device_eval_batch_size",
+            "prediction_loss_only",
+            "include_for_metrics",
+            "batch_eval_metrics",
+            "bf16_full_eval",
+            "fp16_full_eval",
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "greater_is_better",
+            "label_names",
+            "do_eval",
+            "do_predict",
+        ),
+        _EVALUATION,
+    ),
+    **dict.fromkeys(("packing", "packing_strategy", "padding_free"), _PACKING),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), _LOSS),
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
+    "dataset_text_field": "stage 1 reads the column 'caption' and stage 2 'messages'; rename yours",
+    "dataset_kwargs": "the stage tokenizes the data itself; its options are --overlong and --max_length",
+    "truncation_mode": "a sample is cut at its end; say --overlong cut or drop",
+    "shuffle_dataset": "samples are drawn at random anyway; the order depends on --seed or --data_seed",
+    "length_column_name": "the stage counts the tokens itself, in the column 'length'",
+    "model_init_kwargs": "say --dtype, --attn_implementation, --model_revision, --trust_remote_code, --load_in_4bit",
+    "router_aux_loss_coef": "the model does not hand on what its experts' router says, so there is no such loss",
+}
+# What stage 2 is for: options of `ModelConfig` that stage 1, which trains the projector alone, does not read
+# (of LoRA, with the name that `peft.LoraConfig` has for it).
+LORA = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_target_parameters": "target_parameters",
+    "lora_modules_to_save": "modules_to_save",
+    "lora_task_type": "task_type",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
+BITS = ("load_in_8bit", "load_in_4bit")
+FOUR_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+
+
+def check_options(data_args, training_args, model_args) -> None:
+    """Raise `InputError` for an option that is not at its default and that this stage would pass over.
+
+    Args:
+        data_args: the stage's `PretrainArguments` or `FinetuneArguments`.
+        training_args, model_args: TRL's `SFTConfig` and `ModelConfig`.
+    """
+    if model_args.model_name_or_path is None:
+        raise InputError("Name the model by --model_name_or_path: stage 1 a language model, stage 2 stage 1's output")
+    if model_args.model_revision != "main" and Path(model_args.model_name_or_path).exists():
+        raise InputError(
+            f"model_revision is {model_args.model_revision!r}, but {model_args.model_name_or_path} is a folder, which"
+            " has no revisions; leave it out, or name the model by its id on the Hub"
+        )
+    given = options_given(training_args) | options_given(model_args)
+    unread = UNREAD
+    if isinstance(data_args, PretrainArguments):
+        reason = "stage 1 trains the projector alone, before a language model as it is; this belongs to stage 2"
+        unread = unread | dict.fromkeys(("use_peft", *LORA, *BITS, *FOUR_BITS), reason)
+    else:
+        if given.pop("assistant_only_loss", False):
+            training_args.assistant_only_loss = False  # the tokens say it already, and the trainer would want the texts
+        if not model_args.use_peft:
+            unread = unread | dict.fromkeys(LORA, "it is LoRA's; say --use_peft too")
+            unread = unread | dict.fromkeys(BITS, "weights of 4 or 8 bits can't be trained; say --use_peft too")
+        if not model_args.load_in_4bit:
+            unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; say --load_in_4bit too")
+    if data_args.streaming:
+        unread = unread | {"dataset_num_proc": "a stream is tokenized while it is read; --dataloader_num_workers helps"}
+        if training_args.train_sampling_strategy == "sequential":
+            raise InputError("train_sampling_strategy is 'sequential', but a stream is always shuffled in a buffer")
+    for name in unread:  # whose order matters: eval_strategy sets do_eval, and is to be named
+        if name in given:
+            raise InputError(f"{name} is {given[name]!r}, which this stage does not read: {unread[name]}")
+    for name, value in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
+        if getattr(training_args, name) == value:
+            raise InputError(f"{name} is {value!r}, which needs a measure: {_EVALUATION}")
+
+
+def options_given(arguments) -> dict:
+    """Name -> value of the options of a dataclass that are not at their default."""
+    given = {}
+    for field in fields(arguments):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = getattr(arguments, field.name)
+        if value != default:
+            given[field.name] = getattr(value, "value", value)
+    return given
+
+
+def set_tokenizer_options(processor, training_args) -> None:
+    """Give the tokenizer what `chat_template_path`, `eos_token` and `pad_token` say. In place.
+
+    The trainer would do so after the data are tokenized.
+
+    Args:
+        processor: the model's `UnicornProcessor`.
+        training_args: TRL's `SFTConfig`; its `chat_template_path` is then `None`.
+
+    Raises:
+        InputError: there is no such template, or the tokenizer lacks a token.
+    """
+    tokenizer = processor.tokenizer
+    for name in ("eos_token", "pad_token"):
+        token = getattr(training_args, name)
+        if token is None:
+            continue
+        if token not in tokenizer.get_vocab():
+            raise InputError(f"{name} is {token!r}, which is no token of the model's tokenizer; name one that is")
+        setattr(tokenizer, name, token)
+    if training_args.chat_template_path is not None:
+        template = _read_chat_template(training_args.chat_template_path, tokenizer)
+        processor.chat_template = tokenizer.chat_template = template
+        training_args.chat_template_path = None
+
+
+def _read_chat_template(source: str, tokenizer) -> str:
+    """The template of a file, or of another model's tokenizer, whose own marks ours has to know."""
+    from transformers import AutoTokenizer
+
+    if Path(source).is_file():
+        return Path(source).read_text(encoding="utf-8")
+    try:
+        other = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"chat_template_path {source!r}: is no template file (.jinja), and cannot be read as a tokenizer ({reason})"
+        ) from error
+    if other.chat_template is None:
+        raise InputError(f"chat_template_path {source!r}: this tokenizer has no chat template")
+    marks = [token.content for token in other.added_tokens_decoder.values() if token.content in other.chat_template]
+    unknown = sorted(set(marks) - set(tokenizer.get_vocab()))
+    if unknown:
+        raise InputError(
+            f"chat_template_path {source!r}: its template writes {', '.join(unknown)}, and to the model's tokenizer"
+            " these are no tokens; take a template of the model's own family, or a file with marks that it knows"
+        )
+    return other.chat_template
