@@ -47,6 +47,7 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
     # Training
     tokens = data.tokenize(tokenize_conversations, processor, data_args, training_args)
     training_args.remove_unused_columns = False
+    training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,

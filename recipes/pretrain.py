@@ -63,6 +63,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     if data_args.standardize_image_embeds:
         standardize_image_embeds(model, *data.datasets)
     training_args.remove_unused_columns = False
+    training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,

@@ -140,6 +140,7 @@ def test_options_that_need_others_are_refused_without_them(options, sentence, ar
         {"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
         {"assistant_only_loss": True},
         {"neftune_noise_alpha": 5.0},
+        {"router_aux_loss_coef": 0.0},
     ],
 )
 def test_options_that_are_read_are_taken(options, arguments):

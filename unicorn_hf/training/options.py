@@ -46,7 +46,7 @@ UNREAD = {
     "shuffle_dataset": "samples are drawn at random anyway; the order depends on --seed or --data_seed",
     "length_column_name": "the stage counts the tokens itself, in the column 'length'",
     "model_init_kwargs": "say --dtype, --attn_implementation, --model_revision, --trust_remote_code, --load_in_4bit",
-    "router_aux_loss_coef": "the model does not hand on what its experts' router says, so there is no such loss",
+    "router_aux_loss_coef": "the model hands on nothing of its experts' router, so there is no such loss; say 0",
 }
 # What stage 2 is for: options of `ModelConfig` that stage 1, which trains the projector alone, does not read
 # (of LoRA, with the name that `peft.LoraConfig` has for it).
@@ -80,6 +80,8 @@ def check_options(data_args, training_args, model_args) -> None:
             " has no revisions; leave it out, or name the model by its id on the Hub"
         )
     given = options_given(training_args) | options_given(model_args)
+    if given.get("router_aux_loss_coef") == 0:
+        del given["router_aux_loss_coef"]  # there is no such loss
     unread = UNREAD
     if isinstance(data_args, PretrainArguments):
         reason = "stage 1 trains the projector alone, before a language model as it is; this belongs to stage 2"
