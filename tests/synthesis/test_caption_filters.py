@@ -45,6 +45,66 @@ def test_an_unsound_caption_is_rejected_with_its_reason(caption, reason):
     assert not raised.value.malformed
 
 
+@pytest.mark.parametrize(
+    ("seed", "caption"),
+    [
+        ("robot arm welding car, factory", "robot arm welding car, factory"),
+        ("robot arm welding car, factory", "Robot arm welding car; factory."),
+        ("robot arm welding car, factory", "Factory: car, robot arm, welding"),
+        ("robot arm welding car, factory", "A robot arm is welding a car in a factory."),
+        ("robot arm welding car, factory", "Robot arms weld cars in the factory."),
+        ("robot arm welding car, factory", "robot arm welding car"),
+        ("狗，草地，奔跑", "草地 狗 奔跑"),
+    ],
+)
+def test_a_caption_that_is_its_seed_again_is_rejected(seed, caption):
+    with pytest.raises(BadAnswer) as raised:
+        CaptionFilters(language=None, min_words=1).check(caption, seed)
+    assert raised.value.reason == "repeats_seed"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A dog runs on grass, and the breed has a 30-year history of winning shows.",
+        "A dog runs on grass; the map was created by using an aerial survey.",
+        "A dog runs on grass in a park with a long history.",
+        "A dog runs on grass beside a mill built in 1887.",
+        "A dog runs on grass; the club was founded by farmers.",
+        "A dog runs on grass on a farm that dates back to the middle ages.",
+        "A dog of a breed known for its patience runs on grass.",
+        "A dog runs on grass in one of the largest parks in the country.",
+        "A dog runs on grass in a town with a population of 4,000.",
+        "A dog runs on grass, captured with the help of a drone.",
+        "A dog runs on grass; the feed helps to reduce stress.",
+        "A dog runs on grass on Tuesday.",
+        "A dog runs on grass, according to its owner.",
+        "A dog runs on grass where a market will open.",
+        "A dog runs on grass with an award-winning collar, available in many colors.",
+    ],
+)
+def test_what_no_picture_shows_is_rejected(caption):
+    with pytest.raises(BadAnswer) as raised:
+        CaptionFilters().check(caption, SEED)
+    assert raised.value.reason == "non_visual"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A dog runs on grass past a historic building with tall windows.",
+        "A dog runs on grass beside shadows created by a row of trees.",
+        "A dog runs on grass near a sign that reads open since noon.",
+        "A dog runs on grass on a field used by two boys as a pitch.",
+        "A dog runs on grass, taken from above, near a house built of stone.",
+        "A dog runs on grass in front of a vintage 1950s car.",
+        "A brown dog with a popular kind of red collar is running on grass in May sunlight.",
+    ],
+)
+def test_what_a_picture_can_show_is_kept(caption):
+    CaptionFilters().check(caption, SEED)
+
+
 def test_a_word_list_is_whole_words_in_any_case(tmp_path):
     (tmp_path / "words").write_text("# rude\nGras\nsun\n")
     filters = CaptionFilters(forbidden_words=read_word_list(tmp_path / "words"))

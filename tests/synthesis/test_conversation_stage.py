@@ -77,6 +77,45 @@ def test_an_unsound_turn_is_refused_with_its_reason(task, turn, reason):
     assert raised.value.reason == reason
 
 
+RAMEN = "A steaming bowl of ramen with a soft egg and green onions on a dark wooden counter."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is in the fruit bowl?", "Apples."),
+        ("What color are the apples in the basket?", "Red."),
+        ("How many bananas are there?", "Three."),
+        ("Why might the customer be smiling?", "The soup is good."),
+        ("What lies next to the ramen and the newspaper?", "A spoon."),
+    ],
+)
+def test_a_question_about_a_thing_that_the_caption_does_not_name_is_refused(question, answer):
+    turns = {"turns": [{"question": question, "answer": answer}]}
+    with pytest.raises(BadAnswer) as raised:
+        ConversationStage(mix={"question_answering": 1.0}).read({"id": "1", "caption": RAMEN}, json.dumps(turns))
+    assert raised.value.reason == "not_in_caption"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the bowl filled with?", "Ramen."),
+        ("What material is the counter made of?", "Wood."),
+        ("What color is the counter?", "Dark brown."),
+        ("What food is shown in the picture?", "Ramen."),
+        ("How many eggs are there?", "One."),
+        ("How many people are there?", "None."),
+        ("How many bananas are there?", "None."),
+        ("Is the main dish of the meal hot?", "Yes, it steams."),
+        ("What is in the background?", "A counter."),
+    ],
+)
+def test_a_question_about_what_the_caption_names_is_kept(question, answer):
+    turns = {"turns": [{"question": question, "answer": answer}]}
+    ConversationStage(mix={"question_answering": 1.0}).read({"id": "1", "caption": RAMEN}, json.dumps(turns))
+
+
 def test_a_question_is_asked_once():
     turn = {"question": "What runs?", "answer": "A dog."}
     with pytest.raises(BadAnswer, match="asked twice"):

@@ -37,6 +37,19 @@ def test_a_plan_depends_on_the_seed_alone_and_follows_the_weights():
         assert drawn[choice] / 4000 == pytest.approx(weight / sum(weights.values()), abs=0.04)
 
 
+def test_the_plan_leaves_the_setting_to_the_seed():
+    row = {"id": "1", "seed": "lighthouse, stormy sea", "domain": "open"}
+    for number in range(300):
+        prompt = CaptionStage().prompt(row, number).messages
+        plan = prompt[1]["content"].split("Plan: ")[1].lower()
+        setting = plan.partition("setting: ")[2].partition(". ")[0].partition(";  ")[0]
+        for place in ("city", "indoors", "in nature", "daylight", "at night", "plain background"):
+            assert place not in setting, plan
+        if "viewpoint" in plan:
+            assert "unless the seed says otherwise" in plan
+    assert "follows the seed wherever the plan does not fit it" in prompt[0]["content"]
+
+
 def test_users_replace_single_prompts(tmp_path):
     (tmp_path / "caption.jinja").write_text(
         "{% block system %}Say {{ max_words }} words.{% endblock %}{% block user %}{{ seed | quote }}{% endblock %}"

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,47 @@ _MARKDOWN = re.compile(
     r"^\s*(?:#{1,6} |[-*+] |\d+[.)] |> )|\*\*|__\w|`|\[[^\]]*\]\(|^\s*\||<[a-z/][^>]*>|\n\s*\n", re.MULTILINE
 )
 _NON_VISUAL = re.compile(
+    # senses, thoughts and stories
     r"\b(?:i|we) (?:think|feel|believe|imagine|hear)\b|\byou (?:can|could|will|feel|hear|smell)\b|\bimagine\b"
     r"|\b(?:sounds?|scents?|smells?|aromas?|noises?|melody|tastes?) of\b|\bsymboli[sz]|\brepresents? the\b"
     r"|\bevok(?:es|ing)\b|\bmetaphor|\bonce upon a time\b|\b(?:this|the) (?:caption|seed|prompt|description)\b"
-    r"|https?://|\bwww\.|@\w+",
+    r"|https?://|\bwww\.|@\w+"
+    # history: years of it, and what happened then
+    r"|\b(?:year|decade|century)s?[- ](?:of )?(?:long )?(?:history|experience|tradition|heritage|service|career)\b"
+    r"|\b(?:years|decades|centuries) of (?:history|experience|tradition|heritage|service|practice|use|work)\b"
+    r"|\b(?:long|rich|storied|proud|its|his|her|their) (?:history|heritage|legacy|tradition)\b"
+    r"|\bhas (?:a|an) (?:[\w-]+ ){0,3}(?:history|legacy|tradition|reputation)\b"
+    r"|\b(?:years?|decades?|centuries|months?|weeks?) ago\b|\bdat(?:es|ing) (?:back|from)\b"
+    r"|\b(?:since|until|as of) (?:the )?(?:early |late |mid-?)?(?:1[0-9]|20)\d\ds?\b"
+    r"|\b(?:built|founded|established|opened|constructed|launched|released|introduced|invented|discovered|completed"
+    r"|restored|renovated|designed|published|born|acquired|erected|inaugurated)\b[^.;,]{0,40}\b(?:1[0-9]|20)\d\d\b"
+    r"|\b(?:was|were|is|are|been) (?:first |originally |recently )?(?:founded|established|invented|born)\b"
+    r"|\b(?:for|over|in) (?:the )?(?:many|several|past|last|more than|over) (?:\w+ )?(?:years|decades|centuries)\b"
+    r"|\b(?:last|next) (?:year|month|week)\b|\b(?:yesterday|tomorrow)\b"
+    r"|\bon (?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
+    r"|\b(?:in|of|since|during) (?:january|february|march|april|may|june|july|august|september|october|november"
+    r"|december) \d{1,4}\b|\bwill (?:soon |later |also )?(?:be|become|have|open|host|help)\b"
+    # how the picture or its subject was made, and from what data
+    r"|\b(?:created|made|produced|generated|obtained|captured|taken|mapped|compiled|recorded|photographed|edited)"
+    r" (?:by )?(?:using|by means of|with the help of|through)\b"
+    r"|\b(?:aerial|satellite|geological|field|land|census|market|online) surveys?\b|\bsurvey data\b|\bdata ?sets?\b"
+    r"|\b(?:created|generated|made|produced|edited) (?:by|with|in) (?:an? )?(?:software|artificial intelligence|ai"
+    r"|photoshop|computer program|algorithm)\b|\b(?:all rights reserved|copyright|stock (?:photo|image)s?)\b"
+    # fame, opinion and hearsay
+    r"|\b(?:known|famous|famed|renowned|notable|noted|popular|celebrated) (?:for|as|among|by|worldwide)\b"
+    r"|\b(?:is|are|was|were|been) (?:widely |often |generally )?(?:considered|believed|said|thought|regarded|reported"
+    r"|rumou?red|estimated|expected|scheduled|supposed) (?:to|as|by|one|the|an?)\b|\baccording to\b"
+    r"|\b(?:award-winning|best-?selling|world-(?:famous|renowned|class)|internationally acclaimed|must-see)\b"
+    r"|\bone of the (?:\w+ )?(?:largest|oldest|most|best|first|biggest|finest|leading) [\w-]+ (?:\w+ )?in the"
+    r" (?:world|country|region|city|state|industry)\b"
+    r"|\bplays? an? (?:\w+ )?role\b|\bis (?:essential|crucial|vital|important) (?:for|to|in)\b"
+    # trade and statistics
+    r"|\b(?:affordable|cost-effective|free shipping|money-back|warranty|customer satisfaction|user-friendly)\b"
+    r"|\bavailable (?:for|in) (?:purchase|stores|sale|rent|order|download|an? (?:range|variety)|various|several|many)\b"
+    r"|\b(?:annual|total|gross|net) (?:revenue|sales|income|profit|turnover)\b|\bmarket share\b|\bper capita\b"
+    r"|\bpopulation of\b|\b(?:per ?cent|\d ?%) of (?:the|all)\b"
+    r"|\b(?:helps?|aims?|serves) to (?:improve|reduce|prevent|protect|promote|provide|raise|maintain|support)\b"
+    r"|\b(?:provides?|offers?) (?:\w+ )?(?:services|solutions|courses|training|information|support)\b",
     re.IGNORECASE,
 )
 # Words that say nothing about what a seed shows.
@@ -85,6 +123,8 @@ class CaptionFilters:
             raise BadAnswer("forbidden_word", f"the caption holds the word {found[0]!r}")
         if self.language and not _in_language(caption, self.language):
             raise BadAnswer("wrong_language", f"the caption is not in the language {self.language!r}")
+        if repeats_seed(caption, seed):
+            raise BadAnswer("repeats_seed", "the caption adds nothing to the seed; say more of what a camera would see")
         share = seed_share(caption, seed)
         if share < self.seed_share:
             raise BadAnswer("seed_not_reflected", "the caption leaves out what the seed names")
@@ -124,6 +164,19 @@ def seed_share(caption: str, seed: str) -> float:
     ) / len(named)
 
 
+def repeats_seed(caption: str, seed: str) -> bool:
+    """Whether a caption is its seed again, whatever the order, punctuation, articles and endings of the words."""
+    said, named = _words(caption), _words(seed)
+    if sorted("".join(said)) == sorted("".join(named)) or set(said) <= set(named):
+        return True
+    said, named = ({word for word in words if word not in _STOP_WORDS} for words in (said, named))
+    return bool(named) and _all_alike(said, named) and _all_alike(named, said)
+
+
+def _all_alike(words: set[str], others: set[str]) -> bool:
+    return all(word in others or any(_alike(word, other) for other in others) for word in words)
+
+
 def check_language(language: str | None) -> None:
     """Raise where a language cannot be told apart."""
     if language is not None:
@@ -133,7 +186,7 @@ def check_language(language: str | None) -> None:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
 
 
 def _alike(word: str, other: str) -> bool:

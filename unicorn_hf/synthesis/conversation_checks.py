@@ -1,5 +1,6 @@
 """Which conversations are kept, and why the others are not."""
 
+import itertools
 import re
 
 from unicorn_hf.synthesis.answers import BadAnswer
@@ -35,8 +36,70 @@ def check_turns(turns: list[tuple[str, str]], caption: str) -> None:
             raise BadAnswer("names_caption", "a turn speaks of a description; speak of the picture")
         if _UNANSWERABLE.search(answer):
             raise BadAnswer("unanswerable", f"the description does not answer {question[:80]!r}; ask what it answers")
+        if thing := unnamed_thing(question, answer, caption):
+            raise BadAnswer(
+                "not_in_caption", f"the question {question[:80]!r} is about a {thing!r} that is not described"
+            )
         if copied(answer, question):
             raise BadAnswer("answer_in_question", f"the question {question[:80]!r} holds its answer")
+
+
+def unnamed_thing(question: str, answer: str, caption: str) -> str | None:
+    """A thing that a question takes for granted ("the fruit bowl") and of which a caption says no word; None for none.
+
+    English only. Whatever every picture has, and general words for what it may show, need not be named.
+    """
+    described = words(caption)
+    for match in _TAKEN_FOR_GRANTED.finditer(question.lower()):
+        named = list(itertools.takewhile(lambda word: word not in _ENDS_OF_PHRASES, words(match[1])))
+        nothing = match[0].startswith("how many") and words(answer)[:1] in (["no"], ["none"], ["zero"], ["0"])
+        if not named or nothing:
+            continue
+        in_caption = [any(_akin(word, other) for other in described) for word in named]
+        general = [word in _GENERAL for word in named]
+        # A described thing may have become another by a word before it: the fruit bowl, where there is a bowl of soup.
+        if not (in_caption[0] or general[0]) and (any(in_caption) or not any(general)):
+            return " ".join(named[: in_caption.index(True) + 1] if any(in_caption) else named)
+    return None
+
+
+# Up to three words, looked at and not taken, for the next phrase may begin among them.
+_TAKEN_FOR_GRANTED = re.compile(
+    r"(?:\b(?:the|this|that|these|those|his|her|its|their)|how many)(?=((?: [\w'’-]+){1,3}))"
+)
+_ENDS_OF_PHRASES = frozenset(
+    re.findall(
+        r"\w+",
+        """a about above against an and are around as at be been before behind being below beneath beside between by can
+        could did do does during for from has have he his how her i if in into is it its like look might near of off on
+        onto or over s she should so than that the their them there these they this those through to toward towards
+        under was were what when where which while who whose why will with within would you""",
+    )
+)
+# What every picture has, and the general words for what a caption names by a special one.
+_GENERAL = frozenset(
+    re.findall(
+        r"\w+",
+        """action activity age air amount angle animal area arrangement atmosphere background biggest bird body
+        bottom boy building camera center centre child closest clothes clothing color colour composition
+        condition container context corner day decoration depicted detail device difference direction dish
+        distance drink edge element end entire environment event expression face feature figure first floor
+        food foreground front furniture gender girl ground group hair hand head height image individual
+        instrument item kind landscape largest last left length light lighting liquid location lower machine
+        main man material meal men mood most nearest object occasion one only other outfit part pattern
+        people person photo photograph picture place plant pose position purpose reason relationship right
+        room same scene season second setting shade shape shown side size sky smallest spot structure style
+        subject surface surrounding surroundings table temperature texture thing third time tone tool top
+        tree two type upper vehicle view viewer viewpoint visible visual wall water way wearing weather
+        whole woman women word world""",
+    )
+)
+
+
+def _akin(word: str, other: str) -> bool:
+    """Whether two words are one but for their endings: bowl and bowls, running and runs."""
+    length = max(3, min(len(word), len(other)) - 2)
+    return word == other or (len(word) >= length <= len(other) and word[:length] == other[:length])
 
 
 def check_options(question: str, options: list[str], answer: str) -> int:
