@@ -2,8 +2,9 @@
 
 * in-process: it has `captions(seed, count, rng)` and `conversation(caption, task, rng)` and needs no model
   (`GrammarWriter`);
-* a language model: it has `model`, `concurrency`, `prices`, and is an asynchronous context manager with
-  `async complete(prompt) -> Completion` (`ChatWriter`, `TransformersWriter`). `BatchWriter` reads and writes files.
+* a language model: it has `model`, `concurrency`, `prices`, `max_tokens` (the most that an answer may take, thoughts
+  included), and is an asynchronous context manager with `async complete(prompt) -> Completion` (`ChatWriter`,
+  `TransformersWriter`). `BatchWriter` reads and writes files.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.grammar import GrammarWriter
 from unicorn_hf.synthesis.usage import Usage
 
+MAX_TOKENS = 8192  # of one answer and its thought, as long as the user sets no other bound
 WRITERS = ("grammar", "chat", "transformers", "batch")
 
 
@@ -30,8 +32,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
+    """A language model's answer; `cut_off` says that it ended at the limit of tokens."""
+
     text: str
     usage: Usage = field(default_factory=Usage)
+    cut_off: bool = False
 
 
 class CallFailed(Exception):
