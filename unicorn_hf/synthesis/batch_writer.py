@@ -11,8 +11,10 @@ from unicorn_hf.synthesis.answer_loop import pending, refusal_entry, replay
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.chat_writer import BadBody, read_completion
 from unicorn_hf.synthesis.journal import DEAD, OK, Journal
+from unicorn_hf.synthesis.request_options import check_options, first_options
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
+from unicorn_hf.synthesis.writers import MAX_TOKENS
 
 _REQUESTS_A_FILE = 50_000  # the most that OpenAI's batch API takes
 
@@ -25,6 +27,9 @@ class BatchWriter:
         model: the model's name at the server.
         answers: files of answers, one JSON object a line.
         temperature: of the sampling.
+        max_tokens: the most of one answer, its thought included.
+        token_limit, response_format, send_temperature, send_seed: what the model takes, as of a `ChatWriter`; "auto"
+            and None are OpenAI's usual ones.
         prices: money for a million tokens.
         extra_body: further fields of every request.
     """
@@ -32,6 +37,11 @@ class BatchWriter:
     model: str
     answers: tuple[str, ...] = ()
     temperature: float = 1.0
+    max_tokens: int = MAX_TOKENS
+    token_limit: str = "auto"
+    response_format: str = "auto"
+    send_temperature: bool | None = None
+    send_seed: bool | None = None
     prices: Prices = field(default_factory=Prices)
     extra_body: dict = field(default_factory=dict)
 
@@ -40,6 +50,9 @@ class BatchWriter:
     def __post_init__(self):
         if not self.model:
             raise InputError("the batch writer needs the name of a model; name one (--model)")
+        self._options = first_options(
+            check_options(self.token_limit, self.response_format, self.send_temperature, self.send_seed)
+        )
 
     def exchange(self, stage, work: WorkFolder) -> list[Path]:
         """Take the answers in, and write files of requests for all that is still unanswered.
@@ -52,7 +65,7 @@ class BatchWriter:
         """
         num_requests = work.plan()["shards"][0] * stage.per_row
         with Journal(work.journal_path(0)) as journal:
-            done, _ = replay(work, 0, num_requests)
+            done, *_ = replay(work, 0, num_requests)
             for name in self.answers:
                 answers = dict(_read_answers(name))
                 for request, row, number in pending(stage, work, 0, done):
@@ -72,8 +85,9 @@ class BatchWriter:
             if answer.get("error") or response.get("status_code") != 200:
                 detail = json.dumps(answer.get("error") or response.get("body"), ensure_ascii=False)[:500]
                 return {"status": DEAD, "reason": f"http_{response.get('status_code')}", "detail": detail}
-            text, usage = read_completion(json.dumps(response["body"]).encode(), stage.prompt(row, number))
-            entry = {"status": OK, "record": stage.read(row, text)}
+            completion = read_completion(json.dumps(response["body"]).encode(), stage.prompt(row, number))
+            text, usage = completion.text, completion.usage
+            entry = {"status": OK, "record": stage.read(row, text, completion.cut_off)}
         except BadBody as error:
             entry = {"status": DEAD, "reason": error.reason, "detail": str(error)}
         except BadAnswer as error:
@@ -96,13 +110,12 @@ class BatchWriter:
                     files.append(folder / f"requests-{len(files):05d}.jsonl")
                     file = files[-1].open("w", encoding="utf-8")
                 count += 1
+                # Nobody is there to ask again with more room, and only what is written is paid.
+                prompt = dataclasses.replace(prompt, max_tokens=self.max_tokens)
                 body = {
                     "model": self.model,
                     "messages": prompt.messages,
-                    "max_tokens": prompt.max_tokens,
-                    "temperature": self.temperature,
-                    "seed": prompt.seed,
-                    "response_format": {"type": "json_schema", "json_schema": prompt.schema},
+                    **self._options.body(prompt, self.temperature),
                     **self.extra_body,
                 }
                 custom_id = _custom_id(stage, request, row)

@@ -3,24 +3,39 @@
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import email.utils
 import json
 import os
 import random
+import sys
 import time
 from dataclasses import dataclass, field
 
-from unicorn_hf.errors import InputError, require
-from unicorn_hf.synthesis.usage import Prices, Usage
-from unicorn_hf.synthesis.writers import CallFailed, Completion, Prompt
+from tqdm.auto import tqdm
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-_MAX_BODY = 256 << 10  # bytes of an answer that are read before it is given up
+from unicorn_hf.errors import InputError, require
+from unicorn_hf.synthesis.request_options import OptionSearch, RequestOptions, check_options, first_options
+from unicorn_hf.synthesis.usage import Prices, Usage
+from unicorn_hf.synthesis.writers import MAX_TOKENS, CallFailed, Completion, Prompt
+
+KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+_MAX_BODY = 1 << 20  # bytes of an answer that are read before it is given up
 _MAX_BAD_BODIES = 3  # tries of a call that is answered, with something that is no completion
 _MAX_SERVER_ERRORS = 6  # tries of a call that a server breaks over (500, 502, ...)
+_PROBES = 36  # tries of the options of a server that has taken no request yet: all that there are
+_LATER_PROBES = 6  # of one that has: then it is the prompt more often than an option
+_SURE = 3  # times in a row that something is seen before it counts as a server's habit
+_CUT_OFF = (
+    "length",
+    "max_tokens",
+    "model_length",
+)  # finish reasons of OpenAI and its followers, of gateways, of Mistral
 _SILENT = 5  # tries in a row without an answer after which a server is left alone for a while
 # Additive increase, multiplicative decrease: near a limit of 16 calls about 3 in 100 are refused.
 _RISE, _CUT = 2.0, 0.7
+_MAX_WORDS = 1000  # characters of a server's refusal
+_PASSING = (408, 409, 425, 429)
 _CONFIGURATION_ERRORS = {
     401: "the server refuses the key",
     402: "the account has no credit",
@@ -36,6 +51,8 @@ class ChatWriter:
     A server that answers 429 or 503 gets a third fewer calls at a time, and more again with every success;
     `Retry-After` is kept.
     A server that does not answer is left alone for a while, and its calls go to the others.
+    The first request finds out which options a server takes (see `RequestOptions`) and the others wait for it; what it
+    found is printed in one line. No redirect is followed.
 
     Args:
         model: the model's name at the server.
@@ -45,6 +62,12 @@ class ChatWriter:
         timeout: seconds for one try of a call.
         deadline: seconds for a call with all its tries and pauses.
         temperature: of the sampling.
+        max_tokens: the most of one answer, its thought included. An answer that is cut off is asked again with more, up
+            to this.
+        token_limit: the name of the field that limits an answer: "max_tokens", "max_completion_tokens" or "none";
+            "auto" finds out what the server takes.
+        response_format: how the answer's form is asked for: "json_schema", "json_object" or "none"; "auto" finds out.
+        send_temperature, send_seed: whether these are sent; None finds out.
         prices: money for a million tokens.
         extra_body: further fields of every request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`.
 
@@ -59,6 +82,11 @@ class ChatWriter:
     timeout: float = 120.0
     deadline: float = 600.0
     temperature: float = 1.0
+    max_tokens: int = MAX_TOKENS
+    token_limit: str = "auto"
+    response_format: str = "auto"
+    send_temperature: bool | None = None
+    send_seed: bool | None = None
     prices: Prices = field(default_factory=Prices)
     extra_body: dict = field(default_factory=dict)
 
@@ -71,21 +99,37 @@ class ChatWriter:
             raise InputError("the chat writer needs the name of a model; name one (--model)")
         if self.concurrency < 1 or self.timeout <= 0 or self.deadline <= 0:
             raise InputError("concurrency, timeout and deadline must be positive")
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens is {self.max_tokens}; expected 1 or more")
+        self._fixed = check_options(self.token_limit, self.response_format, self.send_temperature, self.send_seed)
+
+    def check_access(self) -> None:
+        """Raise `InputError` where neither an address nor a key says whom to call."""
+        if not (self.servers or os.environ.get(KEY_VARIABLE) or os.environ.get(ADDRESS_VARIABLE)):
+            raise InputError(
+                "the chat writer knows no server: name its address (--base-url http://127.0.0.1:8000/v1), or set "
+                f"{KEY_VARIABLE} to call OpenAI's"
+            )
 
     async def __aenter__(self):
         import openai
 
+        self.check_access()
         self._key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own ask for no key
         self._servers = [
             _Server(
                 openai.AsyncOpenAI(
-                    base_url=url, api_key=self._key, max_retries=0, http_client=openai.DefaultAioHttpClient()
+                    base_url=url,
+                    api_key=self._key,
+                    max_retries=0,
+                    # prompts and key go to the named address only
+                    http_client=openai.DefaultAioHttpClient(follow_redirects=False),
                 ),
                 self.concurrency,
+                first_options(self._fixed),
             )
             for url in (self.servers or (None,))
         ]
-        self._response_format = True
         self._waiting = collections.deque()
         self._served_at = time.monotonic()
         return self
@@ -106,6 +150,8 @@ class ChatWriter:
         end = time.monotonic() + self.deadline
         reason, detail, pause = "deadline", "no server took the call", 0.0
         bad_bodies = server_errors = 0
+        own_searches = {}  # server -> OptionSearch of this call, where the server was used to take its options
+        first_words = None  # what the first refusal said
         for attempt in range(1 << 10):
             if attempt:
                 usage.retries += 1
@@ -122,13 +168,17 @@ class ChatWriter:
                 end = started + self.deadline
             try:
                 limit = max(0.01, min(self.timeout, end - started))
-                text, tokens = await asyncio.wait_for(self._send(server, prompt), limit)
+                search = own_searches.get(server) if server.proven else server.search
+                options = search.options if search else server.options
+                completion = await asyncio.wait_for(self._send(server, prompt, options), limit)
                 server.succeeded(self.concurrency)
+                server.took(options)
                 self._served_at = time.monotonic()
-                usage.add(tokens)
-                return Completion(text, usage)
+                usage.add(completion.usage)
+                return dataclasses.replace(completion, usage=usage)
             except BadBody as error:
                 server.succeeded(self.concurrency)
+                server.took(options)
                 usage.calls += 1
                 reason, detail, pause = error.reason, str(error), 0.0
                 bad_bodies += 1
@@ -140,39 +190,47 @@ class ChatWriter:
                 status = getattr(error, "status_code", None)
                 if status in _CONFIGURATION_ERRORS:
                     raise InputError(f"{server.url}: {_CONFIGURATION_ERRORS[status]} ({detail})") from None
-                if status == 400 and self._response_format and "response_format" in detail:
-                    self._response_format = False  # a server without structured output: our own check remains
-                    pause = 0.0
-                elif status is not None and status < 500 and status not in (408, 409, 425, 429):
+                if status is not None and 300 <= status < 400:
+                    place = error.response.headers.get("location", "another address")
+                    raise InputError(
+                        f"{server.url}: sends the calls on to {place[:200]}, and no redirect is followed; if the "
+                        "prompts may go there, name that address (--base-url)"
+                    ) from None
+                server_errors += status is not None and status >= 500 and status != 503
+                if server.refuses(status, detail, options):
+                    first_words, pause = first_words or (reason, detail), 0.0
+                    if search is None and options != server.options:  # another call has found out meanwhile
+                        continue
+                    if search is None and server.proven:
+                        search = own_searches[server] = OptionSearch(options, self._fixed, _LATER_PROBES)
+                    elif search is None:
+                        search = server.search = OptionSearch(options, self._fixed, server.probes)
+                    if search.refused(detail):
+                        continue
+                    reason, detail = first_words
+                    server.turned_away(detail)
                     break
-                else:
-                    server_errors += status is not None and status >= 500 and status != 503
-                    if server_errors == _MAX_SERVER_ERRORS:
-                        break
-                    longest = min(30.0, self.deadline / 10)
-                    pause = server.failed(started, status, _retry_after(error), attempt, longest)
+                if status is None or status in (*_PASSING, 503):  # that teaches nothing about the options
+                    server.open = True
+                if server_errors == _MAX_SERVER_ERRORS:
+                    break
+                longest = min(30.0, self.deadline / 10)
+                pause = server.failed(started, status, _retry_after(error), attempt, longest)
             finally:
                 server.in_flight -= 1
                 self._wake()
         raise CallFailed(reason, detail, usage)
 
-    async def _send(self, server: "_Server", prompt: Prompt) -> tuple[str, Usage]:
-        """One try: the text and what it cost.
+    async def _send(self, server: "_Server", prompt: Prompt, options: RequestOptions) -> Completion:
+        """One try.
 
         Raises:
             BadBody: the body is no chat completion. Whatever openai raises, besides.
         """
-        options = (
-            {"response_format": {"type": "json_schema", "json_schema": prompt.schema}} if self._response_format else {}
-        )
         request = server.client.chat.completions.with_streaming_response.create(
             model=self.model,
             messages=prompt.messages,
-            max_tokens=prompt.max_tokens,
-            temperature=self.temperature,
-            seed=prompt.seed,
-            extra_body=self.extra_body or None,
-            **options,
+            extra_body={**options.body(prompt, self.temperature), **self.extra_body},
         )
         body = bytearray()
         async with request as response:  # read by hand, so that an endless answer ends
@@ -187,13 +245,14 @@ class ChatWriter:
 
         A new call, without an end, stands in the queue while anybody is served; one that has begun goes first.
         """
+        began = time.monotonic()
         while True:
             now = time.monotonic()
-            limit = end or self._served_at + self.deadline
+            limit = end or max(began, self._served_at) + self.deadline
             if now >= limit:
                 return None
             awake = [server for server in self._servers if server.paused_until <= now]
-            free = [server for server in awake if server.in_flight < int(server.limit)]
+            free = [server for server in awake if server.room > 0]
             if free:
                 server = min(free, key=lambda server: server.in_flight / server.limit)
                 server.in_flight += 1
@@ -205,7 +264,7 @@ class ChatWriter:
                 await asyncio.wait_for(waiter, max(0.001, min([limit, *paused]) - now))
 
     def _wake(self) -> None:
-        room = sum(max(0, int(server.limit) - server.in_flight) for server in self._servers)
+        room = sum(max(0, server.room) for server in self._servers)
         while self._waiting and room > 0:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -213,41 +272,56 @@ class ChatWriter:
                 room -= 1
 
     def _explain(self, error: Exception) -> tuple[str, str]:
-        """(reason, detail) of a failed try; the key never appears in it."""
+        """(reason, detail) of a failed try: the server's own words, where it said any; the key never appears in it."""
         import openai
 
         if isinstance(error, openai.APIStatusError):
-            reason, detail = f"http_{error.status_code}", str(error)
+            reason, detail = f"http_{error.status_code}", " ".join(error.response.text.split()) or str(error)
         elif isinstance(error, asyncio.TimeoutError):
             reason, detail = "timeout", f"no answer within {self.timeout:g} s"
         else:
             # openai takes a lost connection for a timeout; its cause knows better
             reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
-        return reason, detail.replace(self._key, "***")[:500] if len(self._key) > 6 else detail[:500]
+        return reason, (detail.replace(self._key, "***") if len(self._key) > 6 else detail)[:_MAX_WORDS]
 
 
-def read_completion(body: bytes, prompt: Prompt) -> tuple[str, Usage]:
-    """The text of a chat completion, and what it cost; where the server does not say, four bytes count as a token.
+def read_completion(body: bytes, prompt: Prompt) -> Completion:
+    """The answer in a chat completion, and what it cost; where the server does not say, four bytes count as a token.
+
+    A thought that the server keeps apart (`reasoning_content`, `reasoning`, or a part of the content) is no answer.
 
     Raises:
         BadBody: the bytes are no UTF-8, no JSON, or no chat completion.
     """
     try:
         completion = json.loads(body.decode("utf-8"))
-        text = completion["choices"][0]["message"]["content"] or ""
+        choice = completion["choices"][0]
+        message = choice["message"]
+        text = _content_text(message.get("content")) or _content_text(message.get("refusal"))
+        thought = _content_text(message.get("reasoning_content")) or _content_text(message.get("reasoning"))
         tokens = completion.get("usage") or {}
         usage = Usage(
             calls=1,
             prompt_tokens=int(tokens.get("prompt_tokens", sum(len(m["content"]) for m in prompt.messages) // 4)),
-            completion_tokens=int(tokens.get("completion_tokens", len(text) // 4)),
+            completion_tokens=int(tokens.get("completion_tokens", (len(text) + len(thought)) // 4)),
         )
-        if not isinstance(text, str):
-            raise TypeError(f"the content is a {type(text).__name__}")
+        cut_off = str(choice.get("finish_reason")).lower() in _CUT_OFF
     except UnicodeDecodeError as error:
         raise BadBody("invalid_utf8", str(error)) from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise BadBody("broken_body", f"{type(error).__name__}: {error}") from None
-    return text, usage
+    if thought and not text.strip():
+        text = f"<think>{thought}"  # as a model would write it: a thought, and nothing behind it
+    return Completion(text, usage, cut_off)
+
+
+def _content_text(content: str | list | None) -> str:
+    """The text of a message's content, without the parts that are thoughts or pictures."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") in ("text", "output_text"))
+    if not isinstance(content, str | None):
+        raise TypeError(f"the content is a {type(content).__name__}")
+    return content or ""
 
 
 class BadBody(Exception):
@@ -257,15 +331,49 @@ class BadBody(Exception):
 
 
 class _Server:
-    """One server: how many calls it takes at a time, and until when it is left alone."""
+    """One server: how many calls it takes at a time, which options, and until when it is left alone."""
 
-    def __init__(self, client, limit: int):
+    def __init__(self, client, limit: int, options: RequestOptions):
         self.client, self.url = client, str(client.base_url)
         self.limit = float(limit)
         self.in_flight = 0
         self.paused_until = 0.0
+        self.options = options
+        self.proven = False  # whether it has taken a request with these options
+        self.search, self.probes = None, _PROBES  # of what it takes, as long as it has taken nothing
+        self.open = False  # whether more than the one call that finds out may be under way
+        self._changed = self._turned_away = 0  # times in a row
+        self._broken = 0  # times that it answered with an error of its own
         self._cut_at = 0.0
         self._failures = 0
+
+    @property
+    def room(self) -> int:
+        """How many more calls it may get now."""
+        return (int(self.limit) if self.open else 1) - self.in_flight
+
+    def took(self, options: RequestOptions) -> None:
+        """A request with `options` went through."""
+        self.open, self._turned_away = True, 0
+        self._changed = 0 if options == self.options else self._changed + 1
+        if not self.proven or self._changed == _SURE:
+            self.options, self.proven, self._changed = options, True, 0
+            tqdm.write(f"{self.url}: takes {options}", file=sys.stderr)
+
+    def refuses(self, status: int | None, words: str, options: RequestOptions) -> bool:
+        """Whether a failed try says that the server does not take a request like this."""
+        if status is None or status in (*_PASSING, 503):
+            return False
+        self._broken += status >= 500
+        # Some servers break over an option. Where nothing says so, a broken server is the likelier reason.
+        return status < 500 or bool(options.named_in(words)) or (not self.proven and self._broken >= _SURE)
+
+    def turned_away(self, words: str) -> None:
+        """A request was refused with all options that were tried."""
+        self._turned_away += 1
+        self.search, self.probes = None, _LATER_PROBES
+        if not self.proven and self._turned_away == _SURE:
+            raise InputError(f"{self.url}: refuses every request, whatever option is left out; it says: {words}")
 
     def succeeded(self, most: int) -> None:
         self._failures = 0
