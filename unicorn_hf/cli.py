@@ -41,6 +41,25 @@ Concurrency = Annotated[int, typer.Option(help="The most calls under way at a ti
 Timeout = Annotated[float, typer.Option(help="Seconds for one try of a call.")]
 Deadline = Annotated[float, typer.Option(help="Seconds for a call with all its tries and pauses.")]
 Temperature = Annotated[float, typer.Option(help="Of the sampling.")]
+MaxTokens = Annotated[
+    int,
+    typer.Option(
+        min=1, help="The most of one answer, thoughts included; one that is cut off is asked again with more."
+    ),
+]
+TokenLimit = Annotated[
+    str,
+    typer.Option(help="The field that limits an answer: max_tokens, max_completion_tokens or none; auto finds out."),
+]
+ResponseFormat = Annotated[
+    str, typer.Option(help="How JSON is asked for: json_schema, json_object or none; auto finds out.")
+]
+SendTemperature = Annotated[
+    bool | None, typer.Option("--send-temperature/--no-send-temperature", help="By default, where the server takes it.")
+]
+SendSeed = Annotated[
+    bool | None, typer.Option("--send-seed/--no-send-seed", help="By default, where the server takes it.")
+]
 ExtraBody = Annotated[str, typer.Option(help="Further fields of every request, as a JSON object.")]
 PriceIn = Annotated[float, typer.Option(help="Money for a million prompt tokens.")]
 PriceOut = Annotated[float, typer.Option(help="Money for a million tokens that are written.")]
@@ -84,6 +103,11 @@ def captions(
     timeout: Timeout = 120.0,
     deadline: Deadline = 600.0,
     temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 8192,
+    token_limit: TokenLimit = "auto",
+    response_format: ResponseFormat = "auto",
+    send_temperature: SendTemperature = None,
+    send_seed: SendSeed = None,
     extra_body: ExtraBody = "{}",
     price_in: PriceIn = 0.0,
     price_out: PriceOut = 0.0,
@@ -115,7 +139,14 @@ def captions(
         language=None if language == "any" else language,
         forbidden_words=read_word_list(word_list) if word_list else (),
     )
-    settings = (concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers)
+    request = {
+        "max_tokens": max_tokens,
+        "token_limit": token_limit,
+        "response_format": response_format,
+        "send_temperature": send_temperature,
+        "send_seed": send_seed,
+    }
+    settings = (concurrency, timeout, deadline, temperature, request, extra_body, price_in, price_out, batch_answers)
     made = _language_model_writer(writer, model, servers, *settings)
     if dry_run:
         _print_preview(caption_stage(captions_per_seed, seed, filters, prompt_dir), read_seeds(source), made)
@@ -151,8 +182,12 @@ def instructions(
         typer.Option(help="Shares, such as multiple_choice=2,complex_reasoning=1; all three tasks alike by default."),
     ] = "",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Answer every question twice, and keep what agrees.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Answer every question twice, and keep what agrees; by default, but in batch files.",
+        ),
+    ] = None,
     format: Annotated[str, typer.Option(help="messages, or llava to write conversations.json too.")] = "messages",
     prompt_dir: PromptDir = None,
     model: Model = "",
@@ -161,6 +196,11 @@ def instructions(
     timeout: Timeout = 120.0,
     deadline: Deadline = 600.0,
     temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 8192,
+    token_limit: TokenLimit = "auto",
+    response_format: ResponseFormat = "auto",
+    send_temperature: SendTemperature = None,
+    send_seed: SendSeed = None,
     extra_body: ExtraBody = "{}",
     price_in: PriceIn = 0.0,
     price_out: PriceOut = 0.0,
@@ -183,12 +223,20 @@ def instructions(
         print(f"{output}: {len(dataset):,} conversations")
         return
 
-    from unicorn_hf.synthesis.instructions import conversation_stage, read_captions
+    from unicorn_hf.synthesis.instructions import conversation_stage, read_captions, verifies
 
-    settings = (concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers)
+    request = {
+        "max_tokens": max_tokens,
+        "token_limit": token_limit,
+        "response_format": response_format,
+        "send_temperature": send_temperature,
+        "send_seed": send_seed,
+    }
+    settings = (concurrency, timeout, deadline, temperature, request, extra_body, price_in, price_out, batch_answers)
     made = _language_model_writer(writer, model, servers, *settings)
     if dry_run:
-        _print_preview(conversation_stage(shares, seed, verify, prompt_dir), read_captions(captions), made)
+        stage = conversation_stage(shares, seed, verifies(made, verify), prompt_dir)
+        _print_preview(stage, read_captions(captions), made)
         return
     write_instructions(
         captions,
@@ -818,7 +866,18 @@ def _shares(mix: str) -> dict[str, float]:
 
 
 def _language_model_writer(
-    writer, model, servers, concurrency, timeout, deadline, temperature, extra_body, price_in, price_out, batch_answers
+    writer,
+    model,
+    servers,
+    concurrency,
+    timeout,
+    deadline,
+    temperature,
+    request,
+    extra_body,
+    price_in,
+    price_out,
+    batch_answers,
 ):
     """The writer of a name, with those of the options that it takes."""
     from unicorn_hf.synthesis.usage import Prices
@@ -828,14 +887,21 @@ def _language_model_writer(
         body = json.loads(extra_body)
     except ValueError as error:
         raise InputError(f"--extra-body {extra_body!r}: {error}; expected a JSON object") from None
-    options = {"model": model, "temperature": temperature, "prices": Prices(price_in, price_out)}
+    options = {
+        "model": model,
+        "temperature": temperature,
+        "max_tokens": request["max_tokens"],
+        "prices": Prices(price_in, price_out),
+    }
     if writer == "chat":
         addresses = tuple(filter(None, servers.split(",")))
-        options |= {"servers": addresses, "timeout": timeout, "extra_body": body}
+        options |= {"servers": addresses, "timeout": timeout}
     if writer in ("chat", "transformers"):
         options |= {"concurrency": concurrency, "deadline": deadline}
     if writer == "batch":
-        options |= {"answers": tuple(map(str, batch_answers or ())), "extra_body": body}
+        options |= {"answers": tuple(map(str, batch_answers or ()))}
+    if writer in ("chat", "batch"):
+        options |= {**request, "extra_body": body}
     return load_writer(writer, **options)
 
 
@@ -855,6 +921,12 @@ def _print_preview(stage, rows, writer) -> None:
         print(f"--- prompt {number}")
         for message in messages:
             print(f"[{message['role']}]\n{message['content']}")
+    if "checking" in estimate:
+        check = estimate["checking"]
+        print(
+            f"--no-verify saves the check of every conversation, which comes on top: about {check['prompt_tokens']:,} "
+            f"tokens in and {check['completion_tokens']:,} out, {check['cost']:,.2f}"
+        )
     print(
         f"{estimate['requests']:,} requests, about {estimate['prompt_tokens']:,} tokens in and "
         f"{estimate['completion_tokens']:,} out, {estimate['cost']:,.2f} at these prices"
@@ -868,14 +940,24 @@ def _print_summary(output: Path) -> None:
         return
     summary = json.loads(path.read_text(encoding="utf-8"))
     rejected, failed = (sum(summary[name].values()) for name in ("rejected", "dead_letters"))
-    tokens = summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]
     print(
         f"{output}: {summary['rows']:,} rows of {summary['requested']:,} requests, {rejected:,} rejected, {failed:,} "
-        f"failed; {tokens:,} tokens, {summary['cost']:,.2f} spent"
+        f"failed; {_spent(summary)}"
     )
+    if "checking" in summary:
+        print(
+            f"{output}: of that, checking the conversations against their captions took {_spent(summary['checking'])}"
+        )
     if failed:
         print(f"{output}/dead_letters.jsonl names the failures; ask again with: unicorn-hf retry-failed {output}")
         sys.exit(3)
+
+
+def _spent(summary: dict) -> str:
+    from unicorn_hf.synthesis.usage import money
+
+    tokens = summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]
+    return f"{tokens:,} tokens, {money(summary['cost'])} spent"
 
 
 if __name__ == "__main__":

@@ -135,6 +135,42 @@ def test_another_plan_does_not_go_on_with_this_ones_answers(llm_server, chat_wri
         write_captions(make_seeds(150)[::-1], tmp_path / "captions", writer=writer, captions_per_seed=1)
 
 
+def test_a_wrong_model_does_not_block_the_right_one(tmp_path):
+    from picky_server import serving
+
+    from unicorn_hf.synthesis import ChatWriter
+
+    def refuse(request):
+        return (404, {"error": {"message": "no such model"}}) if request["model"] == "wrong" else None
+
+    with serving(refuse) as server:
+        options = {"servers": (server.base_url,), "concurrency": 4}
+        with pytest.raises(InputError, match="no such model"):
+            write_captions(make_seeds(8), tmp_path / "captions", writer=ChatWriter("wrong", **options))
+        rows = write_captions(make_seeds(8), tmp_path / "captions", writer=ChatWriter("right", **options))
+    assert len(set(rows["seed"])) == 8
+    assert not (tmp_path / "captions.work").exists()
+
+
+def test_conversations_are_checked_by_default_and_the_cost_is_shown(llm_server, chat_writer, tmp_path):
+    from datasets import Dataset
+
+    from unicorn_hf.synthesis import Prices
+
+    captions = Dataset.from_dict(
+        {"id": list(map(str, range(40))), "caption": [f"A dog number {i} in the sun." for i in range(40)]}
+    )
+    writer = chat_writer(llm_server(), prices=Prices(1.0, 1.0))
+    write_instructions(captions, tmp_path / "checked", writer=writer)
+    summary = account(tmp_path / "checked")
+    assert summary["rejected"].keys() == {"not_verified"}
+    assert summary["checking"]["usage"]["calls"] == 40
+    assert 2 * summary["checking"]["cost"] == pytest.approx(summary["cost"])
+    write_instructions(captions, tmp_path / "unchecked", writer=writer, verify=False)
+    assert not account(tmp_path / "unchecked")["rejected"]
+    assert "checking" not in account(tmp_path / "unchecked")
+
+
 def test_a_budget_is_kept_and_the_rest_can_be_bought_later(llm_server, chat_writer, tmp_path):
     from unicorn_hf.synthesis import Prices
 

@@ -1,5 +1,6 @@
 """A run that is killed, on two ranks, or without room on the disk goes on where it stopped."""
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 
 import datasets
 import pytest
+from picky_server import serving
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset
@@ -23,6 +25,10 @@ def command(*arguments, server):
         *(sys.executable, "-m", "unicorn_hf", *map(str, arguments), "--writer", "chat", "--model", "m"),
         *("--base-url", server.base_url, "--concurrency", str(CONCURRENCY)),
     ]
+
+
+def entries(work):
+    return [json.loads(line) for path in (work / "journal").glob("*.jsonl") for line in path.read_text().splitlines()]
 
 
 def journalled(work):
@@ -67,6 +73,26 @@ def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writ
         assert repeated <= 3 * CONCURRENCY * (2 if stage == "instructions" else 1)
         calls = len(calls_now)
         assert not (tmp_path / f"{stage}.work").exists()
+
+
+def test_a_kill_keeps_the_failures_that_were_finished_and_what_they_cost(llm_server, chat_writer, tmp_path):
+    useless = {
+        "choices": [{"message": {"content": "A dog."}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+    }
+    (tmp_path / "seeds.txt").write_text("\n".join(SEEDS[:20]))
+    with serving(reply=lambda request: time.sleep(0.05) or useless) as server:
+        again = command("captions", tmp_path / "seeds.txt", "-o", tmp_path / "captions", server=server)
+        kill_at([*again, "--captions-per-seed", "1"], tmp_path / "captions.work", 3)
+    kept = entries(tmp_path / "captions.work")
+    assert len(kept) >= 3 and all((entry["status"], entry["usage"][2]) == ("dead", 300) for entry in kept)
+    healthy = llm_server()
+    rows = write_captions(
+        tmp_path / "seeds.txt", tmp_path / "captions", writer=chat_writer(healthy, concurrency=16), captions_per_seed=1
+    )
+    summary = json.loads((tmp_path / "captions" / "summary.json").read_text())
+    assert summary["dead_letters"] == {"not_json": len(kept)} and len(rows) == 20 - len(kept)
+    assert summary["usage"]["calls"] == 3 * len(kept) + 20 - len(kept)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process of its parent's end")

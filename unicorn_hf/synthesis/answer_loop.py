@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -11,11 +12,12 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.journal import DEAD, OK, REJECTED, RETRY, Journal, read_journal
 from unicorn_hf.synthesis.untrusted_text import neutralise
-from unicorn_hf.synthesis.usage import Usage
+from unicorn_hf.synthesis.usage import Usage, in_units, money
 from unicorn_hf.synthesis.work_folder import WorkFolder
 from unicorn_hf.synthesis.writers import CallFailed, Prompt
 
 MAX_REASKS = 2
+_MORE_ROOM = 8  # times the tokens of an answer that was cut off
 _KEPT_ANSWER_CHARS = 2000  # of an answer that was refused
 
 
@@ -32,7 +34,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
     stopped = work.stopped_path(rank)
     stopped.unlink(missing_ok=True)
     with Journal(work.journal_path(rank)) as journal:
-        done, usage = replay(work, rank, num_requests)
+        done, usage, _ = replay(work, rank, num_requests)
         if all(done):
             return
         progress = tqdm(
@@ -52,13 +54,14 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
             stopped.touch()
 
 
-def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, Usage]:
-    """Which requests the journal of a rank answers (one byte a request), and what they took."""
-    done, usage = bytearray(num_requests), Usage()
+def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, Usage, Usage]:
+    """Which requests the journal of a rank answers (one byte a request), what they took, and what of it checks took."""
+    done, usage, checking = bytearray(num_requests), Usage(), Usage()
     for _, entry in read_journal(work.journal_path(rank)):
         done[entry["request"]] = entry["status"] != RETRY
         usage.add(Usage(*entry.get("usage", ())))
-    return done, usage
+        checking.add(Usage(*entry.get("checking", ())))
+    return done, usage, checking
 
 
 def pending(stage, work: WorkFolder, rank: int, done: bytearray) -> Iterator[tuple[int, dict, int]]:
@@ -70,21 +73,29 @@ def pending(stage, work: WorkFolder, rank: int, done: bytearray) -> Iterator[tup
                 yield request, row, number
 
 
-async def answer(stage, writer, row: dict, number: int) -> dict:
-    """What became of one request: the entry for the journal, without the request's number."""
-    usage = Usage()
+async def answer(stage, writer, row: dict, number: int, may_spend: Callable[[Usage], bool]) -> dict:
+    """What became of one request: the entry for the journal, without the request's number.
+
+    Args:
+        may_spend: whether there is money for that much beyond `most_usage`.
+    """
+    usage, checking = Usage(), Usage()
     try:
-        record = await _ask(writer, stage.prompt(row, number), lambda text: stage.read(row, text), usage)
+        record = await _ask(writer, stage.prompt(row, number), functools.partial(stage.read, row), usage, may_spend)
         second = stage.verification(row, record)
         if second is not None:
             # A second opinion is asked for again where it is broken, never until it agrees.
-            await _ask(writer, second, lambda text: stage.confirm(record, text), usage, only_malformed=True)
+            confirm = functools.partial(stage.confirm, record)
+            await _ask(writer, second, confirm, checking, may_spend, only_malformed=True)
         entry = {"status": OK, "record": record}
     except BadAnswer as error:
         entry = refusal_entry(error)
     except CallFailed as error:
         usage.add(error.usage)
         entry = {"status": DEAD, "reason": error.reason, "detail": error.detail}
+    if checking.calls:
+        usage.add(checking)
+        entry["checking"] = list(dataclasses.astuple(checking))
     return entry | {"usage": list(dataclasses.astuple(usage))}
 
 
@@ -98,17 +109,37 @@ def refusal_entry(error: BadAnswer) -> dict:
     }
 
 
-async def _ask(writer, prompt: Prompt, read: Callable, usage: Usage, only_malformed: bool = False):
-    """The record that `read` finds in the answer; a bad answer is sent back with what is wrong with it."""
-    asked = prompt
+async def _ask(
+    writer,
+    prompt: Prompt,
+    read: Callable,
+    usage: Usage,
+    may_spend: Callable[[Usage], bool],
+    only_malformed: bool = False,
+):
+    """The record that `read` finds in the answer; a bad answer is sent back with what is wrong with it.
+
+    One that was cut off is asked again with more tokens, up to the writer's bound.
+    """
+    asked = prompt = dataclasses.replace(prompt, max_tokens=min(prompt.max_tokens, writer.max_tokens))
     for reask in range(MAX_REASKS + 1):
         completion = await writer.complete(asked)
         usage.add(completion.usage)
         try:
-            return read(completion.text)
+            return read(completion.text, completion.cut_off)
         except BadAnswer as error:
             error.answer = completion.text
-            if reask == MAX_REASKS or (only_malformed and not error.malformed):
+            last = reask == MAX_REASKS or (only_malformed and not error.malformed)
+            if error.cut_off:
+                room = min(_MORE_ROOM * prompt.max_tokens, writer.max_tokens)
+                more = Usage(completion_tokens=(MAX_REASKS - reask) * (room - prompt.max_tokens))
+                if last or not more.completion_tokens or not may_spend(more):
+                    error.detail = f"the answer was cut off at {prompt.max_tokens} tokens (--max-tokens sets the most)"
+                    raise
+                prompt = dataclasses.replace(prompt, max_tokens=room)
+                asked = dataclasses.replace(asked, max_tokens=room)
+                continue
+            if last:
                 raise
             asked = dataclasses.replace(
                 prompt,
@@ -125,7 +156,7 @@ async def _ask(writer, prompt: Prompt, read: Callable, usage: Usage, only_malfor
 
 
 def most_usage(prompt: Prompt, num_passes: int) -> Usage:
-    """The most that a request can take, asked again every time."""
+    """The most that a request can take, asked again every time, as long as no answer is cut off."""
     calls = (MAX_REASKS + 1) * num_passes
     num_bytes = sum(len(message["content"].encode()) for message in prompt.messages)
     prompt_tokens = (num_bytes + MAX_REASKS * _KEPT_ANSWER_CHARS) // 3  # a token of text is seldom shorter
@@ -139,7 +170,7 @@ class _AnswerLoop:
         self.left_out = False  # whether a request was not asked for want of money
         self._out_of_budget = False
         self._reserved = 0.0  # the most that the calls under way can cost
-        self._failed_in_a_row = []  # (request, entry); not final before another request succeeds
+        self._failed_in_a_row = []  # requests, written down already; taken back where nothing succeeds any more
         self._rejected = self._dead = 0
 
     async def run(self, requests: Iterator[tuple[int, dict, int]]) -> None:
@@ -151,8 +182,6 @@ class _AnswerLoop:
             for task in (watch, *workers):
                 task.cancel()
             await asyncio.gather(watch, *workers, return_exceptions=True)
-        for request, entry in self._failed_in_a_row:
-            self.journal.append({"request": request, **entry})
         self._show()
 
     async def _work(self, requests: Iterator[tuple[int, dict, int]]) -> None:
@@ -164,29 +193,29 @@ class _AnswerLoop:
             reserve = self._reserve(row, number)
             if reserve is None:
                 return
-            entry = await answer(self.stage, self.writer, row, number)
-            self._reserved -= reserve
+            reserved = [reserve]
+            may_spend = functools.partial(self._reserve_more, reserved)
+            entry = await answer(self.stage, self.writer, row, number, may_spend)
+            self._reserved -= sum(reserved)
             self._write_down(request, entry)
 
     def _write_down(self, request: int, entry: dict) -> None:
         self.usage.add(Usage(*entry["usage"]))
         self.progress.update()
         self._rejected += entry["status"] == REJECTED
-        if entry["status"] == DEAD:
-            self._dead += 1
-            self._failed_in_a_row.append((request, entry))
-            if len(self._failed_in_a_row) < max(32, 2 * self.writer.concurrency):
-                return
-            for held, failed in self._failed_in_a_row:  # what they took is kept, and they are asked again
-                self.journal.append({"request": held, "status": RETRY, "usage": failed["usage"]})
+        self.journal.append({"request": request, **entry})
+        if entry["status"] != DEAD:
+            self._failed_in_a_row.clear()
+            return
+        self._dead += 1
+        self._failed_in_a_row.append(request)
+        if len(self._failed_in_a_row) >= max(32, 2 * self.writer.concurrency):
+            for failed in self._failed_in_a_row:  # what they took is kept, and they are asked again
+                self.journal.append({"request": failed, "status": RETRY})
             raise InputError(
                 f"the last {len(self._failed_in_a_row)} requests failed ({entry['reason']}: {entry['detail']}); see to "
                 "the server or the model, then run the same command again: it goes on from here"
             )
-        for held, failed in self._failed_in_a_row:
-            self.journal.append({"request": held, **failed})
-        self._failed_in_a_row.clear()
-        self.journal.append({"request": request, **entry})
 
     def _reserve(self, row: dict, number: int) -> float | None:
         """Set the most that one more request can cost aside; None where the budget has no room for it."""
@@ -196,13 +225,25 @@ class _AnswerLoop:
             most = self.writer.prices.cost(most_usage(self.stage.prompt(row, number), self.stage.num_passes))
         except BadAnswer:  # refused before it is sent
             return 0.0
-        if self.writer.prices.cost(self.usage) + self._reserved + most > self.budget:
+        if not self._fits(most):
             self.left_out = True
             # The others that are under way may still leave room for more.
             self._out_of_budget = self._reserved == 0
             return None
         self._reserved += most
         return most
+
+    def _reserve_more(self, reserved: list[float], usage: Usage) -> bool:
+        """Set the cost of `usage` aside for a request that is under way; False where the budget has no room for it."""
+        most = self.writer.prices.cost(usage)
+        if not self._fits(most):
+            return False
+        self._reserved += most
+        reserved.append(most)
+        return True
+
+    def _fits(self, most: float) -> bool:
+        return self.budget is None or self.writer.prices.cost(self.usage) + self._reserved + most <= self.budget
 
     async def _watch(self) -> None:
         """Show what the run costs, and end with the process that started it (a killed driver leaves its workers)."""
@@ -216,6 +257,6 @@ class _AnswerLoop:
     def _show(self) -> None:
         cost = self.writer.prices.cost(self.usage)
         self.progress.set_postfix_str(
-            f"{self.usage.prompt_tokens / 1e6:.2f}M in, {self.usage.completion_tokens / 1e6:.2f}M out, {cost:.2f} spent"
-            f", {self._rejected} rejected, {self._dead} failed"
+            f"{in_units(self.usage.prompt_tokens)} in, {in_units(self.usage.completion_tokens)} out, "
+            f"{money(cost)} spent, {self._rejected} rejected, {self._dead} failed"
         )

@@ -62,13 +62,13 @@ class CaptionStage:
         )
         return Prompt(messages, json_schema(CaptionAnswer), max_tokens=256, seed=rng.randrange(1 << 31))
 
-    def read(self, row: dict, text: str) -> dict:
+    def read(self, row: dict, text: str, cut_off: bool = False) -> dict:
         """The record `{"caption"}` in an answer.
 
         Raises:
             BadAnswer: see `parse_answer` and `CaptionFilters`.
         """
-        caption = neutralise(parse_answer(text, CaptionAnswer).caption, 4000).strip('"“”')
+        caption = neutralise(parse_answer(text, CaptionAnswer, cut_off).caption, 4000).strip('"“”')
         self.filters.check(caption, row["seed"])
         return {"caption": " ".join(caption.split())}
 

@@ -83,7 +83,7 @@ class ConversationStage:
         messages = self.prompts.messages(task, caption=row["caption"], num_turns=rng.randint(2, 4))
         return Prompt(messages, json_schema(schema), max_tokens=1024, seed=rng.randrange(1 << 31))
 
-    def read(self, row: dict, text: str) -> dict:
+    def read(self, row: dict, text: str, cut_off: bool = False) -> dict:
         """The record `{"task", "messages"}` in an answer.
 
         Raises:
@@ -92,15 +92,14 @@ class ConversationStage:
         task, _ = draw_task(row["caption"], self.mix, self.seed)
         plain, turns = [], []  # a choice is checked without its letters
         if task == "multiple_choice":
-            for turn in parse_answer(text, MultipleChoiceAnswer).turns:
+            for turn in parse_answer(text, MultipleChoiceAnswer, cut_off).turns:
                 question, options = clean(turn.question), list(map(clean, turn.options))
                 right = options[check_options(question, options, clean(turn.answer))]
                 plain.append((question, right))
                 turns.append(self._lettered(row, question, options, right))
         else:
-            plain = turns = [
-                (clean(turn.question), clean(turn.answer)) for turn in parse_answer(text, ConversationAnswer).turns
-            ]
+            answered = parse_answer(text, ConversationAnswer, cut_off).turns
+            plain = turns = [(clean(turn.question), clean(turn.answer)) for turn in answered]
         check_turns(plain, row["caption"])
         messages = []
         for question, answer in turns:
@@ -119,9 +118,9 @@ class ConversationStage:
         messages = self.prompts.messages("verify", caption=row["caption"], questions=questions)
         return Prompt(messages, json_schema(VerificationAnswer), max_tokens=512, seed=self.seed)
 
-    def confirm(self, record: dict, text: str) -> None:
+    def confirm(self, record: dict, text: str, cut_off: bool = False) -> None:
         """Raise `BadAnswer` unless the second opinion agrees with every answer of the record."""
-        second = parse_answer(text, VerificationAnswer).answers
+        second = parse_answer(text, VerificationAnswer, cut_off).answers
         turns = _turns(record)
         if len(second) != len(turns):
             raise BadAnswer("wrong_schema", f"{len(second)} answers to {len(turns)} questions", malformed=True)

@@ -27,8 +27,9 @@ class Account:
     def __init__(self):
         self.rows = 0
         self.rejected, self.dead = collections.Counter(), collections.Counter()
-        self.usage = Usage()
+        self.usage, self.checking = Usage(), Usage()
         self.right_letters, self.tasks = collections.Counter(), collections.Counter()
+        self.details = {}  # reason -> what is known of the first request of it: often a server's own words
 
     def to_dict(self, requested: int, prices: Prices) -> dict:
         return {
@@ -38,9 +39,14 @@ class Account:
             "dead_letters": dict(self.dead.most_common()),
             "usage": self.usage.to_dict(),
             "cost": round(prices.cost(self.usage), 6),
+            **({"checking": self._checking(prices)} if self.checking.calls else {}),
             **({"tasks": dict(sorted(self.tasks.items()))} if self.tasks else {}),
             **({"right_letters": dict(sorted(self.right_letters.items()))} if self.right_letters else {}),
         }
+
+    def _checking(self, prices: Prices) -> dict:
+        """The part of usage and cost that the second opinions took."""
+        return {"usage": self.checking.to_dict(), "cost": round(prices.cost(self.checking), 6)}
 
 
 def write_answers(
@@ -100,8 +106,13 @@ def write_answers(
             f"{work.path}: {requested} requests, but {account.to_dict(requested, Prices())} are accounted for"
         )
     if not account.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in (account.rejected + account.dead).most_common(5))
-        raise InputError(f"{work.output}: none of {requested} requests gave a row ({reasons}); see {staged}")
+        counts = (account.rejected + account.dead).most_common(5)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+        detail = account.details.get(counts[0][0], "a duplicate")
+        raise InputError(
+            f"{work.output}: none of {requested} requests gave a row ({reasons}); the first {counts[0][0]}: {detail}; "
+            f"see {staged}"
+        )
     storage.write_json(summary, staged / "summary.json")
     provenance = {"synthesis": {key: summary[key] for key in ("writer", "model", "prompts")}}
     storage.write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
@@ -115,7 +126,9 @@ def _accepted(stage, work: WorkFolder, plan: dict, account: Account, rejected, d
     """(row, record) of every answer that was kept; the others are written to their files."""
     for rank, size in enumerate(plan["shards"]):
         num_requests = size * stage.per_row
-        account.usage.add(replay(work, rank, num_requests)[1])
+        _, usage, checking = replay(work, rank, num_requests)
+        account.usage.add(usage)
+        account.checking.add(checking)
         out_of_budget = work.stopped_path(rank).exists()
         entries = work.entries(rank, num_requests)
         for row in work.rows(rank):
@@ -131,6 +144,7 @@ def _accepted(stage, work: WorkFolder, plan: dict, account: Account, rejected, d
                     continue
                 count, file = (account.dead, dead) if entry["status"] == DEAD else (account.rejected, rejected)
                 count[entry["reason"]] += 1
+                account.details.setdefault(entry["reason"], " ".join(entry["detail"].split()))
                 kept = {key: entry[key] for key in ("reason", "detail", "answer") if key in entry}
                 _write_line(file, {**kept, "row": row, "number": number})
 

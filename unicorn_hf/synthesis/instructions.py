@@ -24,7 +24,7 @@ def write_instructions(
     writer="grammar",
     mix: dict[str, float] | None = None,
     seed: int = 0,
-    verify: bool = False,
+    verify: bool | None = None,
     prompt_dir=None,
     format: str = "messages",
     budget: float | None = None,
@@ -44,7 +44,8 @@ def write_instructions(
         mix: task -> share, e.g. `{"multiple_choice": 1, "complex_reasoning": 2}`; all three alike by default.
         seed: of the random choices. A conversation depends on it and on its own caption only.
         verify: let the model answer the questions a second time, from the caption alone, and keep the conversations in
-            which the two agree.
+            which the two agree. On by default where the writer can do it (not in batch files); what it cost stands in
+            `summary.json` under `checking`.
         prompt_dir: a folder with prompts that replace the package's own (see `Prompts`).
         format: "messages", or "llava" to write `conversations.json` as LLaVA and Bunny read it beside the dataset.
         budget, executor, tasks, workers, executor_options: see `write_captions`.
@@ -70,7 +71,7 @@ def write_instructions(
     from unicorn_hf.synthesis.job import run_job
 
     return run_job(
-        conversation_stage(mix, seed, verify, prompt_dir),
+        conversation_stage(mix, seed, verifies(writer, verify), prompt_dir),
         source,
         output,
         writer,
@@ -81,6 +82,11 @@ def write_instructions(
         workers=workers,
         executor_options=executor_options,
     )
+
+
+def verifies(writer, verify: bool | None) -> bool:
+    """Whether conversations get a second opinion: as the user says, or else where the writer can give one."""
+    return writer.name != "batch" if verify is None else verify
 
 
 def read_captions(captions):

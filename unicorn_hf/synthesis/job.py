@@ -53,6 +53,7 @@ def run_job(
     check_new_folder(output)
     executors.check_executor(executor, tasks, "synthesis")
     check_budget(budget, writer)
+    check_access(writer)
     work = WorkFolder(output)
     plan = {
         "kind": stage.name,
@@ -93,6 +94,7 @@ def retry_failed(
         options = plan["writer"] | {"prices": Prices(**plan["prices"])} | ({"servers": servers} if servers else {})
         writer = load_writer(plan["writer_name"], **options)
     check_budget(budget, writer)
+    check_access(writer)
     if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):
         raise InputError(f"{output}: nothing failed there")
     return _run(stage, work, writer, budget, embed_text, "local", workers, None)
@@ -103,7 +105,7 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
 
     Returns:
         `prompts` (the messages of `num_prompts` requests, drawn from all), `requests`, and an estimate of
-        `prompt_tokens`, `completion_tokens` and `cost`.
+        `prompt_tokens`, `completion_tokens` and `cost`; the check of conversations comes on top as `checking`.
     """
     rng = random.Random(0)
     positions = sorted(rng.sample(range(len(rows)), min(len(rows), 200)))
@@ -114,18 +116,26 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
     num_bytes = sum(len(message["content"].encode()) for messages in prompts for message in messages)
     requests = len(rows) * stage.per_row
     usage = Usage(
-        calls=requests * stage.num_passes,
-        prompt_tokens=round(num_bytes / 4 / max(1, len(prompts)) * requests * stage.num_passes),
-        completion_tokens=_EXPECTED_TOKENS[stage.name] * requests * stage.num_passes,
+        calls=requests,
+        prompt_tokens=round(num_bytes / 4 / max(1, len(prompts)) * requests),
+        completion_tokens=_EXPECTED_TOKENS[stage.name] * requests,
     )
+    estimate = {**usage.to_dict(), "cost": writer.prices.cost(usage)}
+    checking = {"checking": estimate} if stage.num_passes > 1 else {}  # a check reads and writes about as much
     shown = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
-    return {"prompts": shown, "requests": requests, **usage.to_dict(), "cost": writer.prices.cost(usage)}
+    return {"prompts": shown, "requests": requests, **estimate, **checking}
 
 
 def check_budget(budget: float | None, writer) -> None:
     """Raise where a budget could never be reached or kept."""
     if budget is not None and (budget <= 0 or not (writer.prices.prompt or writer.prices.completion)):
         raise InputError(f"budget {budget}: needs a positive sum, and the prices of tokens (--price-in, --price-out)")
+
+
+def check_access(writer) -> None:
+    """Raise where a chat writer does not know whom to call, before anything is written."""
+    if writer.name == "chat":
+        writer.check_access()
 
 
 def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers, executor_options):

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from tqdm.auto import tqdm
+
 
 @dataclass
 class Usage:
@@ -31,3 +33,13 @@ class Prices:
 
     def cost(self, usage: Usage) -> float:
         return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
+
+
+def in_units(count: int) -> str:
+    """A number of tokens with three digits or so: 873, 12.4k, 3.08M."""
+    return str(count) if count < 1000 else tqdm.format_sizeof(count)
+
+
+def money(cost: float) -> str:
+    """A sum with two digits behind the point, or as many as show that it is not nothing."""
+    return f"{cost:,.2f}" if cost == 0 or cost >= 0.1 else f"{cost:.2g}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unicorn_hf import storage
 from unicorn_hf.errors import InputError
-from unicorn_hf.synthesis.journal import DEAD, RETRY, Journal, read_journal
+from unicorn_hf.synthesis.journal import DEAD, OK, RETRY, Journal, read_journal
 
 
 class WorkFolder:
@@ -44,10 +44,13 @@ class WorkFolder:
         prompts.copy_to(partial / "prompts")
         plan = {**plan, "prompts": prompts.versions(), "input": digest.hexdigest(), "shards": sizes}
         plan, settings = (json.loads(json.dumps(value)) for value in (plan, settings))  # as it will be read back
-        if self.path.exists():
+        before = self.plan() if self.path.exists() else None
+        changed = [key for key in plan if plan[key] != before.get(key)] if before else []
+        if changed and not self._has_answers(before):
+            self.remove()  # a wrong model, say: nothing of it is worth keeping
+            before = None
+        if before:
             shutil.rmtree(partial)
-            before = self.plan()
-            changed = [key for key in plan if plan[key] != before.get(key)]
             if changed:
                 raise InputError(
                     f"{self.path}: holds an unfinished run with another {' and '.join(changed)}; run that one again, "
@@ -57,6 +60,19 @@ class WorkFolder:
             return
         storage.write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
         partial.rename(self.path)
+
+    def _has_answers(self, plan: dict) -> bool:
+        """Whether any request was answered with something to keep.
+
+        Raises:
+            InputError: another process is at it.
+        """
+        for rank in range(len(plan["shards"])):
+            if self.journal_path(rank).exists():
+                with Journal(self.journal_path(rank)):
+                    if any(entry["status"] == OK for _, entry in read_journal(self.journal_path(rank))):
+                        return True
+        return False
 
     def plan(self) -> dict:
         """The plan that was written down.
