@@ -231,7 +231,7 @@ def new_trainer(way, name, model, processor, rows, folder, clock, options) -> Un
         dataloader_num_workers=options.workers,
         use_cpu=options.device == "cpu",
         bf16=False,
-        activation_checkpointing=False,
+        gradient_checkpointing=False,
         logging_steps=1,
         save_strategy="no",
         report_to="none",

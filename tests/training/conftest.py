@@ -21,7 +21,7 @@ SETTINGS = {
     "save_steps": 8,
     "use_cpu": "true",
     "bf16": "false",
-    "activation_checkpointing": "false",
+    "gradient_checkpointing": "false",
     "disable_tqdm": "true",
     "report_to": "none",
 }

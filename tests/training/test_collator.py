@@ -224,7 +224,7 @@ def train(samples, processor, padding_free, folder) -> list[dict]:
     torch.manual_seed(0)
     arguments = SFTConfig(
         str(folder), max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-3,
-        logging_steps=1, use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none",
+        logging_steps=1, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
         remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, save_strategy="no",
         train_sampling_strategy="sequential", disable_tqdm=True, optim="sgd",
     )  # fmt: skip

@@ -39,7 +39,7 @@ def write_texts(path, num_rows):
 
 @pytest.fixture(autouse=True)
 def no_pause_at_the_end_of_a_stream(monkeypatch):
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def test_no_steps_report_the_data_and_the_memory_and_write_nothing(recipe, whole
 def test_the_estimate_of_activations_is_near_what_a_forward_pass_keeps(checkpointing, tmp_path):
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(**sizes, vocab_size=64, num_hidden_layers=6, attn_implementation="sdpa")
-    args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=checkpointing)
+    args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=checkpointing)
     model = LlamaForCausalLM(config).model.train()
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -140,7 +140,7 @@ def test_the_estimate_of_activations_is_near_what_a_forward_pass_keeps(checkpoin
         model(inputs_embeds=embeds, use_cache=False)
     estimate = activation_bytes(args, config, 4 * 64)
     if checkpointing:  # the hooks see the layers' inputs; one layer's inside comes in the backward pass
-        args.activation_checkpointing, config.num_hidden_layers = False, 1
+        args.gradient_checkpointing, config.num_hidden_layers = False, 1
         estimate -= activation_bytes(args, config, 4 * 64) - 4 * 64 * 128 * 8
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.3)
 

@@ -95,7 +95,7 @@ def activation_bytes(args, config, batch_tokens: int) -> float:
     norm = (4 + size) * config.hidden_size  # its float32 input, and what it gives
     # Two norms; queries, keys, values and what attention makes of them; a gated MLP.
     layer = 2 * norm + size * (2 * heads + 4 * config.intermediate_size)
-    if args.activation_checkpointing:
+    if args.gradient_checkpointing:
         kept = config.num_hidden_layers * size * config.hidden_size + layer
     else:
         kept = config.num_hidden_layers * layer
