@@ -134,6 +134,16 @@ class UnicornPreTrainedModel(PreTrainedModel):
             tower.requires_grad_(False)  # loading makes new parameters, which are trainable
         return loaded
 
+    def load_adapter(self, peft_model_id=None, adapter_name=None, *args, adapter_kwargs=None, **kwargs):
+        """As `PreTrainedModel.load_adapter`, with the projector that was trained beside the adapter."""
+        if adapter_kwargs is not None:
+            kwargs["adapter_kwargs"] = adapter_kwargs
+        loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+        if peft_model_id is not None:
+            hub_kwargs = {key: value for key, value in (adapter_kwargs or {}).items() if key in _HUB_KWARGS}
+            _load_modules_to_save(self, peft_model_id, adapter_name or "default", hub_kwargs)
+        return loaded
+
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         """As `PreTrainedModel.save_pretrained`, and a model card where the folder has none."""
         # Without this, only the saved class's own entry would be written.
@@ -532,6 +542,25 @@ print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 `trust_remote_code` is not needed after `import unicorn_hf.modeling`, where that is installed. `image_embeds` are
 vectors of the encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean nothing to this model.
 """
+
+
+def _load_modules_to_save(model: PreTrainedModel, peft_model_id: str, adapter_name: str, hub_kwargs: dict) -> None:
+    """Read what an adapter's folder holds of whole modules (`modules_to_save`).
+
+    transformers 5.10 gives them new random weights and says so in a table only; 5.24 reads them. This can go when 5.24
+    is the oldest version in use (2026-11).
+    """
+    from peft import load_peft_weights
+    from peft.utils import ModulesToSaveWrapper
+
+    wrappers = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    if not wrappers:
+        return
+    weights = load_peft_weights(peft_model_id, device="cpu", **hub_kwargs)
+    for name, wrapper in wrappers.items():
+        prefix = f"base_model.model.{name}."
+        saved = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        wrapper.modules_to_save[adapter_name].load_state_dict(saved)
 
 
 def _upload(
