@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from recipe_runs import losses
 
 from unicorn_hf.training.trainer import last_whole_checkpoint
@@ -10,6 +11,15 @@ from unicorn_hf.training.trainer import last_whole_checkpoint
 
 def checkpoints(output_dir):
     return sorted(path.name for path in output_dir.iterdir() if path.name.startswith("checkpoint"))
+
+
+def restores_to(device, folder):
+    torch.save(torch.ones(1), folder / "tensor.pt")
+    try:
+        torch.load(folder / "tensor.pt", map_location=device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def resume(recipe, way, broken, **options):
@@ -34,6 +44,10 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
 
 @pytest.mark.parametrize("way", ["finetune", "lora"])
 def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
+    if not restores_to("cpu:0", tmp_path):
+        pytest.skip(
+            "this torch cannot read a checkpoint's tensors back to the device 'cpu:0', as two processes ask it to"
+        )
     two = {"num_processes": 2, "arguments": {"per_device_train_batch_size": 2}}
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
     assert -9 in killed.status

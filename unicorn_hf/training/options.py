@@ -3,6 +3,9 @@
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+import trl
+from packaging.version import Version
+
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.arguments import PretrainArguments
 
@@ -94,6 +97,8 @@ def check_options(data_args, training_args, model_args) -> None:
             unread = unread | dict.fromkeys(BITS, "weights of 4 or 8 bits can't be trained; say --use_peft too")
         if not model_args.load_in_4bit:
             unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; say --load_in_4bit too")
+    if Version(trl.__version__) < Version("1.16"):  # (2026-11)
+        unread = unread | {"label_smoothing_factor": f"TRL {trl.__version__} fails on it; 1.16 does not"}
     if data_args.streaming:
         unread = unread | {"dataset_num_proc": "a stream is tokenized while it is read; --dataloader_num_workers helps"}
         if training_args.train_sampling_strategy == "sequential":
