@@ -45,9 +45,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
 @pytest.mark.parametrize("way", ["finetune", "lora"])
 def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
     if not restores_to("cpu:0", tmp_path):
-        pytest.skip(
-            "this torch cannot read a checkpoint's tensors back to the device 'cpu:0', as two processes ask it to"
-        )
+        pytest.skip("this torch cannot read tensors back to the device 'cpu:0', as two processes do")
     two = {"num_processes": 2, "arguments": {"per_device_train_batch_size": 2}}
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
     assert -9 in killed.status
