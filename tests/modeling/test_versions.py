@@ -10,13 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-OTHERS = [
-    python
-    for python in sorted(ROOT.glob(".venv*/bin/python"))
-    if python.parents[1].resolve() != Path(sys.prefix).resolve()
-]
+from other_versions import OTHERS
 
 # The two programs, as they run under each version.
 SAVE = """

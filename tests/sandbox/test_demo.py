@@ -1,8 +1,10 @@
 import json
+import subprocess
 
 import pytest
 from datasets import load_dataset
 from demo_run import modified
+from other_versions import OTHERS
 from PIL import Image
 
 from unicorn_hf import InputError
@@ -69,3 +71,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match="not an empty folder"):
         demo(tmp_path, fast=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("python", OTHERS or [None], ids=lambda python: python and python.parents[1].name)
+def test_the_models_answer_the_same_under_other_versions(python, demo_output, tmp_path):
+    if python is None:
+        pytest.skip("no other environment: make test-oldest builds one")
+    program = (
+        "import sys; from pathlib import Path; from unicorn_hf.sandbox.demo import FAST, evaluate_models; "
+        "evaluate_models(Path(sys.argv[1]), Path(sys.argv[2]), FAST.conditions)"
+    )
+    command = [python, "-c", program, tmp_path, demo_output]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    expected = json.loads((demo_output / "9-evaluation" / "table.json").read_text())
+    assert json.loads((tmp_path / "table.json").read_text()) == expected

@@ -1,0 +1,11 @@
+"""The Pythons of the other environments, which `make test-oldest` and `make test-newest` build beside this one."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OTHERS = [
+    python
+    for python in sorted(ROOT.glob(".venv*/bin/python"))
+    if python.parents[1].resolve() != Path(sys.prefix).resolve() and (python.parents[1] / ".installed").exists()
+]
