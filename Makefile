@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 VERSION_TESTS := tests/modeling tests/training tests/recipes tests/embedding tests/test_hub.py tests/sandbox
 
 UV := .uv/bin/uv
-INSTALL = $(UV) pip install --quiet --editable '.[dev]' --python
+INSTALL = $(UV) pip install --quiet --compile-bytecode --editable '.[dev]' --python
 METADATA := setup.cfg pyproject.toml
 
 REAL_TESTS := tests/real tests/modeling/test_generation_unicorn.py::test_quantised_cache_gives_the_same_answer_up_to_its_rounding
