@@ -1,6 +1,7 @@
 """Small models of the real architectures, with random weights, saved as their libraries save them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,27 @@ def transformers_siglip(models) -> Path:
     config = SiglipConfig(text_config=text, vision_config={**TINY, "image_size": 32, "patch_size": 8})
     processor = SiglipImageProcessor(size={"height": 32, "width": 32})
     return save_transformers(models / "siglip1", SiglipModel(config), tokenizer, processor)
+
+
+@pytest.fixture(scope="session")
+def fixed_resolution_siglip2(transformers_siglip, models) -> Path:
+    """The same with Gemma's own tokenizer, which the repositories name, and which leaves case as it is."""
+    from tokenizers.normalizers import Replace
+    from transformers import GemmaTokenizer
+
+    folder = shutil.copytree(transformers_siglip, models / "fixed_siglip2")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    siglip2 = gemma_tokenizer()
+    siglip2._tokenizer.normalizer = Replace(" ", "▁")
+    GemmaTokenizer(
+        tokenizer_object=siglip2._tokenizer,
+        model_max_length=64,
+        padding_side="right",
+        add_bos_token=False,
+        add_eos_token=True,
+    ).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unicorn_hf.embedding import load_encoder
+from unicorn_hf.embedding.open_clip_towers import create_open_clip
 from unicorn_hf.errors import InputError, MissingExtraError
 
 from .conftest import CAPTIONS, LONG_CAPTION
@@ -89,6 +90,41 @@ def test_transformers_vectors_equal_the_library_s_own(folder, padding, request):
     np.testing.assert_allclose(encoder.encode_text(TEXTS), unit(model.get_text_features(**inputs)), atol=1e-5)
     inputs = AutoImageProcessor.from_pretrained(folder)(images=pictures(), return_tensors="pt")
     np.testing.assert_allclose(encoder.encode_images(pictures()), unit(model.get_image_features(**inputs)), atol=1e-5)
+
+
+def test_a_fixed_resolution_siglip2_reads_lower_case_as_it_was_trained(transformers_siglip, fixed_resolution_siglip2):
+    from transformers import AutoTokenizer
+
+    as_released = AutoTokenizer.from_pretrained(fixed_resolution_siglip2)
+    assert as_released("A Cat").input_ids != as_released("a cat").input_ids
+    texts = ["A Cat", "a cat", "ΟΔΟΣ, İstanbul, STRASSE"]
+    vectors = load_encoder(fixed_resolution_siglip2, device="cpu").encode_text(texts)
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    expected = load_encoder(transformers_siglip, device="cpu").encode_text(texts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_every_pretrained_tag_of_open_clip_runs_the_activation_it_was_trained_with(monkeypatch):
+    """Walks all tags: what `create_open_clip` asks for is an architecture with the tag's activation."""
+    asked = {}
+
+    def create(model_name, pretrained, *, force_quick_gelu=False, **_):
+        quick_gelu = force_quick_gelu or open_clip.get_model_config(model_name).get("quick_gelu", False)
+        asked[model_name, pretrained] = bool(quick_gelu)
+        return None, None
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
+    for architecture, tag in open_clip.list_pretrained():
+        create_open_clip("", f"{architecture}/{tag}")
+    trained = {pair: bool(open_clip.get_pretrained_cfg(*pair).get("quick_gelu")) for pair in asked}
+    assert len(asked) == len(open_clip.list_pretrained()) and sum(trained.values()) > 26
+    # These two tags say nothing, and their architectures were made for them.
+    said_by_the_architecture = {
+        ("roberta-ViT-B-32", "laion2b_s12b_b32k"),
+        ("ViT-H-14-worldwide", "metaclip2_worldwide"),
+    }
+    assert {pair for pair in asked if asked[pair] != trained[pair]} <= said_by_the_architecture
 
 
 def test_sentence_transformers_vectors_equal_the_library_s_own(sentence_transformers_clip):

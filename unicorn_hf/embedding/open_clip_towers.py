@@ -63,9 +63,23 @@ def create_open_clip(name: str, spec: str, *, precision: str = "fp32", device="c
             )
     with loading(name):
         model, preprocess = open_clip.create_model_from_pretrained(
-            model_name, pretrained, precision=precision, device=device
+            model_name,
+            pretrained,
+            precision=precision,
+            device=device,
+            force_quick_gelu=bool(pretrained) and needs_quick_gelu(model_name, pretrained),
         )
         return model, preprocess, open_clip.get_tokenizer(model_name)
+
+
+def needs_quick_gelu(model_name: str, pretrained: str) -> bool:
+    """Whether weights were trained with QuickGELU though the architecture of this name runs GELU.
+
+    open_clip keeps the activation with the tag, makes the model without a look at it, and only warns.
+    """
+    import open_clip
+
+    return bool((open_clip.get_pretrained_cfg(model_name, pretrained) or {}).get("quick_gelu"))
 
 
 def _token_windows(name, tokenizer, model) -> TokenWindows:

@@ -1,8 +1,10 @@
 """Encoders of transformers: CLIP, SigLIP, SigLIP 2 and every model with the same two methods."""
 
 import contextlib
+from string import ascii_lowercase, ascii_uppercase
 
 import torch
+from tokenizers.normalizers import Lowercase
 
 from unicorn_hf.embedding.encoder import Encoder
 from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
@@ -35,9 +37,15 @@ def load_transformers(
     pad_to_max = model.config.model_type.startswith("siglip")
     names = ("input_ids",) if pad_to_max else ("input_ids", "attention_mask")
     max_tokens = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    windows = token_windows(tokenizer, max_tokens, pad_to_max=pad_to_max)
+    if pad_to_max and tokenizer(ascii_uppercase).input_ids != tokenizer(ascii_lowercase).input_ids:
+        # SigLIP and SigLIP 2 were trained on lower case, and their own tokenizers see to it; the fixed-resolution
+        # repositories of SigLIP 2 name Gemma's, which does not. As `Siglip2Tokenizer` does it, a character at a time.
+        encode, lower = windows.encode, Lowercase().normalize_str
+        windows.encode = lambda texts: encode([lower(text) for text in texts])
     return Encoder(
         name,
-        tokenizer=token_windows(tokenizer, max_tokens, pad_to_max=pad_to_max),
+        tokenizer=windows,
         transform=image_transform(processor),
         text_tower=lambda inputs: features(model.get_text_features(**{key: inputs[key] for key in names})),
         image_tower=lambda inputs: features(model.get_image_features(**cast_floats(inputs, dtype))),
