@@ -18,8 +18,8 @@ from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup, spill
 from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
 from unicorn_hf import storage
+from unicorn_hf.data_files import find_data_files, is_hub_id, read_card
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.vectors import parquet_files
 
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
 CONFIGS = (PRETRAIN, INSTRUCTION)
@@ -59,6 +59,8 @@ def open_source(
         InputError: `data` has no such rows; says what was looked for, and what is there.
     """
     path = Path(data)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
     if path.is_dir() and shards_of(config, path):
         return TableSource(config, data, embeddings, allow_pickle=allow_pickle, scratch=scratch)
     file = path if path.is_file() else find_released(config, path)
@@ -110,13 +112,23 @@ def shards_of(config: str, path: Path) -> list[Path]:
     Raises:
         InputError: one of the shards that the names promise is missing.
     """
-    files = sorted((path / config).glob("train-*.parquet")) or parquet_files(path)
+    name = config_name(config, path)
+    if name is None and not read_card(path).get("configs") and not any(_under(path, ".parquet")):
+        return []  # released JSON, or nothing
+    found = find_data_files(path, name)
+    files = found.of_split("train") if found.format == "parquet" else []
     promised = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if promised and promised != {len(files)}:
         raise InputError(
             f"{files[0].parent}: holds {len(files)} of {max(promised)} shards; fetch or write the folder again"
         )
     return files
+
+
+def config_name(config: str, path: Path) -> str | None:
+    """`config`, where a folder has a configuration of that name, in its card or as a subfolder."""
+    listed = [each.get("config_name") for each in read_card(path).get("configs") or []]
+    return config if config in listed or (not listed and (path / config).is_dir()) else None
 
 
 class TableSource:
@@ -237,10 +249,9 @@ class ParquetReader:
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
             self.schema = self.schema or schema
-            if not schema.equals(self.schema):
+            if difference := _difference(schema, self.schema):
                 raise InputError(
-                    f"{file}: its schema is not that of {files[0].name}: {_difference(schema, self.schema)}; "
-                    "write both with the same options"
+                    f"{file}: its schema is not that of {files[0].name}: {difference}; write both with the same options"
                 )
             self.shards += [(file, group) for group in range(metadata.num_row_groups)]
             self.num_rows += metadata.num_rows
@@ -351,9 +362,14 @@ def not_finite(vectors: np.ndarray) -> np.ndarray:
 def _load(data, config: str) -> Dataset:
     if isinstance(data, Dataset):
         return data
+    path = Path(data)
+    if path.exists():
+        return storage.read_dataset(data, config_name(config, path) if path.is_dir() else None)
     try:
         return storage.read_dataset(data, config)
     except InputError:
+        if not is_hub_id(data):
+            raise
         return storage.read_dataset(data)
 
 
@@ -362,21 +378,35 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 def _json_files(root: Path) -> list[Path]:
-    files = [file for file in root.rglob("*.json*") if file.suffix in (".json", ".jsonl") and file.is_file()]
-    return sorted(file for file in files if not _hidden(file, root))
+    return sorted(file for file in _under(root, ".json", ".jsonl") if file.is_file())
+
+
+def _under(root: Path, *suffixes: str) -> Iterator[Path]:
+    return (file for file in root.rglob("*") if file.suffix in suffixes and not _hidden(file, root))
 
 
 def _listed(files: list[Path], root: Path) -> str:
     return ", ".join(str(file.relative_to(root)) for file in files[:8])
 
 
-def _difference(schema: pa.Schema, expected: pa.Schema) -> str:
+def _difference(schema: pa.Schema, expected: pa.Schema) -> str | None:
+    """How the columns differ from those expected; not in their order, nor in how a list says its length."""
+    if len(set(schema.names)) < len(schema.names):
+        return f"it has a column twice, of {', '.join(schema.names)}"
     for name in expected.names:
         if name not in schema.names:
             return f"it lacks the column {name!r}"
-        if schema.field(name).type != expected.field(name).type:
-            return f"{name!r} holds {schema.field(name).type}, not {expected.field(name).type}"
-    return f"its columns are {', '.join(schema.names)}, not {', '.join(expected.names)}"
+        found, wanted = schema.field(name).type, expected.field(name).type
+        both_fixed = pa.types.is_fixed_size_list(found) and pa.types.is_fixed_size_list(wanted)
+        if found != wanted and not (is_list(found) and is_list(wanted) and not both_fixed):
+            return f"{name!r} holds {found}, not {wanted}"
+    if further := [name for name in schema.names if name not in expected.names]:
+        return f"it has the further column {further[0]!r}"
+    return None
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from datasets.fingerprint import Hasher
 from unicorn_hf.dataset_scripts.released_json import Rejected
 from unicorn_hf.dataset_scripts.sources import CONFIGS, INSTRUCTION, PRETRAIN, ReleasedSource, TableSource, open_source
 
+from unicorn_hf.data_files import state_of
 from unicorn_hf.errors import InputError
 
 DESCRIPTIONS = {
@@ -147,7 +148,7 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
             datasets.logging.get_logger(__name__).warning(f"{source.name}: {rejected}{where}")
 
 
-def _state(path: Path) -> list[tuple[str, int, int]]:
+def _state(path: Path) -> list[tuple[str, int, int, int]]:
     """What changes when a file under `path` does."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    files = sorted(file.resolve() for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path.resolve()]
+    return state_of([file for file in files if file.exists()])

@@ -46,7 +46,7 @@ def write_parquet_shards(
                     writer.close()
                 parts.append(folder / f"{len(parts)}.parquet")
                 writer = open_writer(parts[-1], schema)
-            writer.write_table(pa.table(table.columns, schema=schema))
+            writer.write_table(pa.table(table.select(schema.names).columns, schema=schema))
             num_rows += len(table)
             num_bytes += table.nbytes
     finally:

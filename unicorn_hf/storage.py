@@ -12,43 +12,42 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from unicorn_hf.data_files import (
+    PICTURES,
+    SAVED,
+    DataFiles,
+    check_hub_id,
+    find_data_files,
+    is_hub_id,
+    read_card,
+    state_of,
+)
 from unicorn_hf.errors import InputError
-
-# Suffix of a data file -> name of the `datasets` builder that reads it.
-FILE_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
 def read_dataset(source, name: str | None = None, split: str = "train", streaming: bool = False):
     """One split of a dataset as a `datasets.Dataset`, or, with `streaming`, as a `datasets.IterableDataset`.
 
     Args:
-        source: a `datasets.Dataset` (returned as it is), a folder that `load_dataset` reads, a file (Parquet, JSON
-            lines, CSV, text), or the id of a dataset on the Hub.
+        source: a `datasets.Dataset` (returned as it is); a file (Parquet, Arrow, JSON lines, CSV, text, WebDataset); a
+            folder of such files or of pictures (see `find_data_files`); or `org/name` of a dataset on the Hub.
         name: the configuration, where the source has several.
-        split: the split to read.
+        split: the split to read; as `datasets` has it, `train[:100]` and `train+test` too.
         streaming: read the rows when they are asked for, and keep none.
 
     Raises:
-        InputError: the source does not exist, cannot be read, or has no row.
+        InputError: the source does not exist, cannot be read, could be several datasets, or has no row.
     """
     import datasets
 
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return source
-    path = Path(source)
     try:
-        if path.is_file():
-            if path.suffix not in FILE_FORMATS:
-                raise InputError(
-                    f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}"
-                )
-            dataset = datasets.load_dataset(
-                FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming
-            )
-        elif path.is_dir() or (not path.is_absolute() and str(source).count("/") <= 1 and not path.suffix):
-            dataset = datasets.load_dataset(str(source), name, split=split, streaming=streaming)
+        if Path(source).expanduser().exists():
+            dataset = _read_files(find_data_files(source, name), split, streaming)
         else:
-            raise InputError(f"{path}: no such file or folder; expected a dataset folder, a data file or a Hub id")
+            check_hub_id(source, "a dataset folder or a data file")
+            dataset = datasets.load_dataset(source, name, split=split, streaming=streaming)
         is_empty = next(iter(dataset), None) is None if streaming else len(dataset) == 0
     except InputError:
         raise
@@ -60,6 +59,112 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
     return dataset
 
 
+def _read_files(found: DataFiles, split: str, streaming: bool):
+    import datasets
+
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    if found.format == SAVED:
+        dataset = datasets.load_from_disk(str(found.root))
+        if isinstance(dataset, datasets.DatasetDict):
+            if split not in dataset:
+                raise InputError(f"{found.root}: has no split {split!r}; its splits are {', '.join(dataset)}")
+            dataset = dataset[split]
+        elif split != "train":
+            raise InputError(f"{found.root}: has no split {split!r}; it is one dataset, which counts as train")
+        return dataset.to_iterable_dataset() if streaming else dataset
+    if found.format == PICTURES:
+        from unicorn_hf.picture_folder import read_pictures
+
+        dataset = read_pictures(found, split)
+        return dataset.to_iterable_dataset() if streaming else dataset
+    files = {name: found.of_split(name) for name in names}
+    builder = open_builder(found, files)
+    if found.format == "json" and streaming:
+        builder = open_builder(found, files, features=json_features(files))
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    try:
+        builder.download_and_prepare()
+    except datasets.exceptions.DatasetGenerationError:
+        if found.format != "json":
+            raise
+        # It takes the types from the first rows of a file, where a column may hold nothing but null.
+        builder = open_builder(found, files, features=json_features(files))
+        builder.download_and_prepare()
+    return builder.as_dataset(split=split)
+
+
+def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
+    """The builder of `datasets` for exactly these files, whose cache knows them by path, size and times of change.
+
+    `load_dataset` would read the paths as patterns, leave some out by their names, and know a folder with a card by the
+    folder's last name alone.
+    """
+    import dataclasses
+
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.packaged_modules.arrow.arrow import Arrow
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.text.text import Text
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    builders = {
+        "arrow": Arrow,
+        "csv": Csv,
+        "json": Json,
+        "parquet": Parquet,
+        "text": Text,
+        "webdataset": WebDataset,
+    }
+    builder_class = builders[found.format]
+    for path in (path for paths in files.values() for path in paths):
+        if "::" in str(path):  # there a path ends at its first "::", and what follows is another's
+            raise InputError(f"{path}: `datasets` reads no path with '::' in it; rename the file or the folder")
+    listed = {
+        split: DataFilesList([str(path) for path in paths], origin_metadata=state_of(paths))
+        for split, paths in files.items()
+    }
+    options = {field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)}
+    options -= {"name", "version", "data_dir", "data_files", "description", "features"}
+    options = {key: value for key, value in found.config.items() if key in options}
+    if found.format == "csv":
+        options.setdefault("converters", {"id": str})  # an id is text: "0012" is not 12
+    return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
+
+
+def json_features(files: dict[str, list[Path]]):
+    """The types of all rows of JSON lines, so that a column may begin with any number of nulls."""
+    import io
+
+    import datasets
+    import pyarrow as pa
+    import pyarrow.json
+
+    schemas = []
+    for path in (path for paths in files.values() for path in paths):
+        with path.open("rb") as file:
+            while lines := file.readlines(8 << 20):
+                block = pa.py_buffer(b"".join(lines))
+                options = pa.json.ReadOptions(block_size=max(1 << 20, len(block)))
+                schemas.append(pa.json.read_json(io.BytesIO(block), read_options=options).schema)
+    return datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
+
+
+def _card_features(found: DataFiles):
+    """The types that a card gives its columns, under `dataset_info`; None where it gives none."""
+    from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCardData
+
+    metadata = read_card(found.root) if found.config else {}
+    if "dataset_info" not in metadata:
+        return None
+    infos = DatasetInfosDict.from_dataset_card_data(DatasetCardData(dataset_info=metadata["dataset_info"]))
+    info = infos.get(str(found.config.get("config_name", "default")))
+    return None if info is None else info.features
+
+
 def check_columns(dataset, *required: str, source) -> None:
     """Raise `InputError` unless `dataset` has every column in `required`."""
     for column in required:
@@ -68,21 +173,27 @@ def check_columns(dataset, *required: str, source) -> None:
 
 
 def read_provenance(source) -> dict:
-    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty where the card does not say."""
-    from huggingface_hub import DatasetCard, hf_hub_download
-    from huggingface_hub.errors import HFValidationError
+    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty where the card does not say.
+
+    Raises:
+        InputError: there is a card, and it cannot be read.
+    """
+    from huggingface_hub import hf_hub_download
 
     if not isinstance(source, str | Path):
         return {}
-    card = Path(source) / "README.md"
-    if not card.is_file():
-        if Path(source).exists() or Path(source).is_absolute():
-            return {}
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        folder = folder if (folder / "README.md").is_file() else find_data_files(folder).root
+    elif is_hub_id(source):
         try:
-            card = hf_hub_download(str(source), "README.md", repo_type="dataset")
-        except (OSError, HFValidationError):  # no card, no such id, or no way to the Hub
+            folder = Path(hf_hub_download(source, "README.md", repo_type="dataset")).parent
+        except OSError:  # no card, or no way to the Hub
             return {}
-    return DatasetCard.load(card).data.to_dict().get("unicorn", {})
+    said = read_card(folder).get("unicorn") or {}
+    if not isinstance(said, dict) or not all(isinstance(value, dict | str) for value in said.values()):
+        raise InputError(f"{folder / 'README.md'}: holds {said!r} under unicorn; expected what each column comes from")
+    return said
 
 
 def write_dataset(dataset, output, *, title: str, provenance: dict | None = None) -> Path:

@@ -1,12 +1,14 @@
 """A dataset cut into shards: pieces that any rank can read alone, always the same ones for the same dataset."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import datasets
 from datasets.fingerprint import Hasher
 
 from unicorn_hf import storage
+from unicorn_hf.data_files import DataFiles, files_under, find_data_files
 from unicorn_hf.errors import InputError
 
 # Rows in a shard: enough texts to sort by length, few enough pictures that a killed run loses little.
@@ -22,11 +24,10 @@ def open_shards(data, *, name: str | None = None, split: str = "train"):
     Raises:
         InputError: it cannot be read.
     """
-    if not isinstance(data, datasets.Dataset):
-        if Path(data).is_file() and Path(data).suffix == ".tar":
-            return TarShards([Path(data)])
-        if tars := sorted(Path(data).glob("*.tar")):
-            return TarShards(tars)
+    if isinstance(data, str | Path) and Path(data).exists():
+        found = find_data_files(data, name)
+        if found.format == "webdataset":
+            return TarShards(found.of_split(split))
     dataset = storage.read_dataset(data, name, split)
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
@@ -102,9 +103,10 @@ class TarShards:
         return {"tar": self.tars[shard].name, "row": row}
 
     def _stream(self, shard: int):
-        tar = str(self.tars[shard])
+        tar = self.tars[shard]
         try:
-            stream = datasets.load_dataset("webdataset", data_files=tar, split="train", streaming=True)
+            found = DataFiles(tar, "webdataset", {"train": [tar]})
+            stream = storage.open_builder(found, found.splits).as_streaming_dataset("train")
         except Exception as error:
             raise InputError(f"{tar}: cannot be read as a WebDataset tar ({str(error).splitlines()[0]})") from error
         for column, feature in stream.features.items():
@@ -116,8 +118,8 @@ class TarShards:
 def file_fingerprint(path: Path) -> str:
     """A hash of the names, sizes and times of change of a file, or of all files in a folder."""
     digest = hashlib.sha256()
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for file in files_under(path) if path.is_dir() else [path]:
+        status = file.stat() if file.exists() else file.lstat()  # a link to nothing is a row that fails
+        digest.update(os.fsencode(file.relative_to(path)))
+        digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -1,12 +1,15 @@
 """Caption seeds: the sparse texts that stage 1 expands."""
 
 import hashlib
+import logging
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import read_dataset
+
+logger = logging.getLogger(__name__)
 
 
 def read_seeds(source):
@@ -17,7 +20,9 @@ def read_seeds(source):
             column `seed` (or `text`) and, if wanted, `id` and `domain`; or a list of `Path`s of such files, whose names
             are the domains of the seeds that have none.
 
-    A seed without an id gets the hash of its text. A seed that occurs twice is kept once, blank ones are left out.
+    A seed without an id gets the hash of its text. A seed that occurs twice, with its id, is kept once, blank ones are
+    left out. Where another seed has the id already (two files that both count from 1), the later one's is made unique
+    by the first digits of its text's hash; how many there were is a warning.
 
     Raises:
         InputError: the source cannot be read, lacks the column, or holds no seed.
@@ -35,6 +40,10 @@ def read_seeds(source):
     else:
         name = "the dataset of seeds" if isinstance(source, datasets.Dataset) else str(source)
         _collect(seeds, _read_rows(source), name)
+    if renamed := sum(seed.pop("renamed") for seed in seeds.values()):
+        logger.warning(
+            "%s: %d seeds have an id that another seed has; theirs are made unique, as ID-%s", name, renamed, "0123abcd"
+        )
     if not seeds:
         raise InputError(f"{name}: holds no seed; expected one text a line, such as 'red circle, small, top left'")
     return datasets.Dataset.from_list(list(seeds.values()))
@@ -57,8 +66,13 @@ def _collect(seeds: dict[str, dict], rows, name: str, domain: str = "open") -> N
             raise InputError(f"{name}, row {index}: the seed is {row['seed']!r}; expected a text")
         text = " ".join(row["seed"].split())
         if text:
-            key = str(row["id"]) if row.get("id") is not None else text_id(text)
-            seeds.setdefault(key, {"id": key, "seed": text, "domain": str(row.get("domain") or domain)})
+            given = "" if row.get("id") is None else str(row["id"])
+            key = given or text_id(text)
+            renamed = given != "" and key in seeds and seeds[key]["seed"] != text
+            if renamed:
+                key = f"{given}-{text_id(text)[:8]}"
+            seed = {"id": key, "seed": text, "domain": str(row.get("domain") or domain), "renamed": renamed}
+            seeds.setdefault(key, seed)
 
 
 def text_id(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from unicorn_hf import storage
+from unicorn_hf.data_files import find_data_files
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.unit_rows import UnitRows
 
@@ -52,6 +53,7 @@ def open_vectors(source, column: str | None = None, *, allow_pickle: bool = Fals
             return FileVectors.from_npy(path)
         if path.is_file() and path.suffix == ".safetensors":
             return FileVectors.from_safetensors(path, column)
+        path = path.expanduser()
         if path.suffix in (".pkl", ".pickle") or (path.is_dir() and any(path.glob("*.pkl"))):
             from unicorn_hf.transfer.pickles import PickleVectors
 
@@ -265,6 +267,8 @@ class ParquetVectors(TableVectors):
         except Exception as error:
             raise InputError(f"{name}: cannot be read as Parquet ({error})") from error
         self.schema = self.metadata[0].schema.to_arrow_schema()
+        for file, metadata in zip(files, self.metadata, strict=True):
+            check_names(metadata.schema.to_arrow_schema().names, self.schema.names, file, files[0])
         self._open_column(column)
         num_rows = sum(metadata.num_rows for metadata in self.metadata)
         self._check_shape((num_rows, self.embed_dim or self._first_length()))
@@ -283,8 +287,25 @@ class ParquetVectors(TableVectors):
 
         first_row = 0
         for batch in self._batches(TABLE_ROWS, None):
-            yield pa.Table.from_batches([batch]), self._as_block(batch.column(self.column), first_row)
+            table = self._in_schema(pa.Table.from_batches([batch]), first_row)
+            yield table, self._as_block(batch.column(self.column), first_row)
             first_row += len(batch)
+
+    def _in_schema(self, table, first_row: int):
+        """A table with its columns in the order and the types of the first file: shards are joined by name."""
+        import pyarrow as pa
+
+        table = table.select(self.schema.names)
+        for index, field in enumerate(self.schema):
+            if table.schema.field(index).type != field.type:
+                try:
+                    table = table.set_column(index, field.name, table.column(index).cast(field.type))
+                except pa.ArrowException as error:
+                    raise InputError(
+                        f"{self.name}: {field.name!r} holds {table.schema.field(index).type} from row {first_row} on, "
+                        f"and {field.type} before; write all files with the same types"
+                    ) from error
+        return table
 
     def _batches(self, rows: int, columns: list[str] | None) -> Iterator:
         groups = [(file, group) for file, data in enumerate(self.metadata) for group in range(data.num_row_groups)]
@@ -354,32 +375,23 @@ class DatasetVectors(TableVectors):
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files that `load_dataset(path)` would read as its default configuration; empty where it is not plain.
+    """The Parquet files that `read_dataset(path)` would read; empty where it holds something else.
 
-    `datasets` takes seconds to import and gigabytes to convert; a folder of Parquet files needs neither.
+    `datasets` takes seconds to import and gigabytes to convert; Parquet files need neither.
     """
-    if path.is_file():
-        return [path] if path.suffix == ".parquet" else []
-    card = path / "README.md"
-    if not path.is_dir() or (path / "state.json").exists():
+    if not path.exists():
         return []
-    if card.is_file():
-        import yaml
+    found = find_data_files(path)
+    return found.of_split("train") if found.format == "parquet" else []
 
-        text = card.read_text(encoding="utf-8")
-        configs = []
-        if text.startswith("---\n"):
-            configs = (yaml.safe_load(text[4:].split("\n---", 1)[0]) or {}).get("configs") or []
-        default = next((config for config in configs if config.get("default")), configs[0] if len(configs) == 1 else {})
-        default = next((config for config in configs if config.get("config_name") == "default"), default)
-        for part in default.get("data_files") or []:
-            if isinstance(part, dict) and part.get("split") == "train":
-                patterns = [part["path"]] if isinstance(part["path"], str) else part["path"]
-                files = sorted(file for pattern in patterns for file in path.glob(pattern))
-                return files if all(file.suffix == ".parquet" for file in files) else []
-        if configs:
-            return []
-    return sorted(path.glob("*.parquet")) or sorted((path / "data").glob("train-*.parquet"))
+
+def check_names(names: list[str], expected: list[str], file, first) -> None:
+    """Raise `InputError` unless a file has the columns of the first one, each once, in whatever order."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{file}: has several columns {twice[0]!r}; expected each name once")
+    if differing := sorted(set(names) ^ set(expected)):
+        what = "lacks the column" if differing[0] in expected else "has a further column"
+        raise InputError(f"{file}: {what} {differing[0]!r} compared to {first}; write both with the same columns")
 
 
 def unit_rows(block: np.ndarray, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
