@@ -304,6 +304,9 @@ def embed(
     text_column: Annotated[str | None, typer.Option(help="The column with texts; caption, text or txt.")] = None,
     image_column: Annotated[str | None, typer.Option(help="The column with images; image, jpg, png or webp.")] = None,
     remove_column: Annotated[list[str] | None, typer.Option(help="A column to leave out of the output.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Where a ReVision file's picture paths start; its own folder by default.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
     split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
     batch_size: Annotated[str, typer.Option(help="Rows in a batch, or auto.")] = "auto",
@@ -331,6 +334,7 @@ def embed(
         text_column=text_column,
         image_column=image_column,
         remove_columns=remove_column,
+        image_root=image_root,
         name=name,
         split=split,
         batch_size=batch_size,
@@ -345,15 +349,20 @@ def embed(
         tasks=tasks,
         executor_options=_key_values(executor_option or []),
     )
-    summary = job.run()
-    if summary is None:
+    sides = job.sides()
+    jobs = list(sides.values()) or [job]
+    summaries = [each.run() for each in jobs]
+    if None in summaries:
         print(f"{output}: submitted; it appears when the jobs are done")
         return
-    print(json.dumps(summary, indent=2, ensure_ascii=False))
-    if summary["overflowing"] and overflow == "truncate":
-        print(f"{summary['overflowing']:,} texts were longer than the encoder's context and cut", file=sys.stderr)
-    if summary["failed"]:
-        print(f"{summary['failed']:,} rows have no vector; {output / 'failed.jsonl'} says why", file=sys.stderr)
+    printed = dict(zip(sides, summaries, strict=True)) if sides else summaries[0]
+    print(json.dumps(printed, indent=2, ensure_ascii=False))
+    for each, summary in zip(jobs, summaries, strict=True):
+        if summary["overflowing"] and overflow == "truncate":
+            print(f"{summary['overflowing']:,} texts were longer than the encoder's context and cut", file=sys.stderr)
+        if summary["failed"]:
+            print(f"{summary['failed']:,} rows have no vector; {each.output}/failed.jsonl says why", file=sys.stderr)
+    if any(summary["failed"] for summary in summaries):
         raise typer.Exit(3)
 
 

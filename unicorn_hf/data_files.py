@@ -24,94 +24,23 @@ FILE_FORMATS = {
     ".txt": "text",
 }
 PICTURES, SAVED = "pictures", "saved"  # what no builder reads: a folder of pictures, and one of `save_to_disk`
-PICTURE_SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".j2c",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".jpx",
-        ".jxl",
-        ".pbm",
-        ".pcx",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".sgi",
-        ".svg",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".xbm",
-        ".xpm",
-    ]
-)
+_PICTURE_ENDINGS = """
+    apng avif bmp dib gif heic heif ico j2c j2k jfif jp2 jpe jpeg jpg jpx jxl pbm pcx pgm png pnm ppm sgi svg tga tif
+    tiff webp xbm xpm
+"""
+PICTURE_SUFFIXES = frozenset(f".{ending}" for ending in _PICTURE_ENDINGS.split())
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SIDECARS = (".json", ".txt")  # a picture's caption or record, beside it
 # What `datasets`, transformers and the Hub's client leave beside data.
 _RECORDS = ("config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
 _SPLIT_WORDS |= {"val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test"}
-_OTHER_ENDINGS = frozenset(
-    [
-        ".7z",
-        ".avro",
-        ".bin",
-        ".bz2",
-        ".ckpt",
-        ".db",
-        ".feather",
-        ".gguf",
-        ".gz",
-        ".h5",
-        ".hdf5",
-        ".htm",
-        ".html",
-        ".ipynb",
-        ".lance",
-        ".log",
-        ".md",
-        ".mp3",
-        ".mp4",
-        ".msgpack",
-        ".ndjson",
-        ".npy",
-        ".npz",
-        ".onnx",
-        ".orc",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".py",
-        ".safetensors",
-        ".sqlite",
-        ".tgz",
-        ".tsv",
-        ".wav",
-        ".xlsx",
-        ".xml",
-        ".xz",
-        ".yaml",
-        ".yml",
-        ".zip",
-        ".zst",
-    ]
-)
+# Files that hold no dataset, but are files: a name that ends like one is not of the Hub.
+_OTHER_ENDINGS = """
+    7z avro bin bz2 ckpt db feather gguf gz h5 hdf5 htm html ipynb lance log md mp3 mp4 msgpack ndjson npy npz onnx orc
+    pdf pickle pkl pt pth py safetensors sqlite tgz tsv wav xlsx xml xz yaml yml zip zst
+"""
+_FILE_SUFFIXES = PICTURE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
 
 
 @dataclass(frozen=True)
@@ -220,8 +149,7 @@ def is_hub_id(source) -> bool:
 
 
 def has_file_ending(name) -> bool:
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix in FILE_FORMATS or suffix in PICTURE_SUFFIXES or suffix in _OTHER_ENDINGS
+    return PurePosixPath(name).suffix.lower() in _FILE_SUFFIXES
 
 
 def check_hub_id(source, expected: str) -> None:

@@ -6,12 +6,10 @@ ones and what a metadata file does not name.
 
 from pathlib import Path, PurePosixPath
 
-from unicorn_hf.data_files import METADATA_NAMES, PICTURE_SUFFIXES, DataFiles, files_under
+from unicorn_hf.data_files import FILE_FORMATS, METADATA_NAMES, PICTURE_SUFFIXES, DataFiles, files_under
 from unicorn_hf.errors import InputError
 
-_NOT_PICTURES = frozenset(
-    [".arrow", ".csv", ".html", ".json", ".jsonl", ".md", ".parquet", ".tar", ".txt", ".xml", ".yaml", ".yml"]
-)
+_NOT_PICTURES = frozenset((*FILE_FORMATS, ".html", ".md", ".xml", ".yaml", ".yml"))
 
 
 def read_pictures(found: DataFiles, split: str = "train"):
@@ -41,7 +39,7 @@ def read_pictures(found: DataFiles, split: str = "train"):
     pictures += sorted(set(described) - set(pictures))  # named, and not there: such a row fails and is listed
     if not pictures:
         raise InputError(f"{found.root}: holds no data file and no picture; expected some")
-    rows = {"image": [_cell(picture) for picture in pictures]}
+    rows = {"image": [picture_cell(picture) for picture in pictures]}
     features = {"image": datasets.Image()}
     folders = sorted({picture.parent.name for picture in pictures})
     if metadata:
@@ -99,7 +97,8 @@ def _read_metadata(files: list[Path]) -> tuple[dict[Path, dict], dict]:
     return described, columns
 
 
-def _cell(picture: Path) -> dict:
+def picture_cell(picture: Path) -> dict:
+    """A picture file as a cell of a column of `datasets.Image`."""
     # `datasets` opens a path up to its first "::", and keeps paths in UTF-8.
     name = str(picture)
     if picture.is_file() and ("::" in name or _readable(name) != name):

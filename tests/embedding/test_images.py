@@ -117,6 +117,30 @@ def test_pictures_that_cannot_be_decoded_do_not_end_the_run(num_workers, folder,
     np.testing.assert_allclose(dataset.with_format("numpy")["image_embeds"][:], expected, atol=2e-3)
 
 
+def test_every_picture_is_embedded_or_listed_whatever_it_is_called(photograph, tmp_path, open_clip_vit):
+    folder = tmp_path / "ph[1]"
+    good = ["train/a.png", "cats/a.png", ".hidden/b.png", "__x/c.png", "old train.png", "li\nne.png", "x::y.png", "cat"]
+    for name in good:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(photograph, "PNG"))
+    (folder / "metadata.csv").write_text("file_name,caption\nold train.png,a train\n")
+    (folder / "heic.HEIC").write_bytes(b"no picture")
+    (folder / "gone.png").symlink_to(folder / "nothing")
+    dataset = embed(folder, tmp_path / "out", encoder=open_clip_vit)
+    failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
+    assert sorted(Path(failure["path"]).name for failure in failed) == ["gone.png", "heic.HEIC"]
+    assert len(dataset) == len(good)
+    assert [row["caption"] for row in dataset if row["caption"]] == ["a train"]
+
+
+def test_tars_in_a_folder_whose_name_is_a_pattern_are_read(photograph, tmp_path, open_clip_vit):
+    for folder, key in (("t1", "other"), ("t[1]", "mine")):
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "a*.tar", {key: {"jpg": encoded(photograph, "JPEG")}})
+    for source in (tmp_path / "t[1]", tmp_path / "t[1]" / "a*.tar"):
+        assert embed(source, encoder=load_encoder(open_clip_vit, device="cpu"))["__key__"][:] == ["mine"]
+
+
 def test_the_output_holds_the_pictures_themselves(folder, tmp_path, open_clip_vit):
     embed(folder, tmp_path / "out", encoder=open_clip_vit)
     for path in folder.iterdir():

@@ -123,7 +123,7 @@ def test_flags_and_yaml_name_a_mixture_in_the_same_way(tmp_path):
         ({"mixture": ["{images}=heavy"]}, "number above 0"),
         ({"mixture": ["{images}=0"]}, "number above 0"),
         ({"mixture": ["{images}=1", "{images}"]}, "has no weight while others"),
-        ({"mixture": ["{images}:nothing"]}, "cannot be read"),
+        ({"mixture": ["{images}:nothing"]}, "has no configuration 'nothing'"),
         ({"mixture": ["{images}/missing"]}, "no such file"),
     ],
 )

@@ -30,6 +30,7 @@ from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
 from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
+from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file
 from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
 from unicorn_hf.parquet_shards import column_options, with_plain_vectors
@@ -48,6 +49,7 @@ class EmbeddingJob:
     text_column: str | None = None
     image_column: str | None = None
     remove_columns: list[str] | None = None
+    image_root: str | Path | None = None
     name: str | None = None
     split: str = "train"
     batch_size: int | str = "auto"
@@ -77,6 +79,8 @@ class EmbeddingJob:
         # Absolute, since a rank may run in another folder.
         if isinstance(self.data, str | Path):
             self.data = str(Path(self.data).absolute() if Path(self.data).exists() else self.data)
+        if self.image_root is not None:
+            self.image_root = str(Path(self.image_root).expanduser().absolute())
         if self.output is not None:
             self.output = str(Path(self.output).absolute())
         if isinstance(self.encoder, Encoder):
@@ -89,6 +93,29 @@ class EmbeddingJob:
     def __getstate__(self) -> dict:
         # A rank opens the source itself, and sees whether it is still the same.
         return {key: value for key, value in vars(self).items() if key != "source"}
+
+    def sides(self) -> dict[str, "EmbeddingJob"]:
+        """The jobs of the two sides of a data file of ReVision, in folders of their names; empty for other data.
+
+        Raises:
+            InputError: the output holds something else than these folders.
+        """
+        if not isinstance(self.data, str) or self.name is not None or not is_text_image_file(self.data):
+            return {}
+        if self.output is not None and Path(self.output).exists():
+            ours = {name for side in SIDES for name in (side, f".{side}.embedding")}
+            if not Path(self.output).is_dir() or not ours.issuperset(os.listdir(self.output)):
+                raise InputError(f"{self.output}: exists and holds something else; name another folder")
+        return {
+            side: dataclasses.replace(
+                self,
+                name=side,
+                output=None if self.output is None else str(Path(self.output) / side),
+                text_column=self.text_column if side == "texts" else None,
+                image_column=self.image_column if side == "images" else None,
+            )
+            for side in SIDES
+        }
 
     def run(self) -> dict | None:
         """Write the output folder, or what is missing of it.
@@ -131,7 +158,7 @@ class EmbeddingJob:
         Raises:
             InputError: the data cannot be read, or lack the column.
         """
-        self.source = open_shards(self.data, name=self.name, split=self.split)
+        self.source = open_shards(self.data, name=self.name, split=self.split, image_root=self.image_root)
         self.column, self.kind = self.choose_column()
         self.embeds_column = f"{self.kind}_embeds"
         self.num_shards = self.source.cut(self.kind, self.shard_rows)
@@ -184,6 +211,7 @@ class EmbeddingJob:
             "overflow": self.overflow,
             "remove_columns": self.remove_columns or [],
             "num_shards": self.num_shards,
+            **({"image_root": self.image_root} if self.image_root else {}),
         }
 
     @property

@@ -9,21 +9,31 @@ from datasets.fingerprint import Hasher
 
 from unicorn_hf import storage
 from unicorn_hf.data_files import DataFiles, files_under, find_data_files
+from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file, read_side
 from unicorn_hf.errors import InputError
 
 # Rows in a shard: enough texts to sort by length, few enough pictures that a killed run loses little.
 MAX_ROWS = {"text": 10_000, "image": 1_000}
 
 
-def open_shards(data, *, name: str | None = None, split: str = "train"):
+def open_shards(data, *, name: str | None = None, split: str = "train", image_root=None):
     """`data` as `RowShards` or, where it is WebDataset tars, `TarShards`.
 
     Args:
-        data: what `storage.read_dataset` reads, a folder of pictures, a tar, or a folder of tars.
+        data: what `storage.read_dataset` reads, a tar, a folder of tars, or a data file of ReVision, whose side is its
+            `name`: `texts` or `images`.
+        image_root: the folder that paths in a data file of ReVision start from.
 
     Raises:
         InputError: it cannot be read.
     """
+    if isinstance(data, str | Path) and is_text_image_file(data):
+        if name not in SIDES:
+            raise InputError(f"{data}: has no configuration {name!r}; it has {' and '.join(SIDES)}")
+        dataset = read_side(data, name, image_root)
+        if name == "images":
+            dataset = dataset.cast_column("image", datasets.Image(decode=False))
+        return RowShards(dataset, file_fingerprint(Path(data)))
     if isinstance(data, str | Path) and Path(data).exists():
         found = find_data_files(data, name)
         if found.format == "webdataset":

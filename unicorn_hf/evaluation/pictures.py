@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unicorn_hf.data_files import check_hub_id
 from unicorn_hf.errors import InputError
 
 IMAGE_TOKEN = "<image>"
@@ -113,6 +114,8 @@ def load_model(name, *, device=None, dtype="auto"):
 
     import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 
+    if not Path(name).is_dir():
+        check_hub_id(name, "the folder of a model")
     try:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
         processor = AutoProcessor.from_pretrained(name)
