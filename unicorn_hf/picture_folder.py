@@ -40,7 +40,7 @@ def read_pictures(found: DataFiles, split: str = "train"):
     if not pictures:
         raise InputError(f"{found.root}: holds no data file and no picture; expected some")
     rows = {"image": [picture_cell(picture) for picture in pictures]}
-    features = {"image": datasets.Image()}
+    features = {"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
     folders = sorted({picture.parent.name for picture in pictures})
     if metadata:
         for name, feature in columns.items():
@@ -51,7 +51,8 @@ def read_pictures(found: DataFiles, split: str = "train"):
         rows["label"] = [_readable(picture.parent.name) for picture in pictures]
         features["label"] = datasets.ClassLabel(names=folders)
         rows["label"] = [features["label"].str2int(name) for name in rows["label"]]
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    return dataset.cast_column("image", datasets.Image())  # made as one, it would drop bytes whose path is a file's
 
 
 def is_picture(file: Path) -> bool:

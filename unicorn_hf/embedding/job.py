@@ -78,7 +78,8 @@ class EmbeddingJob:
             raise InputError("text_column and image_column are both given; expected one of the two")
         # Absolute, since a rank may run in another folder.
         if isinstance(self.data, str | Path):
-            self.data = str(Path(self.data).absolute() if Path(self.data).exists() else self.data)
+            path = Path(self.data).expanduser()
+            self.data = str(path.absolute() if path.exists() else self.data)
         if self.image_root is not None:
             self.image_root = str(Path(self.image_root).expanduser().absolute())
         if self.output is not None:
@@ -170,6 +171,8 @@ class EmbeddingJob:
             if column:
                 storage.check_columns(self.source, column, source=self.data)
                 return column, kind
+        if self.source.kind == "image":
+            return "image", "image"
         usual = [(column, "text") for column in TEXT_COLUMNS if column in columns]
         usual += [(column, "image") for column in IMAGE_COLUMNS if column in columns]
         if {kind for _, kind in usual} == {"text", "image"}:

@@ -8,7 +8,7 @@ import datasets
 from datasets.fingerprint import Hasher
 
 from unicorn_hf import storage
-from unicorn_hf.data_files import DataFiles, files_under, find_data_files
+from unicorn_hf.data_files import PICTURES, DataFiles, files_under, find_data_files
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file, read_side
 from unicorn_hf.errors import InputError
 
@@ -34,16 +34,18 @@ def open_shards(data, *, name: str | None = None, split: str = "train", image_ro
         if name == "images":
             dataset = dataset.cast_column("image", datasets.Image(decode=False))
         return RowShards(dataset, file_fingerprint(Path(data)))
+    kind = None
     if isinstance(data, str | Path) and Path(data).exists():
         found = find_data_files(data, name)
         if found.format == "webdataset":
             return TarShards(found.of_split(split))
+        kind = "image" if found.format == PICTURES else None
     dataset = storage.read_dataset(data, name, split)
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     on_disk = not isinstance(data, datasets.Dataset) and Path(data).exists()
-    return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else Hasher.hash(dataset))
+    return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else Hasher.hash(dataset), kind)
 
 
 class RowShards:
@@ -53,13 +55,15 @@ class RowShards:
         features, column_names: of the rows.
         fingerprint: changes when the source does.
         num_rows: of the whole.
+        kind: `image` where the source is a folder of pictures, whatever is said about them there.
     """
 
-    def __init__(self, dataset: datasets.Dataset, fingerprint: str):
+    def __init__(self, dataset: datasets.Dataset, fingerprint: str, kind: str | None = None):
         self.dataset = dataset
         self.features = dataset.features
         self.column_names = dataset.column_names
         self.fingerprint = fingerprint
+        self.kind = kind
         self.num_rows = len(dataset)
         self.shard_rows = self.num_rows
 
@@ -90,7 +94,7 @@ class TarShards:
     def __init__(self, tars: list[Path]):
         self.tars = tars
         self.fingerprint = hashlib.sha256("".join(map(file_fingerprint, tars)).encode()).hexdigest()[:16]
-        self.num_rows = None
+        self.num_rows = self.kind = None
         self.features = self._stream(0).features
         self.column_names = list(self.features)
 
