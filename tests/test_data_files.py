@@ -2,6 +2,7 @@ import json
 import os
 import string
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -195,6 +196,29 @@ def test_shards_are_joined_by_the_names_of_their_columns(tmp_path_factory, order
     assert read_dataset(folder).to_dict() == expected
     tables = [table for table, _ in open_vectors(folder, "image_embeds").tables()]
     assert pa.concat_tables(tables).to_pydict() == expected
+
+
+@pytest.mark.parametrize("first", [pa.null(), pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
+def test_a_shard_may_hold_nothing_but_nulls(tmp_path, first):
+    from unicorn_hf.transfer.vectors import open_vectors
+
+    pq.write_table(pa.table({"id": ["a"] * 600, "image_embeds": pa.array([None] * 600, first)}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"id": ["b"], "image_embeds": [[0.5, 1.0]]}), tmp_path / "1.parquet")
+    assert read_dataset(tmp_path)["image_embeds"][599:] == [None, [0.5, 1.0]]
+    for source in (tmp_path, read_dataset(tmp_path)):
+        vectors = open_vectors(source, "image_embeds")
+        assert (vectors.num_rows, vectors.embed_dim) == (601, 2)
+        assert np.isfinite(np.concatenate(list(vectors.blocks()))).all(axis=1).tolist() == [False] * 600 + [True]
+
+
+def test_shards_with_vectors_of_another_length_are_refused_by_row(tmp_path):
+    from unicorn_hf.transfer.vectors import open_vectors
+
+    for index, kind in enumerate((pa.list_(pa.float32(), 2), pa.list_(pa.float32(), 3))):
+        table = pa.table({"id": [f"row {index}"], "v": pa.array([[1.0] * kind.list_size], kind)})
+        pq.write_table(table, tmp_path / f"{index}.parquet")
+    with pytest.raises(InputError, match=r"row 1 \(id 'row 1'\) has 3 dimensions in 'v'; expected 2"):
+        list(open_vectors(tmp_path, "v").blocks())
 
 
 def test_shards_with_other_columns_are_refused_by_name(tmp_path):

@@ -80,16 +80,16 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     files = {name: found.of_split(name) for name in names}
     builder = open_builder(found, files)
     if found.format == "json" and streaming:
-        builder = open_builder(found, files, features=json_features(files))
+        builder = open_builder(found, files, features=features_of_all(found, files))
     if streaming:
         return builder.as_streaming_dataset(split=split)
     try:
         builder.download_and_prepare()
     except datasets.exceptions.DatasetGenerationError:
-        if found.format != "json":
+        if found.format not in ("json", "parquet"):
             raise
-        # It takes the types from the first rows of a file, where a column may hold nothing but null.
-        builder = open_builder(found, files, features=json_features(files))
+        # It takes the types from the first rows or the first file, where a column may hold nothing but null.
+        builder = open_builder(found, files, features=features_of_all(found, files))
         builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
@@ -134,22 +134,36 @@ def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
     return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
 
 
-def json_features(files: dict[str, list[Path]]):
-    """The types of all rows of JSON lines, so that a column may begin with any number of nulls."""
-    import io
+def features_of_all(found: DataFiles, files: dict[str, list[Path]]):
+    """The types of the rows of all JSON-lines or Parquet files, so that a column may begin with any number of nulls.
 
+    Raises:
+        pyarrow.ArrowException: a column holds what has no common type, or files of Parquet have other columns.
+    """
     import datasets
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = [path for paths in files.values() for path in paths]
+    if found.format == "json":
+        schemas = [schema for path in paths for schema in _json_schemas(path)]
+    else:
+        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+        if len({tuple(sorted(schema.names)) for schema in schemas}) > 1:
+            raise pa.ArrowInvalid("the files have different columns")
+    return datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
+
+
+def _json_schemas(path: Path) -> Iterator:
+    import io
+
     import pyarrow.json
 
-    schemas = []
-    for path in (path for paths in files.values() for path in paths):
-        with path.open("rb") as file:
-            while lines := file.readlines(8 << 20):
-                block = pa.py_buffer(b"".join(lines))
-                options = pa.json.ReadOptions(block_size=max(1 << 20, len(block)))
-                schemas.append(pa.json.read_json(io.BytesIO(block), read_options=options).schema)
-    return datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
+    with path.open("rb") as file:
+        while lines := file.readlines(8 << 20):
+            block = b"".join(lines)
+            options = pyarrow.json.ReadOptions(block_size=max(1 << 20, len(block)))
+            yield pyarrow.json.read_json(io.BytesIO(block), read_options=options).schema
 
 
 def _card_features(found: DataFiles):
@@ -184,7 +198,9 @@ def read_provenance(source) -> dict:
         return {}
     folder = Path(source).expanduser()
     if folder.is_dir():
-        folder = folder if (folder / "README.md").is_file() else find_data_files(folder).root
+        if not (folder / "README.md").is_file():
+            with contextlib.suppress(InputError):  # no dataset, or several: nothing is said about it
+                folder = find_data_files(folder).root
     elif is_hub_id(source):
         try:
             folder = Path(hf_hub_download(source, "README.md", repo_type="dataset")).parent

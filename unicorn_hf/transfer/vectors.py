@@ -226,22 +226,29 @@ class TableVectors(Vectors):
             raise InputError(f"{self.name}: the column {column!r} holds {kind}; expected lists of numbers")
         self.embed_dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
+    def _lists(self) -> Iterator:
+        """The column in `pyarrow` arrays."""
+        raise NotImplementedError
+
+    def _first_length(self) -> int:
+        """The length of the first vector, before which there may be rows without one."""
+        for lists in self._lists():
+            if lists.null_count < len(lists):
+                return len(lists.drop_null()[0])
+        raise InputError(f"{self.name}: has no vector in {self.column!r}; expected some")
+
     def _as_block(self, lists, first_row: int) -> np.ndarray:
         """A `pyarrow` array of lists as an array [n, D], without a copy where no value is missing."""
         import pyarrow as pa
 
         if lists.null_count:
             valid = lists.is_valid().to_numpy(zero_copy_only=False)
-            if not pa.types.is_fixed_size_list(lists.type) and self.embed_dim is None:
-                raise InputError(f"{self.name}: {self.row_name(first_row)} has no vector in {self.column!r}")
             block = np.full((len(lists), self.embed_dim), np.nan, np.float32)
             if valid.any():
                 block[valid] = self._as_block(lists.drop_null(), first_row)
             return block
-        if not pa.types.is_fixed_size_list(lists.type):
-            lengths = np.diff(lists.offsets.to_numpy())
-            if self.embed_dim is None:
-                self.embed_dim = int(lengths[0])
+        if not (pa.types.is_fixed_size_list(lists.type) and lists.type.list_size == self.embed_dim):
+            lengths = lists.value_lengths().to_numpy()
             wrong = np.flatnonzero(lengths != self.embed_dim)
             if len(wrong):
                 raise InputError(
@@ -266,15 +273,16 @@ class ParquetVectors(TableVectors):
             self.metadata = [pq.read_metadata(file) for file in files]
         except Exception as error:
             raise InputError(f"{name}: cannot be read as Parquet ({error})") from error
-        self.schema = self.metadata[0].schema.to_arrow_schema()
-        for file, metadata in zip(files, self.metadata, strict=True):
-            check_names(metadata.schema.to_arrow_schema().names, self.schema.names, file, files[0])
+        schemas = [metadata.schema.to_arrow_schema() for metadata in self.metadata]
+        for file, schema in zip(files, schemas, strict=True):
+            check_names(schema.names, schemas[0].names, file, files[0])
+        self.schema = with_known_types(schemas)
         self._open_column(column)
         num_rows = sum(metadata.num_rows for metadata in self.metadata)
-        self._check_shape((num_rows, self.embed_dim or self._first_length()))
+        self._check_shape((num_rows, num_rows and (self.embed_dim or self._first_length())))
 
-    def _first_length(self) -> int:
-        return self._as_block(next(self._batches(1, [self.column])).column(0), 0).shape[1]
+    def _lists(self) -> Iterator:
+        return (batch.column(0) for batch in self._batches(BLOCK_ROWS, [self.column]))
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         first_row = 0
@@ -348,8 +356,9 @@ class DatasetVectors(TableVectors):
         self._open_column(column)
         self._check_shape((len(dataset), self.embed_dim or self._first_length()))
 
-    def _first_length(self) -> int:
-        return next(self.blocks(1)).shape[1]
+    def _lists(self) -> Iterator:
+        tables = self._batches(self.dataset.select_columns(self.column), BLOCK_ROWS)
+        return (table.column(0).combine_chunks() for table in tables)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         first_row = 0
@@ -392,6 +401,19 @@ def check_names(names: list[str], expected: list[str], file, first) -> None:
     if differing := sorted(set(names) ^ set(expected)):
         what = "lacks the column" if differing[0] in expected else "has a further column"
         raise InputError(f"{file}: {what} {differing[0]!r} compared to {first}; write both with the same columns")
+
+
+def with_known_types(schemas: list):
+    """The first schema, its columns of nothing but null in the type of the first schema that knows one."""
+    import pyarrow as pa
+
+    first = schemas[0]
+    for index, field in enumerate(first):
+        if pa.types.is_null(field.type):
+            known = (schema.field(field.name) for schema in schemas)
+            field = next((each for each in known if not pa.types.is_null(each.type)), field)
+            first = first.set(index, field)
+    return first
 
 
 def unit_rows(block: np.ndarray, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
