@@ -152,12 +152,6 @@ def has_file_ending(name) -> bool:
     return PurePosixPath(name).suffix.lower() in _FILE_SUFFIXES
 
 
-def check_hub_id(source, expected: str) -> None:
-    """Raise `InputError` where `source` is neither there nor can be on the Hub; `expected` says what it should be."""
-    if not is_hub_id(source):
-        raise InputError(f"{source}: no such file or folder; expected {expected}, or org/name of one on the Hub")
-
-
 def _of_config(folder: Path, config: dict) -> DataFiles:
     base = folder
     if config.get("data_dir"):

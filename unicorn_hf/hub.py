@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unicorn_hf import storage
-from unicorn_hf.data_files import check_hub_id
+from unicorn_hf.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,10 @@ def import_released(
     with _dataset_folder(output, overwrite) as (folder, scratch):
         path = Path(source)
         if not path.exists():
-            check_hub_id(source, "the released files")
+            if not is_hub_id(source):
+                raise InputError(
+                    f"{source}: is neither a file or folder nor a dataset repository, whose name is org/name"
+                )
             path = _download(source, revision, allow_pickle)
         if path.is_dir():
             files = {config: find_released(config, path) for config in CONFIGS}

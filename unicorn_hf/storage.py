@@ -16,7 +16,6 @@ from unicorn_hf.data_files import (
     PICTURES,
     SAVED,
     DataFiles,
-    check_hub_id,
     find_data_files,
     is_hub_id,
     read_card,
@@ -46,7 +45,10 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
         if Path(source).expanduser().exists():
             dataset = _read_files(find_data_files(source, name), split, streaming)
         else:
-            check_hub_id(source, "a dataset folder or a data file")
+            if not is_hub_id(source):
+                raise InputError(
+                    f"{source}: no such file or folder; expected a dataset folder, a data file, or org/name on the Hub"
+                )
             dataset = datasets.load_dataset(source, name, split=split, streaming=streaming)
         is_empty = next(iter(dataset), None) is None if streaming else len(dataset) == 0
     except InputError:

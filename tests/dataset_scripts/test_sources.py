@@ -63,6 +63,31 @@ def test_plain_lists_of_float32_and_polars_strings_are_taken(tmp_path):
     assert (np.array([row["image_embeds"] for row in rows_of(source)], np.float16) == vectors()).all()
 
 
+def test_shards_with_their_columns_in_another_order_are_joined_by_name(tmp_path):
+    folder = step_folder(tmp_path)
+    shard = folder / "data" / "train-00001-of-00003.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(table.select(table.column_names[::-1]), shard)
+    assert rows_of(TableSource(PRETRAIN, folder)) == rows_of(TableSource(PRETRAIN, captions()))
+
+
+def test_vectors_may_be_lists_of_any_kind_from_shard_to_shard(tmp_path):
+    folder = step_folder(tmp_path)
+    for index, kind in enumerate((pa.list_(pa.float32()), pa.large_list(pa.float16()))):
+        shard = folder / "data" / f"train-0000{index}-of-00003.parquet"
+        table = pq.read_table(shard)
+        place = table.column_names.index("image_embeds")
+        pq.write_table(table.set_column(place, "image_embeds", table.column(place).cast(kind)), shard)
+    assert rows_of(TableSource(PRETRAIN, folder)) == rows_of(TableSource(PRETRAIN, captions()))
+
+
+def test_a_parent_of_several_steps_is_refused_by_their_names(tmp_path):
+    for name in ("first", "second"):
+        write_dataset(captions(), tmp_path / name, title=name)
+    with pytest.raises(InputError, match="2 datasets: first, second"):
+        open_source(PRETRAIN, tmp_path)
+
+
 def test_a_conversation_without_a_vector_is_an_error():
     with pytest.raises(InputError, match=r"id '000030' is not in .*, so it has no image_embeds"):
         rows_of(TableSource(INSTRUCTION, conversations(), captions().select(range(30))))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unicorn_hf.data_files import check_hub_id
+from unicorn_hf.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 
 IMAGE_TOKEN = "<image>"
@@ -114,8 +114,8 @@ def load_model(name, *, device=None, dtype="auto"):
 
     import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 
-    if not Path(name).is_dir():
-        check_hub_id(name, "the folder of a model")
+    if not Path(name).is_dir() and not is_hub_id(name):
+        raise InputError(f"{name}: cannot be loaded as a model (there is no such folder, and a repository is org/name)")
     try:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
         processor = AutoProcessor.from_pretrained(name)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from unicorn_hf import storage
-from unicorn_hf.data_files import check_hub_id
+from unicorn_hf.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.float16 import float32_to_float16
 from unicorn_hf.transfer.moments import Moments, no_direction
@@ -443,7 +443,8 @@ class ModalityTransfer:
         """
         folder = Path(name_or_path)
         if not folder.is_dir():
-            check_hub_id(name_or_path, "the folder of a transfer")
+            if not is_hub_id(name_or_path):
+                raise InputError(f"{name_or_path}: is neither a folder nor a repository, whose name is org/name")
             folder = _download(str(name_or_path), revision, token)
         try:
             config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
