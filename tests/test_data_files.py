@@ -124,6 +124,8 @@ def test_a_card_says_configurations_splits_and_how_files_are_read(tmp_path):
     assert read_dataset(tmp_path, "two", split="test")[:] == {"id": ["0012"], "caption": ["b"]}
     with pytest.raises(InputError, match="no configuration 'three'; its configurations are one, two"):
         read_dataset(tmp_path, "three")
+    with pytest.raises(InputError, match="no configuration 'one'; it is one file"):
+        read_dataset(tmp_path / "one.jsonl", "one")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def find_data_files(source, name: str | None = None) -> DataFiles:
     if path.is_file():
         if path.suffix.lower() not in FILE_FORMATS:
             raise InputError(f"{source}: unknown file type {path.suffix!r}; expected one of {', '.join(FILE_FORMATS)}")
+        if name is not None:
+            raise InputError(f"{source}: has no configuration {name!r}; it is one file")
         return DataFiles(path, FILE_FORMATS[path.suffix.lower()], {"train": [path]})
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return DataFiles(path, SAVED, {})
