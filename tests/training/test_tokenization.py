@@ -58,14 +58,14 @@ FAMILIES = {
             "\n",
         ],
     ),
-    "qwen3": (  # which has to write an empty thought before each answer
+    "qwen3": (  # whose empty thought before each answer is the prompt's
         chat_template_utils.qwen3_chat_template,
         [*CHATML_TOKENS, "<think>", "</think>"],
         [
-            "<|im_start|>user\n<image>\nWhat color is it?<|im_end|>\n<|im_start|>assistant\n",
-            "<think>\n\n</think>\n\nred<|im_end|>",
-            "\n<|im_start|>user\nWhat shape?<|im_end|>\n<|im_start|>assistant\n",
-            "<think>\n\n</think>\n\na circle<|im_end|>",
+            "<|im_start|>user\n<image>\nWhat color is it?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            "red<|im_end|>",
+            "\n<|im_start|>user\nWhat shape?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            "a circle<|im_end|>",
             "\n",
         ],
     ),

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import check_columns
+from unicorn_hf.training.chat_templates import settle_chat_template
 from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim
 
 IGNORE_INDEX = -100
@@ -70,7 +71,8 @@ def tokenize_conversations(
 ):
     """Stage 2: chat messages through the tokenizer's own chat template; the assistant's tokens are learnt.
 
-    These are what follows the template's generation prompt, up to and with the token that ends the turn.
+    These are what follows the template's generation prompt, up to and with the token that ends the turn. The processor
+    is given the template that asks in the way it was trained (`settle_chat_template`); save it with the model.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset` with `messages` and, unless it is text only, the images of
@@ -311,15 +313,8 @@ def _chat_encoder(processor) -> Callable:
     The assistant's turns are found by the {% generation %} marks of the tokenizer's chat template or of TRL's version
     of it, and where there are none by rendering the conversation up to each turn, with its generation prompt.
     """
-    from trl.chat_template_utils import get_training_chat_template
-
     tokenizer = processor.tokenizer
-    if tokenizer.chat_template is None:
-        raise InputError("The tokenizer has no chat template; set `tokenizer.chat_template` and save it")
-    try:
-        template, is_marked = get_training_chat_template(processing_class=tokenizer) or tokenizer.chat_template, True
-    except ValueError:
-        template, is_marked = tokenizer.chat_template, False
+    template, is_marked = settle_chat_template(processor)
     image = processor.image_token * processor.num_image_tokens
     render = _render(tokenizer, template)
     has_system = _has_system_role(render)
@@ -343,10 +338,8 @@ def _chat_encoder(processor) -> Callable:
             ]
         return [(ids, label(ids, mask)) for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
 
-    try:
-        prompt = _generation_prompt(tokenizer, render)
-    except TemplateError as error:
-        raise InputError(f"The tokenizer's chat template cannot write a question ({error}); mend it") from error
+    # An answer with a thought in it stands behind the prompt that asks for one.
+    prompts = [_generation_prompt(tokenizer, render), _generation_prompt(tokenizer, render, enable_thinking=True)]
     is_space = {}
 
     def label(ids, mask) -> list[int]:
@@ -355,10 +348,8 @@ def _chat_encoder(processor) -> Callable:
         ]
         for start, end in _runs(mask):
             # What a template marks beyond the turn: the end of its header before, its line break behind.
-            for known in range(len(prompt) - 1, 0, -1):
-                if start >= known and ids[start - known : start - known + len(prompt)] == prompt:
-                    labels[start : start - known + len(prompt)] = [IGNORE_INDEX] * (len(prompt) - known)
-                    break
+            said = next(filter(None, (_end_of_prompt(ids, start, prompt) for prompt in prompts)), start)
+            labels[start:said] = [IGNORE_INDEX] * (said - start)
             while end > start and is_space.setdefault(ids[end - 1], tokenizer.decode([ids[end - 1]]).isspace()):
                 end -= 1
                 labels[end] = IGNORE_INDEX
@@ -399,10 +390,18 @@ def _system_to_user(messages: list[dict]) -> list[dict]:
     return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
-def _generation_prompt(tokenizer, render: Callable) -> list[int]:
+def _end_of_prompt(ids: list[int], start: int, prompt: list[int]) -> int | None:
+    """Where a prompt ends that reaches `start` or goes beyond it; None where there is none."""
+    for known in range(len(prompt), 0, -1):
+        if start >= known and ids[start - known : start - known + len(prompt)] == prompt:
+            return start - known + len(prompt)
+    return None
+
+
+def _generation_prompt(tokenizer, render: Callable, **options) -> list[int]:
     """The tokens that a chat template puts before the assistant's answer."""
     question = [{"role": "user", "content": "?"}]
-    texts = [render(question), render(question, add_generation_prompt=True)]
+    texts = [render(question, **options), render(question, add_generation_prompt=True, **options)]
     without, with_prompt = tokenizer(texts, add_special_tokens=False)["input_ids"]
     same = next(
         (i for i, (a, b) in enumerate(zip(without, with_prompt, strict=False)) if a != b),

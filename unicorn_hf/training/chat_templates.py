@@ -1,0 +1,106 @@
+"""The chat template that asks a model in the way it was trained.
+
+Some templates write a turn in one way where it is learnt, and ask for it in another: Qwen3's puts an empty thought
+before the last answer, and only `enable_thinking=False` puts it into the generation prompt.
+"""
+
+import logging
+
+from jinja2 import TemplateError
+
+from unicorn_hf.errors import InputError
+
+# In front of a template: think only when asked to.
+WITHOUT_THINKING = "{%- set enable_thinking = enable_thinking | default(false) %}"
+_CHAT = [
+    {"role": "user", "content": "what comes first"},
+    {"role": "assistant", "content": "one comes first"},
+    {"role": "user", "content": "what comes second"},
+    {"role": "assistant", "content": "two comes second"},
+]
+
+logger = logging.getLogger(__name__)
+
+
+def settle_chat_template(processor) -> tuple[str, bool]:
+    """Give a processor the chat template whose generation prompts are what stands before the answers in training.
+
+    That is its own, TRL's training version of it, or one of the two without thinking: the first in which an answer
+    stands nearest behind its prompt, in the last turn and in those before. In place: who saves the processor saves the
+    choice, and all that ask through it ask in the way that was trained.
+
+    Returns:
+        the template of the training data, and whether it marks the assistant's tokens with {% generation %}.
+
+    Raises:
+        InputError: there is no template, it cannot write a question, leaves out what is said, or asks for what no
+            training text holds.
+    """
+    from trl.chat_template_utils import get_training_chat_template
+
+    tokenizer = processor.tokenizer
+    if tokenizer.chat_template is None:
+        raise InputError("The tokenizer has no chat template; set `tokenizer.chat_template` and save it")
+    given = tokenizer.chat_template
+    own = given.removeprefix(WITHOUT_THINKING)
+    tokenizer.chat_template = own
+    try:
+        training, is_marked = get_training_chat_template(processing_class=tokenizer) or own, True
+    except ValueError:
+        training, is_marked = own, False
+    finally:
+        tokenizer.chat_template = given
+    pairs = [(own, training), (training, training)]
+    if "enable_thinking" in own:
+        quiet = [(WITHOUT_THINKING + asking, WITHOUT_THINKING + learnt) for asking, learnt in pairs]
+        pairs = [pairs[0], quiet[0], pairs[1], quiet[1]]
+    try:
+        between = [_written_between(tokenizer, *pair) for pair in pairs]
+    except TemplateError as error:
+        raise InputError(f"The tokenizer's chat template cannot write a question ({error}); mend it") from error
+    fitting = [(len(texts), pair) for texts, pair in zip(between, pairs, strict=True) if texts is not None]
+    if not fitting:
+        raise InputError(_reason(tokenizer, own, training))
+    _, (asking, learnt) = min(fitting, key=lambda each: each[0])
+    if asking != given:
+        logger.warning(
+            "The chat template is saved in the version that is trained"
+            + (": without thinking, unless enable_thinking=True" if asking.startswith(WITHOUT_THINKING) else "")
+        )
+        processor.chat_template = tokenizer.chat_template = asking
+    return learnt, is_marked
+
+
+def _written_between(tokenizer, asking: str, learnt: str) -> str | None:
+    """What the training text has between the generation prompts and the answers; None where a prompt is not in it."""
+    text = tokenizer.apply_chat_template(_CHAT, chat_template=learnt, tokenize=False)
+    between = ""
+    for index, turn in enumerate(_CHAT):
+        if turn["role"] != "assistant":
+            continue
+        prompt = tokenizer.apply_chat_template(
+            _CHAT[:index], chat_template=asking, tokenize=False, add_generation_prompt=True
+        )
+        if not text.startswith(prompt) or _CHAT[index - 1]["content"] not in prompt:
+            return None
+        lead, said, _ = text[len(prompt) :].partition(turn["content"])
+        if not said:
+            return None
+        between += lead
+    return between
+
+
+def _reason(tokenizer, own: str, training: str) -> str:
+    text = tokenizer.apply_chat_template(_CHAT, chat_template=training, tokenize=False)
+    if any(turn["content"] not in text for turn in _CHAT):
+        return (
+            "The tokenizer's chat template does not write what a turn of plain text says; set one that does"
+            " (`tokenizer.chat_template`, or --chat_template_path)"
+        )
+    prompt = tokenizer.apply_chat_template(_CHAT[:1], chat_template=own, tokenize=False, add_generation_prompt=True)
+    return (
+        f"The tokenizer's chat template asks for an answer by {prompt[-60:]!r}, which does not stand before the"
+        " answers in the training text, or it writes a turn differently once another follows and has no {% generation"
+        " %} marks: the model would be asked for what it has not learnt. Set a template whose generation prompt is"
+        " what it writes before an answer (`tokenizer.chat_template`, or --chat_template_path)"
+    )
