@@ -615,6 +615,11 @@ def train(
     raise typer.Exit(subprocess.run([*launcher, str(recipe), *options]).returncode)
 
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that the model's folder brings.")
+]
+
+
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a trained model.")],
@@ -634,6 +639,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 64,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="32; 64 for captions.")] = None,
     device: Annotated[str | None, typer.Option(help="A torch device; a GPU by default, where there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ):
     """Ask a model questions about pictures; score its answers beside those it gives blind."""
     from unicorn_hf.evaluation import evaluate
@@ -654,6 +660,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     print(result)
     if output is not None:
@@ -685,23 +692,34 @@ def generate(
     transfer: PictureTransfer = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ):
     """Ask a model about pictures, or about none; the answer is printed as it is written."""
-    from transformers import TextStreamer
-
     from unicorn_hf.evaluation.pictures import answer, encode_pictures, load_model, open_picture, picture_encoder
     from unicorn_hf.evaluation.reader import check_chat_template
     from unicorn_hf.transfer import ModalityTransfer
 
     pictures = [open_picture(source) for source in image or []]
     transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
-    name, (model, processor) = model, load_model(model, device=device, dtype=dtype)
+    name, (model, processor) = model, load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_chat_template(processor, name)
     encoder = picture_encoder(model, encoder) if pictures else None
     vectors = encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer)
     sampling = {"temperature": temperature, "top_p": top_p} if temperature else {}
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    answer(model, processor, question, vectors, max_new_tokens=max_new_tokens, streamer=streamer, **sampling)
+    printed = ""
+
+    def show(written: str) -> None:
+        nonlocal printed
+        if written.startswith(printed):
+            print(written[len(printed) :], end="", flush=True)
+        else:  # what looked like the answer was a thought, whose end shows it
+            print(f"\n\n{written}", end="", flush=True)
+        printed = written
+
+    try:
+        answer(model, processor, question, vectors, max_new_tokens=max_new_tokens, show=show, **sampling)
+    finally:
+        print()
 
 
 @app.command("app")
@@ -715,6 +733,7 @@ def app_command(
     transfer: PictureTransfer = None,
     device: Device = None,
     dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="The port; the first free one from 7860 by default.")] = None,
 ):
@@ -730,6 +749,7 @@ def app_command(
         max_new_tokens=max_new_tokens,
         device=device,
         dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
     try:
         page.launch(server_name=host, server_port=port)

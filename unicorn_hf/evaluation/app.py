@@ -1,5 +1,6 @@
 """A page to try a model on: a picture, a question, the answer as it is written, and where the picture's vector lies."""
 
+import queue
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +17,15 @@ _NEAREST = 10
 
 
 def make_page(
-    model, *, captions=None, transfer=None, encoder=None, max_new_tokens: int = 256, device=None, dtype="auto"
+    model,
+    *,
+    captions=None,
+    transfer=None,
+    encoder=None,
+    max_new_tokens: int = 256,
+    device=None,
+    dtype="auto",
+    trust_remote_code: bool = False,
 ):
     """The page as `gradio.Blocks`; `.launch()` serves it.
 
@@ -32,10 +41,9 @@ def make_page(
     require("gradio", "app")
     require("matplotlib", "app")
     import gradio
-    from transformers import TextIteratorStreamer
 
     name = model
-    model, processor = load_model(name, device=device, dtype=dtype)
+    model, processor = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_chat_template(processor, name)
     encoder = picture_encoder(model, encoder)
     clouds = Clouds(captions, model.config) if captions is not None else None
@@ -52,16 +60,16 @@ def make_page(
         if not question.strip():
             raise gradio.Error("Ask a question")
         vectors = encode(picture)
-        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        written = queue.SimpleQueue()
         with ThreadPoolExecutor(1) as pool:
-            options = {"max_new_tokens": max_new_tokens, "streamer": streamer}
+            options = {"max_new_tokens": max_new_tokens, "show": written.put}
             answering = pool.submit(answer, model, processor, question, vectors, **options)
-            answering.add_done_callback(lambda _: streamer.end())  # also where it failed, or this would wait for ever
-            text = ""
-            for piece in streamer:
-                text += piece
-                yield text.strip()
-            yield answering.result()
+            answering.add_done_callback(lambda _: written.put(None))  # also where it failed: this would wait for ever
+            yield from iter(written.get, None)
+            try:
+                yield answering.result()
+            except InputError as error:
+                raise gradio.Error(str(error)) from error
 
     def locate(picture):
         if picture is None:

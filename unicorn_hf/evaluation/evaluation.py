@@ -17,10 +17,11 @@ class Evaluation:
     Attributes:
         scores: metric -> score over all questions.
         kind_scores: kind of question -> metric -> score.
-        answers: what the model wrote (in a multiple choice: with the options as they stand).
+        answers: what the model said, its thought left out (in a multiple choice: with the options as they stand).
         correct: the main metric of every question alone, 0 to 1 (a caption's CIDEr may be more).
         expected, kinds: the right answer and the kind of every question.
         blind_answers: what it wrote before the mean of all pictures' vectors; None where it was not asked.
+        num_unfinished: replies that ended inside a thought, at their limit of tokens, and count as no answer.
     """
 
     scores: dict[str, Score]
@@ -30,6 +31,7 @@ class Evaluation:
     expected: list[str]
     kinds: list[str]
     blind_answers: list[str] | None = None
+    num_unfinished: int = 0
 
     @property
     def overall(self) -> Score:
@@ -41,7 +43,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         kinds = self.by_kind() if len(self.kind_scores) > 1 else {}
-        return "\n".join(f"{name:20} {score}" for name, score in {**self.scores, **kinds}.items())
+        lines = [f"{name:20} {score}" for name, score in {**self.scores, **kinds}.items()]
+        if self.num_unfinished:
+            lines.append(f"{'no answer':20} {self.num_unfinished:,} replies ended inside a thought (max_new_tokens)")
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -62,6 +67,7 @@ def evaluate(
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     device=None,
+    trust_remote_code: bool = False,
     description: str = "answering",
 ) -> Evaluation:
     """Ask a model questions about pictures and score its answers, over all questions and by kind.
@@ -85,6 +91,7 @@ def evaluate(
         batch_size: prompts in a batch.
         max_new_tokens: the longest answer, in tokens; 32, and 64 for a caption, by default.
         device: where the model is loaded to; a GPU by default, where there is one.
+        trust_remote_code: run the code that the model's folder brings.
         description: of the progress bar.
 
     Raises:
@@ -105,7 +112,7 @@ def evaluate(
     questions = _task(task, dataset, source, circular)
     model_name = getattr(model, "name_or_path", model)
     if not hasattr(model, "generate"):
-        model, own_processor = load_model(model, device=device)
+        model, own_processor = load_model(model, device=device, trust_remote_code=trust_remote_code)
         processor = processor or own_processor
     elif processor is None:
         raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
@@ -145,6 +152,7 @@ def evaluate(
         expected=questions.expected,
         kinds=kinds,
         blind_answers=blind_answers,
+        num_unfinished=len(reader.unfinished),
     )
     if output is not None:
         from unicorn_hf.evaluation.report import write_report
@@ -158,6 +166,7 @@ def evaluate(
             "image_encoder": model.config.image_encoder,
             "transfer": model.config.transfer,
             "suffix": suffix,
+            "unfinished": evaluation.num_unfinished,
         }
         write_report(evaluation, dataset, questions.questions, about, output)
     return evaluation

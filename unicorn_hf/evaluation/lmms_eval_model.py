@@ -4,6 +4,7 @@ lmms-eval eval --model unicorn --model_args pretrained=MODEL --tasks mme --batch
 """
 
 import itertools
+import logging
 
 import numpy as np
 import torch
@@ -13,11 +14,22 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.utils import Collator
 from tqdm import tqdm
 
-from unicorn_hf.evaluation.pictures import encode_pictures, load_model, picture_encoder, prompt_inputs, user_message
-from unicorn_hf.evaluation.reader import reply_context, reply_log_likelihoods
+from unicorn_hf.evaluation.pictures import (
+    encode_pictures,
+    load_model,
+    picture_encoder,
+    prompt_inputs,
+    render_prompt,
+    user_message,
+    without_placeholders,
+)
+from unicorn_hf.evaluation.reader import check_chat_template, reply_context, reply_log_likelihoods
+from unicorn_hf.evaluation.replies import read_reply, until
 from unicorn_hf.transfer import ModalityTransfer
 
 MANIFEST = ModelManifest("unicorn", simple_class_path=f"{__name__}.Unicorn")
+
+logger = logging.getLogger(__name__)
 
 _GENERATION_KWARGS = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")
 
@@ -32,6 +44,7 @@ class Unicorn(lmms):
         device: a torch device; a GPU by default, where there is one.
         dtype: of the model's weights: `auto`, `float32`, `bfloat16`, `float16`.
         batch_size: questions a batch.
+        trust_remote_code: run the code that the model's folder brings.
     """
 
     def __init__(
@@ -43,31 +56,36 @@ class Unicorn(lmms):
         device: str | None = None,
         dtype: str = "auto",
         batch_size: int | str = 1,
+        trust_remote_code: bool = False,
     ):
         super().__init__()
-        self.model, self.processor = load_model(pretrained, device=device, dtype=dtype)
+        self.model, self.processor = load_model(
+            pretrained, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        check_chat_template(self.processor, pretrained)
         self.encoder = picture_encoder(self.model, encoder)
         self.transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
         self.device = self.model.device
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests) -> list[str]:
-        """The answers, each up to the first of the task's `until`."""
+        """The answers, each up to the first of the task's `until`; a thought that was cut off is no answer ("")."""
         collator = Collator([request.args for request in requests], _longest_first, grouping=True)
-        answers = []
+        answers, num_unfinished = [], 0
         for batch in self._batches(collator.get_batched(n=self.batch_size), len(requests)):
             contexts, (options, *_), to_visual, *documents = zip(*batch, strict=True)
             chats, vectors = self._chats(contexts, to_visual, documents)
-            prompts = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+            prompts = [render_prompt(self.processor, chat) for chat in chats]
             inputs = prompt_inputs(self.processor, prompts, vectors).to(self.device)
             with torch.inference_mode():
                 tokens = self.model.generate(**inputs, **_generation_kwargs(options))
             new = tokens[:, inputs["input_ids"].shape[1] :]
-            until = options.get("until", [])
-            for answer in self.processor.batch_decode(new, skip_special_tokens=True):
-                for end in filter(None, [until] if isinstance(until, str) else until):
-                    answer = answer.split(end)[0]
-                answers.append(answer.strip())
+            for prompt, token_ids in zip(prompts, new, strict=True):
+                reply = read_reply(self.processor.tokenizer, token_ids, prompt)
+                num_unfinished += reply.is_unfinished
+                answers.append(until(reply.answer, options.get("until")))
+        if num_unfinished:
+            logger.warning(f"{num_unfinished:,} of {len(requests):,} replies ended inside a thought: no answers")
         return collator.get_original(answers)
 
     def loglikelihood(self, requests) -> list[GenerationResult]:
@@ -83,7 +101,8 @@ class Unicorn(lmms):
             chats, vectors = self._chats(contexts, to_visual, documents)
             texts, before = [], []
             for chat, target, *document in zip(chats, targets, *documents, strict=True):
-                target = (target if isinstance(target, str) else target(self._document(*document))).strip()
+                target = target if isinstance(target, str) else target(self._document(*document))
+                target = without_placeholders(target).strip()
                 context, space = reply_context(self.processor, chat)
                 texts.append(context + space + target)
                 before.append(context)

@@ -9,6 +9,7 @@ from unicorn_hf.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 
 IMAGE_TOKEN = "<image>"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def encode_pictures(model, processor, pictures, *, encoder=None, transfer=None, batch_size: int = 64) -> np.ndarray:
@@ -98,52 +99,89 @@ def open_picture(source) -> Image.Image:
         raise InputError(f"{name}: cannot be read as a picture ({reason})") from error
 
 
-def load_model(name, *, device=None, dtype="auto"):
+def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = False):
     """A trained model in evaluation mode, and its processor.
 
     Args:
         name: folder or Hub id.
         device: a torch device; a GPU by default, where there is one.
         dtype: of the weights: `auto` (as they were saved), `float32`, `bfloat16`, `float16`.
+        trust_remote_code: run the code that the model's folder brings.
 
     Raises:
-        InputError: it cannot be loaded, or is not a Unicorn model.
+        InputError: there is no such device or dtype; it cannot be loaded, or is not a Unicorn model.
     """
-    import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 
     if not Path(name).is_dir() and not is_hub_id(name):
         raise InputError(f"{name}: cannot be loaded as a model (there is no such folder, and a repository is org/name)")
+    if dtype not in DTYPES:
+        raise InputError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    device = _device(device)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    # A file that is cut short or damaged raises what its reader, or torch, makes of it.
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            reason = "it brings code of its own; to run that, where you trust it, say --trust-remote-code"
         raise InputError(f"{name}: cannot be loaded as a model ({reason})") from error
     if model.config.model_type != "unicorn":
         raise InputError(f"{name}: is a {model.config.model_type} model; expected one that `unicorn-hf train` has made")
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+    return model.to(device).eval(), processor
 
 
-def answer(model, processor, question: str, image_embeds=(), *, temperature: float = 0.0, **generate_kwargs) -> str:
-    """What the model says to a question about pictures, or about none.
+def _device(name):
+    """The torch device of that name; a GPU by default, where there is one."""
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"The device {name!r} cannot be used here ({reason}); expected cpu, or a GPU's, as cuda:0"
+        ) from error
+    return device
+
+
+def answer(
+    model, processor, question: str, image_embeds=(), *, temperature: float = 0.0, show=None, **generate_kwargs
+) -> str:
+    """What the model says to a question about pictures, or about none; the thought before it is left out.
 
     Args:
         image_embeds: the pictures' vectors, `[num_pictures, embed_dim]` (`encode_pictures`).
         temperature: of the sampling; 0 for greedy decoding.
-        generate_kwargs: what else `generate` takes (`max_new_tokens`, `top_p`, `streamer`, ...).
+        show: is given the answer so far, again and again while it is written.
+        generate_kwargs: what else `generate` takes (`max_new_tokens`, `top_p`, ...).
+
+    Raises:
+        InputError: the model's thought was cut off before an answer; the question cannot be asked.
     """
     import torch
 
-    messages = [user_message(question, len(image_embeds))]
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    from unicorn_hf.evaluation.replies import ReplyStreamer, read_reply
+
+    prompt = render_prompt(processor, [user_message(question, len(image_embeds))])
     inputs = prompt_inputs(processor, [prompt], image_embeds).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    streamer = ReplyStreamer(processor.tokenizer, prompt, show) if show is not None else None
     with torch.inference_mode():
-        tokens = model.generate(**inputs, **sampling, **generate_kwargs)
-    return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        tokens = model.generate(**inputs, **sampling, streamer=streamer, **generate_kwargs)
+    new = tokens[0, inputs["input_ids"].shape[1] :]
+    reply = read_reply(processor.tokenizer, new, prompt)
+    if reply.is_unfinished:
+        raise InputError(
+            f"The model was still thinking after {len(new)} tokens, so there is no answer; allow it more"
+            " (max_new_tokens)"
+        )
+    return reply.answer
 
 
 def user_message(question: str, num_pictures: int) -> dict:
@@ -152,9 +190,29 @@ def user_message(question: str, num_pictures: int) -> dict:
     Where the question holds an `<image>` for each picture they stand there, and otherwise all in front.
     """
     if question.count(IMAGE_TOKEN) != num_pictures:
-        question = question.replace(IMAGE_TOKEN, "")
+        question = without_placeholders(question)
         question = f"{IMAGE_TOKEN * num_pictures}\n{question}" if num_pictures else question
     return {"role": "user", "content": question}
+
+
+def without_placeholders(text: str) -> str:
+    """A text in which no `<image>` stands, nor one that comes of taking another out of its middle."""
+    while IMAGE_TOKEN in text:
+        text = text.replace(IMAGE_TOKEN, "")
+    return text
+
+
+def render_prompt(processor, chat: list[dict]) -> str:
+    """A chat as the text that the model replies to.
+
+    Raises:
+        InputError: the chat template cannot write it.
+    """
+    try:
+        return processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program, which may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"The model's chat template cannot write a question ({reason}); mend it") from error
 
 
 def prompt_inputs(processor, prompts: list[str], image_embeds):

@@ -1,13 +1,14 @@
 """A model that is asked about pictures, in batches of like length."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import prompt_inputs, user_message
+from unicorn_hf.evaluation.pictures import prompt_inputs, render_prompt, user_message, without_placeholders
+from unicorn_hf.evaluation.replies import read_reply
 
 _ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for an answer where a chat template is rendered
 
@@ -24,6 +25,7 @@ class Reader:
         max_new_tokens: the longest answer, in tokens.
         suffix: put behind every question, on a line of its own.
         description: of the progress bar.
+        unfinished: what was asked and got a thought that was cut off: no answer.
     """
 
     model: object
@@ -34,6 +36,7 @@ class Reader:
     max_new_tokens: int
     suffix: str = ""
     description: str = "answering"
+    unfinished: list[tuple] = field(default_factory=list)
 
     def before_the_mean(self) -> "Reader":
         """The same model, shown the mean of all pictures' vectors whatever it is asked."""
@@ -42,10 +45,11 @@ class Reader:
             vectors=self.vectors.mean(axis=0, keepdims=True),
             picture_of=np.zeros_like(self.picture_of),
             description=f"{self.description}, blind",
+            unfinished=[],
         )
 
     def answer(self, questions: Sequence[str], rows: Sequence[int]) -> list[str]:
-        """What the model writes, greedily, as a reply to each question about the picture of its row."""
+        """What the model answers, greedily, to each question about the picture of its row; "" for a thought alone."""
         import torch
 
         asked = [(self._prompt(question), self._picture(row)) for question, row in zip(questions, rows, strict=True)]
@@ -55,9 +59,11 @@ class Reader:
             inputs = prompt_inputs(self.processor, list(prompts), self._vectors(pictures)).to(self.model.device)
             with torch.inference_mode():
                 tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
-            new = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            answers |= dict(zip(batch, (answer.strip() for answer in new), strict=True))
-        return [answers[each] for each in asked]
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            for each, token_ids in zip(batch, new, strict=True):
+                answers[each] = read_reply(self.processor.tokenizer, token_ids, each[0])
+        self.unfinished.extend(each for each in asked if answers[each].is_unfinished)
+        return [answers[each].answer for each in asked]
 
     def log_likelihoods(
         self, questions: Sequence[str], rows: Sequence[int], options: Sequence[Sequence[str]]
@@ -66,7 +72,9 @@ class Reader:
         asked = []
         for question, row, choices in zip(questions, rows, options, strict=True):
             context, space = reply_context(self.processor, self._chat(question))
-            asked.append([(context + space + option, self._picture(row), context) for option in choices])
+            asked.append(
+                [(context + space + without_placeholders(option), self._picture(row), context) for option in choices]
+            )
         values = {}
         distinct = list(dict.fromkeys(each for group in asked for each in group))
         for batch in self._batches(distinct, f"{self.description}, by likelihood"):
@@ -80,7 +88,7 @@ class Reader:
         return [user_message(question, 0 if self.vectors is None else 1)]
 
     def _prompt(self, question: str) -> str:
-        return self.processor.apply_chat_template(self._chat(question), add_generation_prompt=True, tokenize=False)
+        return render_prompt(self.processor, self._chat(question))
 
     def _picture(self, row: int) -> int | None:
         return None if self.vectors is None else int(self.picture_of[row])
@@ -143,9 +151,13 @@ def _num_tokens(processor, text: str) -> int:
 
 
 def check_chat_template(processor, name) -> None:
-    """Raise `InputError` where the model's tokenizer cannot say what a question looks like."""
+    """Raise `InputError` where the model's tokenizer cannot say what a question, or a reply, looks like."""
     if not processor.chat_template:
         raise InputError(
             f"{name}: its tokenizer has no chat template, so it cannot be asked; evaluate what stage 2 has trained, or "
             "save the tokenizer with one"
         )
+    try:
+        render_prompt(processor, [user_message("?", 0)])
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error

@@ -24,7 +24,9 @@ class YesNo:
     def score(self, reader) -> tuple[list[str], dict[str, Metric]]:
         answers = reader.answer(self.questions, range(len(self.questions)))
         said = [says_yes(answer) for answer in answers]
-        yes = np.array([each is not False for each in said])
+        # Without any answer, as where the thought was cut off, there is nothing to take for a yes: it is wrong.
+        empty = np.array([not answer for answer in answers])
+        yes = np.where(empty, ~self.yes, [each is not False for each in said])
         # [num_questions, 5]: true and false positives, false negatives, the questions, the right answers.
         columns = (yes & self.yes, yes & ~self.yes, ~yes & self.yes, np.ones_like(yes), yes == self.yes)
         counts = np.stack(columns, axis=1).astype(np.float64)
