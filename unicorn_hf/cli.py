@@ -719,7 +719,8 @@ def generate(
     try:
         answer(model, processor, question, vectors, max_new_tokens=max_new_tokens, show=show, **sampling)
     finally:
-        print()
+        if printed:
+            print()
 
 
 @app.command("app")

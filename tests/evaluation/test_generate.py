@@ -1,6 +1,9 @@
 """`unicorn-hf generate`: the answer on the terminal, or one sentence about what is wrong."""
 
+import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +90,64 @@ def test_a_model_that_does_not_say_its_encoder(generate, model_folder, files, tm
 def test_an_unknown_encoder_or_transfer(generate, files, tmp_path):
     one_sentence(generate("--image", files[0], "--encoder", "resnet"), "'resnet'", "open_clip/")
     one_sentence(generate("--image", files[0], "--transfer", tmp_path / "none"), "none")
+
+
+def test_a_device_or_a_dtype_that_is_not_there(generate):
+    for device in ("nonsense", "cuda:99", "cpu:x"):
+        one_sentence(generate("--device", device), device, "cannot be used here")
+    one_sentence(generate("--dtype", "nonsense"), "nonsense", "expected one of auto")
+
+
+@pytest.fixture
+def copy_of_model(model_folder, tmp_path):
+    return Path(shutil.copytree(model_folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -100])
+def test_weights_that_are_cut_short(generate, copy_of_model, size):
+    weights = copy_of_model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    one_sentence(generate(model=copy_of_model), "copy", "cannot be loaded as a model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_of_a_model_that_is_damaged(generate, copy_of_model, name):
+    path = copy_of_model / name
+    for text in (path.read_text()[:20], "[]", "null", "\x00\x01"):
+        path.write_text(text)
+        one_sentence(generate(model=copy_of_model), "copy", "cannot be loaded as a model")
+
+
+@pytest.mark.parametrize("template", ["{{ messages.__class__.__mro__ }}", "{{ messages + 1 }}", "{% for"])
+def test_a_chat_template_that_cannot_write_a_question(generate, copy_of_model, template):
+    (copy_of_model / "chat_template.jinja").write_text(template)
+    one_sentence(generate(model=copy_of_model), "copy", "chat template")
+
+
+@pytest.mark.parametrize("question", ["<image>", "red <image><image> ?", "<im<image>age> ?", "<i<im<image>age>mage>"])
+def test_a_question_that_spells_the_placeholder_is_asked(question, model_and_processor):
+    for vectors in ([], torch.ones(1, 128).numpy()):
+        assert isinstance(answer(*model_and_processor, question, vectors, max_new_tokens=2), str)
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_code_that_a_model_brings_is_refused_without_asking(generate, copy_of_model, name, monkeypatch):
+    path = copy_of_model / name
+    classes = {
+        "config.json": ("AutoConfig", "AutoModelForImageTextToText"),
+        "processor_config.json": ("AutoProcessor",),
+    }
+    foreign = {each: "foreign.Foreign" for each in classes.get(name, ("AutoTokenizer", "AutoProcessor"))}
+    if name == "tokenizer_config.json":
+        foreign = {"AutoTokenizer": [None, "foreign.Foreign"], "AutoProcessor": "foreign.Foreign"}
+    settings = json.loads(path.read_text()) | {"auto_map": foreign}
+    kind = {"config.json": "model_type", "processor_config.json": "processor_class"}.get(name, "tokenizer_class")
+    settings[kind] = "foreign"
+    path.write_text(json.dumps(settings))
+    (copy_of_model / "foreign.py").write_text("raise SystemExit('foreign code ran')\n")
+
+    def ask(*_):
+        raise AssertionError("a question at the prompt")
+
+    monkeypatch.setattr("builtins.input", ask)
+    one_sentence(generate(model=copy_of_model), "code of its own", "--trust-remote-code")
