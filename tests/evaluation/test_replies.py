@@ -175,6 +175,24 @@ def test_the_saved_processor_asks_by_pipeline_as_it_was_trained(trained, tmp_pat
     assert said["generated_text"] and "think" not in said["generated_text"]
 
 
+def test_the_page_streams_the_answer_and_never_the_thought(thinking, tmp_path):
+    gradio = pytest.importorskip("gradio")
+    from unicorn_hf.evaluation.app import make_page
+
+    for part in thinking:
+        part.save_pretrained(tmp_path)
+    for limit in (40, 2):
+        page = make_page(tmp_path, max_new_tokens=limit, device="cpu")
+        (ask,) = (event.fn for event in page.fns.values() if event.api_name == "ask")
+        if limit == 2:
+            with pytest.raises(gradio.Error, match="still thinking after 2 tokens"):
+                list(ask(None, QUESTION))
+        else:
+            pieces = list(ask(None, QUESTION))
+            assert pieces[-1] in COLOURS + list("ABCD")
+            assert all(pieces[-1].startswith(piece) for piece in pieces)
+
+
 @pytest.fixture
 def lmms_model(monkeypatch):
     """The plug-in's class, over a stand-in for the few names it takes of lmms-eval."""

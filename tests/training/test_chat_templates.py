@@ -90,3 +90,22 @@ def test_a_thought_in_an_answer_is_learnt_with_it():
     row = tokenize(processor, [MESSAGES[0], {"role": "assistant", "content": thought}])
     learnt = [label for label in row["labels"] if label != -100]
     assert processor.tokenizer.decode(learnt) == f"{thought}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "template", ["{% if", "{{ messages + 1 }}", "{{ messages.__class__.__mro__[1] }}", "{{ 1 / 0 }}"]
+)
+def test_a_template_that_cannot_be_written_is_one_sentence(template):
+    processor = UnicornProcessor(byte_tokenizer(template, ["<s>", "</s>"]), embed_dim=2)
+    with pytest.raises(InputError, match="chat template"):
+        tokenize(processor)
+
+
+def test_of_several_templates_the_default_one_is_settled():
+    processor = processor_over("qwen3")
+    template = processor.chat_template
+    processor.chat_template = processor.tokenizer.chat_template = {"default": template, "tool_use": "{{ tools }}"}
+    row = tokenize(processor)
+    assert row == tokenize(processor_over("qwen3"))
+    assert processor.chat_template["default"].startswith(WITHOUT_THINKING)
+    assert processor.chat_template["tool_use"] == "{{ tools }}"

@@ -6,8 +6,6 @@ before the last answer, and only `enable_thinking=False` puts it into the genera
 
 import logging
 
-from jinja2 import TemplateError
-
 from unicorn_hf.errors import InputError
 
 # In front of a template: think only when asked to.
@@ -36,28 +34,21 @@ def settle_chat_template(processor) -> tuple[str, bool]:
         InputError: there is no template, it cannot write a question, leaves out what is said, or asks for what no
             training text holds.
     """
-    from trl.chat_template_utils import get_training_chat_template
-
     tokenizer = processor.tokenizer
     if tokenizer.chat_template is None:
         raise InputError("The tokenizer has no chat template; set `tokenizer.chat_template` and save it")
-    given = tokenizer.chat_template
+    given = tokenizer.get_chat_template()  # the default one, where there are several
     own = given.removeprefix(WITHOUT_THINKING)
-    tokenizer.chat_template = own
     try:
-        training, is_marked = get_training_chat_template(processing_class=tokenizer) or own, True
-    except ValueError:
-        training, is_marked = own, False
-    finally:
-        tokenizer.chat_template = given
-    pairs = [(own, training), (training, training)]
-    if "enable_thinking" in own:
-        quiet = [(WITHOUT_THINKING + asking, WITHOUT_THINKING + learnt) for asking, learnt in pairs]
-        pairs = [pairs[0], quiet[0], pairs[1], quiet[1]]
-    try:
+        training, is_marked = _training_version(tokenizer, own)
+        pairs = [(own, training), (training, training)]
+        if "enable_thinking" in own:
+            quiet = [(WITHOUT_THINKING + asking, WITHOUT_THINKING + learnt) for asking, learnt in pairs]
+            pairs = [pairs[0], quiet[0], pairs[1], quiet[1]]
         between = [_written_between(tokenizer, *pair) for pair in pairs]
-    except TemplateError as error:
-        raise InputError(f"The tokenizer's chat template cannot write a question ({error}); mend it") from error
+    except Exception as error:  # a template is a program, which may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"The tokenizer's chat template cannot write a question ({reason}); mend it") from error
     fitting = [(len(texts), pair) for texts, pair in zip(between, pairs, strict=True) if texts is not None]
     if not fitting:
         raise InputError(_reason(tokenizer, own, training))
@@ -67,8 +58,23 @@ def settle_chat_template(processor) -> tuple[str, bool]:
             "The chat template is saved in the version that is trained"
             + (": without thinking, unless enable_thinking=True" if asking.startswith(WITHOUT_THINKING) else "")
         )
-        processor.chat_template = tokenizer.chat_template = asking
+        several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else None
+        processor.chat_template = tokenizer.chat_template = {**several, "default": asking} if several else asking
     return learnt, is_marked
+
+
+def _training_version(tokenizer, template: str) -> tuple[str, bool]:
+    """TRL's training version of a template, or the template itself, and whether it has {% generation %} marks."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = template
+    try:
+        return get_training_chat_template(processing_class=tokenizer) or template, True
+    except ValueError:
+        return template, False
+    finally:
+        tokenizer.chat_template = kept
 
 
 def _written_between(tokenizer, asking: str, learnt: str) -> str | None:
