@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import trl
 from datasets import Dataset
+from transformers import AutoProcessor
 
 from tests.training.test_tokenization import byte_tokenizer
 from unicorn_hf import InputError, UnicornProcessor
@@ -109,3 +110,26 @@ def test_of_several_templates_the_default_one_is_settled():
     assert row == tokenize(processor_over("qwen3"))
     assert processor.chat_template["default"].startswith(WITHOUT_THINKING)
     assert processor.chat_template["tool_use"] == "{{ tools }}"
+
+
+def test_a_header_that_is_neither_asked_with_nor_learnt_is_refused():
+    template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}{% if message.role == 'assistant' %}"
+        "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )
+    marks = ["<|im_start|>", "<|im_end|>"]
+    with pytest.raises(InputError, match="generation prompt"):
+        tokenize(UnicornProcessor(byte_tokenizer(template, marks), embed_dim=2))
+    asking = template + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    assert tokenize(UnicornProcessor(byte_tokenizer(asking, marks), embed_dim=2))
+
+
+def test_the_recipe_saves_the_template_that_was_trained(recipe, whole, tmp_path):
+    arguments = {"chat_template_path": TEMPLATES["qwen3"], "max_steps": 1}
+    run = recipe("finetune", tmp_path / "output", arguments=arguments)
+    assert run.status == [0], run.log[-3000:]
+    saved = AutoProcessor.from_pretrained(run.output_dir)
+    assert saved.chat_template == saved.tokenizer.chat_template
+    asked = saved.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True)
+    assert asked.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")

@@ -355,7 +355,24 @@ def _chat_encoder(processor) -> Callable:
                 labels[end] = IGNORE_INDEX
         return labels
 
+    _check_learnt_from_the_prompt_on(tokenizer, render, encode)
     return encode
+
+
+def _check_learnt_from_the_prompt_on(tokenizer, render: Callable, encode: Callable) -> None:
+    """Raise `InputError` where the first token after the generation prompt is none of those that are learnt."""
+    question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": "red"}
+    prompt = tokenizer(render([question], add_generation_prompt=True), add_special_tokens=False)["input_ids"]
+    ((ids, labels),) = encode([[question, answer]])
+    end = len(prompt)
+    if ids[:end] == prompt and labels[end] == IGNORE_INDEX:
+        start = next((i for i in range(end, len(ids)) if labels[i] != IGNORE_INDEX), len(ids))
+        between = tokenizer.decode(ids[end:start])
+        raise InputError(
+            f"The tokenizer's chat template writes {between!r} before an answer, which neither its generation prompt"
+            " (add_generation_prompt) nor its {% generation %} marks hold: the model would be asked without it; add it"
+            " to the generation prompt"
+        )
 
 
 def _apply_marked_template(tokenizer, conversations, template: str) -> dict:
