@@ -2,28 +2,37 @@
 
 They hold the language model under `model.*` and `lm_head.*`, the projector under `model.mm_projector.*`, and mark an
 image by the index -200 in the token ids, where it becomes 576 copies of one projected vector. The first training stage
-writes the projector alone, as `mm_projector.bin`.
+writes the projector alone, as `mm_projector.bin`; LoRA writes an adapter, and the projector as
+`non_lora_trainables.bin`.
 """
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from .modeling_unicorn import UnicornForConditionalGeneration
 from .processing_unicorn import UnicornProcessor
 
-# The prompt of the released inference script, as a chat template.
+# The released prompt, token for token. A turn's end is followed by no space, and nothing else writes the begin token:
+# a rendered chat is tokenized without special tokens.
 CHAT_TEMPLATE = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and"
-    " polite answers to the user's questions."
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ ' USER: ' + message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' ASSISTANT: ' + message['content'] + eos_token }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+    "{{ BOS }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}"
+    '{{ "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed,'
+    " and polite answers to the user's questions. \" }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+# What ends a turn in the released code, whatever the tokenizer's own end token is.
+TURN_ENDS = {"llama": "<|end_of_text|>"}
+OTHER_TURN_END = "<|endoftext|>"
+ADAPTER_PROJECTOR = "non_lora_trainables.bin"
 
 
 def convert_unicorn_checkpoint(
@@ -37,9 +46,9 @@ def convert_unicorn_checkpoint(
     """Write the model and the processor of a released checkpoint to the folder `output`.
 
     Args:
-        source: the checkpoint's folder (safetensors or `.bin` shards, read without running pickled code), or a lone
-            `mm_projector.bin`.
-        language_model: the language model of a lone projector, as a folder or an id on the Hub.
+        source: the checkpoint's folder (safetensors or `.bin` shards, read without running pickled code), the folder
+            of a LoRA run, whose adapter is merged, or of the first stage, or a lone `mm_projector.bin`.
+        language_model: the language model of the first stage or of LoRA, as a folder or an id on the Hub.
         num_image_tokens: copies of the projected vector; the released code has 576.
         image_encoder, transfer: recorded in the configuration.
 
@@ -47,19 +56,28 @@ def convert_unicorn_checkpoint(
         ValueError: `source` has another layout, or is incomplete.
     """
     source = Path(source)
-    projector = _read_projector(source)
+    text_config = _read_text_config(source) if source.is_dir() and (source / "config.json").is_file() else None
+    file, projector = _read_projector(source)
     weights = sorted((name for name in projector if name.endswith("weight")), key=lambda name: int(name.split(".")[0]))
-    text_config = None
-    if language_model is None:
-        if source.is_file():
-            raise ValueError(f"{source} holds a projector alone: name its language model (--language-model)")
-        language_model, text_config = source, _read_text_config(source)
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    is_adapter = file.name == ADAPTER_PROJECTOR
+    if is_adapter or file.name == "mm_projector.bin" or source.is_file():
+        if language_model is None:
+            what = "a LoRA adapter" if is_adapter else "a projector"
+            raise ValueError(f"{source} holds {what} alone: name its language model (--language-model)")
+    elif text_config is None:
+        raise ValueError(f"{source}: has no config.json; expected a checkpoint in Bunny's layout")
+    elif language_model is not None:
+        raise ValueError(f"{source} holds a language model: leave {language_model} (--language-model) out")
+    else:
+        language_model = source
+    has_tokenizer = source.is_dir() and (source / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(source if has_tokenizer else language_model)
     model = UnicornForConditionalGeneration.from_text_pretrained(
         language_model,
         embed_dim=projector[weights[0]].shape[1],
         tokenizer=tokenizer,
         text_config=text_config,
+        lm_head_bias=False,  # Bunny's phi leaves out the bias that phi has
         num_image_tokens=num_image_tokens,
         projector_type="linear" if len(weights) == 1 else f"mlp{len(weights)}x_gelu",
         projector_expand="copy",
@@ -73,32 +91,61 @@ def convert_unicorn_checkpoint(
             f"{source}: the projector's output has {out_features} dimensions, but {language_model} has a hidden size of"
             f" {hidden_size}"
         )
-    model.model.multi_modal_projector.layers.load_state_dict(projector)
+    try:
+        model.model.multi_modal_projector.layers.load_state_dict(projector)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: its mm_projector.* are no {model.config.projector_type} ({error})") from error
+    if is_adapter:
+        _merge_adapter(source, model.model.language_model)
+    _set_prompt(tokenizer, model)
     model.save_pretrained(output)
     UnicornProcessor(
         tokenizer,
         num_image_tokens=num_image_tokens,
         embed_dim=model.config.embed_dim,
         image_encoder=image_encoder,
-        chat_template=CHAT_TEMPLATE,
     ).save_pretrained(output)
 
 
-def _read_projector(source: Path) -> dict[str, torch.Tensor]:
-    """The projector's weights, named as in its `nn.Sequential`: `0.weight`, `0.bias`, `2.weight`, ..."""
-    files = [source] if source.is_file() else sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
+def _read_text_config(source: Path):
+    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    model_type = fields.pop("model_type", "").removeprefix("bunny-")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{source}: model_type {model_type!r} is not known; expected bunny-llama or the like")
+    projector_type = fields.get("mm_projector_type", "linear")
+    if not re.fullmatch(r"linear|mlp\d+x_gelu", projector_type):
+        raise ValueError(
+            f"{source}: its projector, mm_projector_type {projector_type!r}, reads an image's patches; expected linear"
+            " or mlp2x_gelu, which read one vector"
+        )
+    bunnys_own = ("architectures", "auto_map")
+    fields = {key: value for key, value in fields.items() if not key.startswith("mm_") and key not in bunnys_own}
+    return CONFIG_MAPPING[model_type](**fields)
+
+
+def _read_projector(source: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The projector's weights, named as in its `nn.Sequential` (`0.weight`, `0.bias`, `2.weight`, ...), and a file."""
+    # The trainer leaves other .bin files beside these: pickled arguments, the optimizer's state.
+    kinds = (ADAPTER_PROJECTOR, "model*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
+    found = (sorted(source.glob(kind)) for kind in kinds)
+    files = [source] if source.is_file() else next(filter(None, found), [])
     if not files:
-        raise ValueError(f"{source}: no checkpoint; expected a folder of safetensors or .bin, or mm_projector.bin")
+        raise ValueError(
+            f"{source}: no checkpoint; expected a folder of safetensors or pytorch_model.bin, of a LoRA run with"
+            f" {ADAPTER_PROJECTOR}, or mm_projector.bin"
+        )
     projector = {}
     for file in files:
         for name, tensor in _read_tensors(file, "mm_projector.", "vision_tower."):
             if "vision_tower." in name:
                 raise ValueError(f"{file}: reads an image tower's patches ({name}); Unicorn's models read one vector")
-            name = name.split("mm_projector.")[1]
-            projector[name if name[0].isdigit() else f"0.{name}"] = tensor  # a linear projector has no index
+            layer = re.fullmatch(r"(?:(\d+)\.)?(weight|bias)", name.split("mm_projector.")[1])
+            if layer is None:
+                raise ValueError(f"{file}: has a projector of another kind ({name}); expected linear or mlp2x_gelu")
+            projector[f"{layer[1] or 0}.{layer[2]}"] = tensor  # a linear projector has no index
     if not any(name.endswith("weight") for name in projector):
         raise ValueError(f"{source}: has no weights mm_projector.*; expected a checkpoint in Bunny's layout")
-    return projector
+    return files[0], projector
 
 
 def _read_tensors(file: Path, *containing: str) -> list[tuple[str, torch.Tensor]]:
@@ -106,20 +153,49 @@ def _read_tensors(file: Path, *containing: str) -> list[tuple[str, torch.Tensor]
         with safe_open(file, framework="pt") as tensors:
             names = [name for name in tensors.keys() if any(part in name for part in containing)]  # noqa: SIM118
             return [(name, tensors.get_tensor(name)) for name in names]
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{file}: cannot be read as tensors alone, and no other pickle is read") from error
+    tensors = _load_bin(file)
     return [(name, tensor) for name, tensor in tensors.items() if any(part in name for part in containing)]
 
 
-def _read_text_config(source: Path):
-    if not (source / "config.json").is_file():
-        raise ValueError(f"{source}: has no config.json; expected a checkpoint in Bunny's layout")
-    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    model_type = fields.pop("model_type", "").removeprefix("bunny-")
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"{source}: model_type {model_type!r} is not known; expected bunny-llama or the like")
-    bunnys_own = ("architectures", "auto_map")
-    fields = {key: value for key, value in fields.items() if not key.startswith("mm_") and key not in bunnys_own}
-    return CONFIG_MAPPING[model_type](**fields)
+def _load_bin(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{file}: cannot be read as tensors alone, and no other pickle is read") from error
+
+
+def _merge_adapter(source: Path, decoder) -> None:
+    """Add the LoRA weights of a folder to the decoder that they were trained on. In place."""
+    try:
+        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    except ImportError as error:
+        raise ValueError("Merging a LoRA adapter needs peft: pip install 'unicorn-hf[train]'") from error
+
+    files = [source / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None or not (source / "adapter_config.json").is_file():
+        raise ValueError(f"{source}: has {ADAPTER_PROJECTOR}, but no adapter_model and adapter_config.json beside it")
+    weights = load_file(file) if file.suffix == ".safetensors" else _load_bin(file)
+    # Named from the causal language model on; here the adapter goes to its decoder.
+    weights = {name.replace("base_model.model.model.", "base_model.model.", 1): weights[name] for name in weights}
+    config = PeftConfig.from_pretrained(str(source))
+    config.task_type = None
+    adapted = get_peft_model(decoder, config)
+    wanted = {name for name in adapted.state_dict() if ".lora_" in name}
+    result = set_peft_model_state_dict(adapted, weights)
+    wrong = sorted(result.unexpected_keys) + sorted(wanted.intersection(result.missing_keys))
+    if wrong:
+        raise ValueError(f"{file}: {len(wrong)} of its LoRA weights do not fit the language model, one is {wrong[0]}")
+    adapted.merge_and_unload()
+
+
+def _set_prompt(tokenizer, model) -> None:
+    """Give the tokenizer the released prompt, and let a reply end where the released code ends a turn. In place."""
+    end = TURN_ENDS.get(model.config.text_config.model_type, OTHER_TURN_END)
+    if end in tokenizer.get_vocab():
+        tokenizer.eos_token = end
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
+    has_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ BOS }}", "{{ bos_token }}" if has_bos else "")

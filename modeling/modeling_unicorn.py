@@ -371,8 +371,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             text_config=text_config,
             embed_dim=embed_dim,
             image_token_id=image_token_id,
-            lm_head_bias=causal_lm.get_output_embeddings().bias is not None,
-            **config_kwargs,
+            **{"lm_head_bias": causal_lm.get_output_embeddings().bias is not None} | config_kwargs,
         )
         # What the files of a causal LM, of a decoder alone or of a model that is more than a language model call the
         # decoder and the head (GPT-NeoX: `embed_out`). The other parts are left out.

@@ -760,10 +760,13 @@ def app_command(
 
 @app.command("convert-checkpoint")
 def convert_checkpoint(
-    source: Annotated[Path, typer.Argument(help="A released checkpoint's folder, or a lone mm_projector.bin.")],
-    output: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
+    source: Annotated[Path, typer.Argument(help="A folder of the released training, or a lone mm_projector.bin.")],
+    output: Annotated[Path | None, typer.Argument(help="The same as --output.")] = None,
+    output_option: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder to write; must not exist, or be empty.")
+    ] = None,
     language_model: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of the language model of a lone mm_projector.bin.")
+        str | None, typer.Option(help="Folder or Hub id of the language model of a lone projector, or under a LoRA.")
     ] = None,
     num_image_tokens: Annotated[int, typer.Option(help="Copies of an image's projected vector.")] = 576,
     image_encoder: Annotated[str | None, typer.Option(help="Whose vectors it was trained on, for the record.")] = None,
@@ -773,6 +776,9 @@ def convert_checkpoint(
     from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import convert_unicorn_checkpoint
     from unicorn_hf.storage import new_folder
 
+    if (output is None) == (output_option is None):
+        raise InputError(f"convert-checkpoint {source}: name the folder to write once (--output)")
+    output = output or output_option
     try:
         with new_folder(output) as folder:
             convert_unicorn_checkpoint(

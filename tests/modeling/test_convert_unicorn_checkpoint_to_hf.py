@@ -5,15 +5,98 @@ import pickle
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import save_file
-from tiny_models import EMBED_DIM, FAMILIES
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from tiny_models import EMBED_DIM, FAMILIES, SIZES
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+)
 from typer.testing import CliRunner
 
 from unicorn_hf.cli import app
 from unicorn_hf.errors import InputError
 
 COPIES = 576
+
+
+# Of each family: its words' pattern, its begin token if it writes one, its own end token, and the released turn's end.
+SPLIT = r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PROMPTS = {
+    "llama": (SPLIT, "<|begin_of_text|>", "<|end_of_text|>", "<|end_of_text|>"),
+    "llama-instruct": (SPLIT, "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"),
+    "qwen2": (SPLIT.replace("{1,3}", ""), None, "<|endoftext|>", "<|endoftext|>"),
+    "qwen2-instruct": (SPLIT.replace("{1,3}", ""), None, "<|im_end|>", "<|endoftext|>"),
+    "phi": (None, None, "<|endoftext|>", "<|endoftext|>"),
+    "phi3": (SPLIT, "<s>", "<|endoftext|>", "<|endoftext|>"),
+    "stablelm": (SPLIT, None, "<|endoftext|>", "<|endoftext|>"),
+}
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and"
+    " polite answers to the user's questions."
+)
+WORDS = [SYSTEM, "USER: What is in the picture? ASSISTANT: A red car, and 2 dogs.", "How many of them? There are 42."]
+QUESTIONS = ["What is in the picture?", "How many?\nAnswer with a number.", "Où est le café ☕?"]
+ANSWERS = ["A red car, and 2 dogs.", "42", "(none)", "\nTwo lines:\n- one\n- two", "«Ça va», 猫。", "yes"]
+# One turn, several turns, and text alone: 18 of them.
+SAMPLES = [
+    [(f"<image>\n{QUESTIONS[i % 3]}", ANSWERS[i]), *[(QUESTIONS[j % 3], ANSWERS[(i + j) % 6]) for j in range(i % 4)]]
+    for i in range(6)
+]
+SAMPLES += [[(f"<image>\n{question}", answer)] for question, answer in zip(QUESTIONS * 2, ANSWERS, strict=True)]
+SAMPLES += [[(QUESTIONS[i % 3], ANSWERS[i]), (QUESTIONS[(i + 1) % 3], ANSWERS[5 - i])] for i in range(6)]
+
+
+def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with the family's pattern, begin token and end tokens."""
+    pattern, begin, end, turn_end = PROMPTS[name]
+    bpe = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    split = [pre_tokenizers.Split(Regex(pattern), "isolated")] if pattern is not None else []
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*split, byte_level])
+    bpe.decoder = decoders.ByteLevel()
+    specials = list(dict.fromkeys(token for token in (begin, turn_end, end, "<|pad|>") if token))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials, initial_alphabet=alphabet)
+    bpe.train_from_iterator(WORDS * 3, trainer)
+    if begin is not None:
+        marks = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, bpe.token_to_id(begin))])
+        bpe.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), marks])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=begin or end, eos_token=end, pad_token="<|pad|>", model_max_length=4096
+    )
+
+
+def released_ids(text: str, tokenizer) -> list[int]:
+    """The pieces between the images one by one, each without its begin token but the first; -200 for an image."""
+    pieces = [tokenizer(piece)["input_ids"] for piece in text.split("<image>")]
+    has_begin = pieces[0][:1] == [tokenizer.bos_token_id]
+    ids = pieces[0]
+    for piece in pieces[1:]:
+        ids = [*ids, -200, *piece[has_begin:]]
+    return ids
+
+
+def released_text(turns, turn_end: str) -> str:
+    return f"{SYSTEM} " + "".join(f"USER: {question} ASSISTANT: {answer}{turn_end}" for question, answer in turns)
+
+
+def released_labels(turns, tokenizer, turn_end: str) -> list[int]:
+    """Each round counted in tokens alone: its question is masked up to the colon, and its answer and end are learnt."""
+    ids = released_ids(released_text(turns, turn_end), tokenizer)
+    begin = int(ids[0] == tokenizer.bos_token_id and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id)
+    labels, place = [-100] * begin + ids[begin:], begin
+    for round_ in released_text(turns, turn_end).split(turn_end)[:-1]:
+        question = round_.split(" ASSISTANT: ")[0] + " ASSISTANT: "
+        masked = len(released_ids(question, tokenizer)) - 1 - begin
+        labels[place : place + masked] = [-100] * masked
+        place += len(released_ids(round_, tokenizer)) + 1 - begin
+    assert place == len(ids)
+    return labels
 
 
 @pytest.fixture
@@ -106,6 +189,43 @@ def test_converted_model_gives_the_released_logits(released, tokenizer, tmp_path
         expected = released_logits(causal_lm, projector, tokenizer, text, vector)
         logits = model(**batch).logits[..., : len(tokenizer)]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_all_samples_have_the_released_ids_and_labels(family, tmp_path):
+    from unicorn_hf.evaluation.pictures import prompt_inputs
+    from unicorn_hf.training.tokenization import tokenize_conversations
+
+    tokenizer, turn_end = family_tokenizer(family), PROMPTS[family][3]
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family.split("-")[0], **SIZES | {"vocab_size": len(tokenizer)})
+    ).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    lone = tmp_path / "mm_projector.bin"
+    torch.save({"weight": torch.zeros(32, EMBED_DIM), "bias": torch.zeros(32)}, lone)
+    torch.save({f"model.mm_projector.{name}": value for name, value in torch.load(lone).items()}, lone)
+    convert(lone, "-o", tmp_path / "unicorn", "--language-model", tmp_path / "lm", "--num-image-tokens", 1)
+    processor = AutoProcessor.from_pretrained(tmp_path / "unicorn")
+
+    def as_released(ids):
+        return [-200 if token == processor.image_token_id else token for token in ids]
+
+    roles = ("user", "assistant")
+    for turns in SAMPLES:
+        messages = [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]
+        row = {"messages": [messages]} | ({"image_embeds": [[0.0] * EMBED_DIM]} if "<image>" in turns[0][0] else {})
+        (tokens,) = tokenize_conversations(Dataset.from_dict(row), processor)
+        expected = released_labels(turns, tokenizer, turn_end)
+        assert as_released(tokens["input_ids"]) == released_ids(released_text(turns, turn_end), tokenizer)
+        assert tokens["labels"] == [-100 if token == -200 else token for token in expected]
+        # What `evaluate`, `generate` and lmms-eval ask with.
+        prompt = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        vectors = torch.zeros(prompt.count("<image>"), EMBED_DIM)
+        (asked,) = prompt_inputs(processor, [prompt], vectors)["input_ids"].tolist()
+        text = f"{released_text(turns[:-1], turn_end)}USER: {turns[-1][0]} ASSISTANT:"
+        assert as_released(asked) == released_ids(text, tokenizer)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "unicorn")
+    assert tokenizer.convert_tokens_to_ids(turn_end) in model.generation_config.eos_token_id
 
 
 def test_a_lone_projector_is_put_on_its_language_model(released, tokenizer, tmp_path):

@@ -444,7 +444,13 @@ def _assistant_spans(messages, text: str, render: Callable) -> Iterator[tuple[in
 
 
 def _mask_of_spans(spans: list[tuple[int, int]], offsets) -> list[int]:
-    return [int(any(start <= a and b <= end and a < b for start, end in spans)) for a, b in offsets]
+    mask = []
+    for place, (a, b) in enumerate(offsets):
+        if a == b:  # spaces alone, where the tokenizer trims offsets: they stand between their neighbours
+            a = offsets[place - 1][1] if place else 0
+            b = offsets[place + 1][0] if place + 1 < len(offsets) else b
+        mask.append(int(any(start <= a and b <= end and a < b for start, end in spans)))
+    return mask
 
 
 def _runs(mask) -> Iterator[tuple[int, int]]:
