@@ -143,8 +143,12 @@ def _read_projector(source: Path) -> tuple[Path, dict[str, torch.Tensor]]:
             if layer is None:
                 raise ValueError(f"{file}: has a projector of another kind ({name}); expected linear or mlp2x_gelu")
             projector[f"{layer[1] or 0}.{layer[2]}"] = tensor  # a linear projector has no index
-    if not any(name.endswith("weight") for name in projector):
+    if not projector:
         raise ValueError(f"{source}: has no weights mm_projector.*; expected a checkpoint in Bunny's layout")
+    num_layers = (len(projector) + 1) // 2
+    missing = {f"{2 * layer}.{part}" for layer in range(num_layers) for part in ("weight", "bias")} - projector.keys()
+    if missing:
+        raise ValueError(f"{source}: its projector of {num_layers} layers lacks mm_projector.{min(missing)}")
     return files[0], projector
 
 

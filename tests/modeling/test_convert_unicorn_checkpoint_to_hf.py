@@ -106,12 +106,14 @@ def released(tokenizer, tmp_path):
     def write(family="llama", layout="safetensors", projector_type="mlp2x_gelu", tied=False):
         folder = tmp_path / "released"
         sizes = {"vocab_size": len(tokenizer), "tie_word_embeddings": tied, "max_position_embeddings": 2048}
-        causal_lm = AutoModelForCausalLM.from_config(FAMILIES[family](**sizes)).eval()
+        config = FAMILIES[family](**sizes) if family in FAMILIES else AutoConfig.for_model(family, **SIZES | sizes)
+        causal_lm = AutoModelForCausalLM.from_config(config).eval()
         layers = [torch.nn.Linear(EMBED_DIM, 32), torch.nn.GELU(), torch.nn.Linear(32, 32)]
         projector = torch.nn.Sequential(*layers) if projector_type == "mlp2x_gelu" else layers[0]
         weights = causal_lm.state_dict()
         if tied:
             del weights["lm_head.weight"]
+        weights.pop("lm_head.bias", None)  # Bunny's phi has none
         weights |= {f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
         weights = {name: value.detach().clone() for name, value in weights.items()}
         folder.mkdir()
@@ -248,6 +250,109 @@ def test_a_lone_projector_is_put_on_its_language_model(released, tokenizer, tmp_
     with pytest.raises(InputError, match=r"the projector's output has 8 dimensions, but .*lm has a hidden size of 32"):
         convert(lone, tmp_path / "other", "--language-model", tmp_path / "lm")
     assert not (tmp_path / "other").exists()
+
+
+def converted_logits(folder, vector: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Through `generate`'s own path: its loader, its prompt and its inputs; and the prompt."""
+    from unicorn_hf.evaluation.pictures import load_model, prompt_inputs, user_message
+
+    model, processor = load_model(str(folder), device="cpu")
+    chat = [user_message("What is this?", 1)]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    with torch.no_grad():
+        return model(**prompt_inputs(processor, [prompt], vector[None])).logits, prompt
+
+
+def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict
+
+    source, causal_lm, projector = released()
+    causal_lm.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    for file in [source / "model.safetensors", *source.glob("*token*"), *source.glob("*.jinja")]:
+        file.unlink()
+    targets = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+    adapted = get_peft_model(causal_lm, LoraConfig(r=4, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            if "lora_" in name:
+                value.normal_(0, 0.3)
+    adapted.save_pretrained(source, state_dict=get_peft_model_state_dict(adapted))
+    others = {f"base_model.model.model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
+    torch.save(others, source / "non_lora_trainables.bin")
+    with pytest.raises(InputError, match=r"holds a LoRA adapter alone: name its language model \(--language-model\)"):
+        convert(source, "-o", tmp_path / "unicorn")
+    convert(source, "-o", tmp_path / "unicorn", "--language-model", tmp_path / "lm")
+    vector = torch.randn(EMBED_DIM)
+    logits, prompt = converted_logits(tmp_path / "unicorn", vector)
+    with torch.no_grad():
+        expected = released_logits(adapted.merge_and_unload(), projector, tokenizer, prompt, vector)
+    torch.testing.assert_close(logits[..., : len(tokenizer)], expected, rtol=1e-4, atol=1e-4)
+
+    config = json.loads((source / "adapter_config.json").read_text())
+    (source / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: \d+ of its LoRA weights do not fit"):
+        convert(source, "-o", tmp_path / "other", "--language-model", tmp_path / "lm")
+    (source / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"has non_lora_trainables\.bin, but no adapter_model"):
+        convert(source, "-o", tmp_path / "other", "--language-model", tmp_path / "lm")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_bunnys_phi_has_a_head_without_bias(released, tokenizer, tmp_path, is_whole):
+    source, causal_lm, projector = released("phi")
+    causal_lm.lm_head.bias.data.normal_()
+    causal_lm.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    if not is_whole:
+        (source / "model.safetensors").unlink()
+        torch.save(
+            {f"model.mm_projector.{k}": v for k, v in projector.state_dict().items()}, source / "mm_projector.bin"
+        )
+    convert(source, "-o", tmp_path / "unicorn", *([] if is_whole else ["--language-model", tmp_path / "lm"]))
+    causal_lm.lm_head.bias.data.zero_()
+    vector = torch.randn(EMBED_DIM)
+    logits, prompt = converted_logits(tmp_path / "unicorn", vector)
+    with torch.no_grad():
+        expected = released_logits(causal_lm, projector, tokenizer, prompt, vector)
+    torch.testing.assert_close(logits[..., : len(tokenizer)], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["bin", "safetensors"])
+def test_what_the_trainer_leaves_beside_the_weights_is_not_read(released, tmp_path, layout):
+    source, _, _ = released(layout=layout)
+    for name in ("training_args.bin", "optimizer.bin"):
+        (source / name).write_bytes(pickle.dumps(Hostile()))
+    convert(source, "-o", tmp_path / "unicorn")
+    assert (tmp_path / "unicorn" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("spp", ["linear_0.weight", "linear_1.weight", "linear_2.weight"]),
+        ("ldp", ["model.mlp.1.weight", "model.mb_block.1.block.0.0.weight"]),
+        ("minigpt", ["linear.weight", "linear.bias"]),
+        ("vanilla", ["linear.weight", "linear.bias"]),
+        ("identity", []),
+    ],
+)
+def test_other_projectors_are_refused_in_a_sentence(released, tmp_path, kind, names):
+    source, _, _ = released()
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"mm_projector_type": kind}))
+    with pytest.raises(InputError, match=f"mm_projector_type '{kind}', reads an image's patches; expected linear"):
+        convert(source, "-o", tmp_path / "unicorn")
+    lone = tmp_path / "mm_projector.bin"
+    torch.save({f"model.mm_projector.{name}": torch.zeros(4, 4) for name in names}, lone)
+    with pytest.raises(InputError, match=r"mm_projector\.bin: has (a projector of another kind|no weights)"):
+        convert(lone, "-o", tmp_path / "unicorn", "--language-model", source)
+    torch.save({"mm_projector.0.weight": torch.zeros(32, EMBED_DIM)}, lone)
+    with pytest.raises(InputError, match=r"mm_projector\.bin: its projector of 1 layers lacks mm_projector\.0\.bias"):
+        convert(lone, "-o", tmp_path / "unicorn", "--language-model", source)
+    assert not (tmp_path / "unicorn").exists()
 
 
 class Hostile:
