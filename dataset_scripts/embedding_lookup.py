@@ -10,7 +10,7 @@ import pickle
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +28,32 @@ class EmbeddingLookup:
     `lookup["0010278167"]` is one vector [D], `lookup[["7", "12"]]` are several [n, D], `lookup.row(3)` and
     `lookup.rows([3, 5])` the same by row. Ids are matched as strings. One vector may be a view of the file: read only.
 
+    Of an id that pickles have several times the last vector counts, as in the released code; `unusable` has the reasons
+    of their ids without one.
+
     Raises:
         KeyError: an id is not there.
         InputError: the source cannot be read, or has an id twice.
     """
 
-    def __init__(self, ids: Iterable, vectors: "DatasetColumn | RowFile", name: str):
+    def __init__(
+        self,
+        ids: Iterable,
+        vectors: "DatasetColumn | RowFile",
+        name: str,
+        *,
+        keep_last: bool = False,
+        unusable: dict[str, str] | None = None,
+    ):
         self.name = name
         self.vectors = vectors
+        self.unusable = unusable or {}
         hashes = np.fromiter(map(_hash, ids), np.uint64, len(vectors))
-        order = np.argsort(hashes)
+        order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
+        if keep_last:
+            last = np.append(hashes[1:] != hashes[:-1], True)
+            hashes, order = hashes[last], order[last]
         twice = np.flatnonzero(hashes[1:] == hashes[:-1])
         if len(twice):
             first, second = sorted(order[twice[0] : twice[0] + 2].tolist())
@@ -76,6 +91,7 @@ class EmbeddingLookup:
             column: of a dataset.
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
+        from unicorn_hf.transfer.pickles import usable_blocks
         from unicorn_hf.transfer.vectors import FileVectors, open_vectors
 
         path = Path(source) if isinstance(source, str | Path) else None
@@ -83,6 +99,12 @@ class EmbeddingLookup:
             by_id = _safetensors_by_id(path)
             if by_id is not None:
                 return cls(by_id[0], by_id[1], str(source))
+        if path is not None and (path.suffix in (".pkl", ".pickle") or any(path.glob("*.pkl"))):
+            unusable: dict[str, str] = {}
+            blocks = usable_blocks(path, unusable, allow_pickle=allow_pickle)
+            first = next(blocks)
+            ids, rows = spill(chain([first], blocks), scratch, first[1].shape[1])
+            return cls(ids, rows, str(source), keep_last=True, unusable=unusable)
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
         if isinstance(vectors, FileVectors):
             ids = read_ids(path, vectors.num_rows)

@@ -1,7 +1,8 @@
 """The released JSON lists (`Pretrain.json`, `Instruction.json`) -> our rows, in one streaming pass.
 
 A record is `{"id", "caption", "conversations": [{"from", "value"}, ...]}`. One that cannot be used is set aside with
-the reason; every record is either in the rows or among the rejected.
+the reason; every record is either in the rows or among the rejected. Where a row differs from what the released code
+trains on, the change is counted.
 """
 
 import json
@@ -17,11 +18,15 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 class Rejected:
-    """Rejected records, added to a JSON-lines file as `{"config", "reason", "record"}` and counted by reason."""
+    """Rejected records, added to a JSON-lines file as `{"config", "reason", "record"}` and counted by reason.
+
+    `changes` counts what was changed in the records that became rows.
+    """
 
     def __init__(self, path, config: str):
         self.path, self.config = Path(path), config
         self.counts: Counter[str] = Counter()
+        self.changes: Counter[str] = Counter()
         self._file = None
 
     def add(self, reason: str, record) -> None:
@@ -42,27 +47,43 @@ class Rejected:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.counts.items()))
         return f"{self.counts.total():,} records rejected ({reasons})"
 
+    def changes_text(self) -> str:
+        changes = ", ".join(f"{change} in {count:,}" for change, count in sorted(self.changes.items()))
+        return f"changed in the records: {changes}"
+
 
 def read_rows(path, *, with_messages: bool, rejected: Rejected, batch_size: int = 1000) -> Iterator[list[dict]]:
     """Batches of rows `{"id", "caption"}`, with `messages` (and `task`, where the record names one) if asked for.
 
+    Each has its `record` too. Several records of one id all make rows, and the later ones' ids end in `-2`, `-3`, ...
+
     Raises:
         InputError: the file is no JSON list of records, or ends before its list does.
     """
-    seen: set[str] = set()
+    numbers: dict[str, int] = {}  # of the rows of each id
     records = iter_records(path)
     while batch := list(islice(records, batch_size)):
         rows = []
         for record in batch:
-            row = convert(record, with_messages=with_messages)
-            if isinstance(row, dict) and row["id"] in seen:
-                row = "duplicate id"
+            changes = Counter()
+            row = convert(record, with_messages=with_messages, changes=changes)
             if isinstance(row, str):
                 rejected.add(row, record)
-            else:
-                seen.add(row["id"])
-                rows.append(row)
+                continue
+            if row["id"] in numbers:
+                row["id"] = _unused_id(row["id"], numbers)
+                changes["id made unique"] += 1
+            numbers[row["id"]] = 1
+            rejected.changes.update(changes)
+            rows.append({**row, "record": record})
         yield rows
+
+
+def _unused_id(id_: str, numbers: dict[str, int]) -> str:
+    while (unused := f"{id_}-{numbers[id_] + 1}") in numbers:
+        numbers[id_] += 1
+    numbers[id_] += 1
+    return unused
 
 
 def iter_records(path) -> Iterator:
@@ -92,8 +113,8 @@ def iter_records(path) -> Iterator:
             raise InputError(f"{path}: is damaged after record {count:,} ({reason}); fetch the file again") from error
 
 
-def convert(record, *, with_messages: bool) -> dict | str:
-    """A row made of a released record, or the reason why it makes none."""
+def convert(record, *, with_messages: bool, changes: Counter | None = None) -> dict | str:
+    """A row made of a released record, or the reason why it makes none; `changes` counts what becomes different."""
     if not isinstance(record, dict):
         return "not a record"
     if record.get("id") in (None, "") or not isinstance(record["id"], str | int):
@@ -104,36 +125,52 @@ def convert(record, *, with_messages: bool) -> dict | str:
     row = {"id": str(record["id"]), "caption": caption}
     if not with_messages:
         return row
-    messages = convert_turns(record.get("conversations"))
+    messages = convert_turns(record.get("conversations"), changes)
     if isinstance(messages, str):
         return messages
     task = record.get("task")
     return {**row, "task": task if isinstance(task, str) else None, "messages": messages}
 
 
-def convert_turns(turns) -> list[dict[str, str]] | str:
+def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]] | str:
     """Chat messages made of `from`/`value` turns, or the reason why they make none.
 
-    The placeholder is taken out wherever it stands and put before the first user turn.
+    As in the released code, a first turn that is not the user's is left out, the placeholder of a question goes to its
+    front, and words are otherwise as they are. Here each conversation has one image, before the first question.
     """
     if not isinstance(turns, list) or not turns:
         return "no conversation"
-    messages = []
+    messages, places = [], []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             return "empty turn"
         if str(turn.get("from")) not in ROLES:
             return "unknown role"
-        content = turn["value"].replace(PLACEHOLDER, "").strip()
-        if not content and ROLES[turn["from"]] != "user":
+        content, role = turn["value"], ROLES[turn["from"]]
+        if count := content.count(PLACEHOLDER):
+            places += [len(messages)] * count
+            content = content.replace(PLACEHOLDER, "").strip()
+        if not content.strip() and role != "user":
             return "empty turn"
-        messages.append({"role": ROLES[turn["from"]], "content": content})
-    spoken = messages[1:] if messages[0]["role"] == "system" else messages
+        messages.append({"role": role, "content": content})
+    changes = Counter() if changes is None else changes
+    first = int(messages[0]["role"] == "system")
+    if len(messages) > first and messages[first]["role"] == "assistant":
+        del messages[first]
+        places = [place - (place > first) for place in places]
+        changes["assistant's turn before the first question left out"] += 1
+    spoken = messages[first:]
     if (
         not spoken
         or len(spoken) % 2
         or any(message["role"] != ("user", "assistant")[place % 2] for place, message in enumerate(spoken))
     ):
         return "odd turns"
-    spoken[0]["content"] = f"{PLACEHOLDER}\n{spoken[0]['content']}".rstrip()
+    if not places:
+        changes["image added"] += 1
+    elif places[0] != first:
+        changes["image moved to the first question"] += 1
+    if len(places) > 1:
+        changes["images merged into one"] += 1
+    spoken[0]["content"] = f"{PLACEHOLDER}\n{spoken[0]['content']}".strip()
     return messages

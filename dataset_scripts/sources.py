@@ -24,7 +24,10 @@ from unicorn_hf.errors import InputError
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
 CONFIGS = (PRETRAIN, INSTRUCTION)
 # The name of a released file of each configuration (`Pretrain.json`, `Instruction.json`) has one of these in it.
-RELEASED_NAMES = {PRETRAIN: ("pretrain", "1.2m"), INSTRUCTION: ("instruct", "471k", "finetune")}
+RELEASED_NAMES = {
+    PRETRAIN: ("pretrain", "1.2m", "filtered_output"),
+    INSTRUCTION: ("instruct", "471k", "finetune", "sft"),
+}
 VECTOR_COLUMNS = ("text_embeds", "image_embeds")
 BATCH_ROWS = 1000
 
@@ -221,15 +224,16 @@ class ReleasedSource:
                     yield pa.table(columns, schema=schema)
 
     def _join(self, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
-        places = self.lookup.find([row["id"] for row in rows])
+        ids = [str(row["record"]["id"]) for row in rows]  # a row's own may have been made unique
+        places = self.lookup.find(ids)
         with np.errstate(over="ignore"):
             vectors = self.lookup.rows(np.maximum(places, 0)).astype(np.float16, copy=False)
         bad = not_finite(vectors)
-        for row, place, is_bad in zip(rows, places, bad, strict=True):
+        for row, id_, place, is_bad in zip(rows, ids, places, bad, strict=True):
             if place < 0:
-                rejected.add("no embedding", row)
+                rejected.add(self.lookup.unusable.get(id_, "no embedding"), row["record"])
             elif is_bad:
-                rejected.add("embedding not finite", row)
+                rejected.add("embedding not finite", row["record"])
         good = np.flatnonzero((places >= 0) & ~bad)
         return [rows[place] for place in good], vectors[good]
 

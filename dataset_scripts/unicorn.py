@@ -143,6 +143,8 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
             with Rejected(kept, self.config.name) as rejected:
                 for index, table in enumerate(source.tables(list(shards), rejected)):
                     yield Key(0, index), table
+        if rejected.changes:
+            datasets.logging.get_logger(__name__).warning(f"{source.name}: {rejected.changes_text()}")
         if rejected.counts:
             where = f"; see {Path(self.cache_dir) / 'rejected.jsonl'}" if self.scratch else ""
             datasets.logging.get_logger(__name__).warning(f"{source.name}: {rejected}{where}")

@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -244,6 +245,50 @@ def test_one_released_file_can_be_imported_without_vectors(tmp_path):
     folder = write_released(tmp_path / "released")
     out = import_released(folder / "Pretrain.json", tmp_path / "out")
     assert load(out, None, tmp_path).column_names == ["id", "caption"]
+
+
+def test_records_that_a_pickle_spoils_are_rejected_and_the_others_imported(tmp_path):
+    records = released_records(8)
+    records += [{**records[0], "caption": "Another."}]
+    folder = write_released(tmp_path / "released", records)
+    embeds = [{"id": record["id"], "embed": vectors()[row]} for row, record in enumerate(records[:8])]
+    embeds[0]["embed"], embeds[3]["embed"], embeds[4]["embed"] = None, None, np.ones(3, np.float16)
+    embeds[5]["embed"] = np.full(EMBED_DIM, np.inf, np.float16)
+    embeds += [{"id": "000000", "embed": vectors()[20]}, {"id": "000001", "embed": vectors()[21]}, {"embed": None}, 5]
+    del embeds[6]
+    (folder / "embeddings" / "chunk_0.pkl").write_bytes(b"")
+    (folder / "embeddings" / "chunk_1.pkl").write_bytes(pickle.dumps([]))
+    (folder / "embeddings" / "chunk_2.pkl").write_bytes(pickle.dumps(embeds))
+    import_released(folder, tmp_path / "out", allow_pickle=True)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["unicorn-471k-instruction"]
+    reasons = ("without embedding", "embedding of another length", "embedding not finite", "no embedding")
+    assert summary["rejected"] == dict.fromkeys(reasons, 1)
+    assert (summary["rows"], summary["changed"]) == (5, {"id made unique": 1})
+    dataset = load(tmp_path / "out", "unicorn-471k-instruction", tmp_path)
+    assert dataset["id"][:] == ["000000", "000001", "000002", "000007", "000000-2"]
+    found = np.array(dataset["image_embeds"][:], np.float16)
+    assert (found == vectors()[[20, 21, 2, 7, 20]]).all()  # the last vector of an id, as in the released code
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [line["record"] for line in lines if line["config"] == "unicorn-1.2m"] == [records[i] for i in (3, 4, 5, 6)]
+
+
+def test_other_file_names_are_known_or_named(tmp_path):
+    folder = write_released(tmp_path / "released")
+    (folder / "Pretrain.json").rename(folder / "filtered_output.json")
+    (folder / "Instruction.json").rename(folder / "sft.json")
+    out = import_released(folder, tmp_path / "out", allow_pickle=True)
+    summary = json.loads((out / "summary.json").read_text())
+    assert {config: Path(facts["file"]).name for config, facts in summary.items()} == {
+        "unicorn-1.2m": "filtered_output.json",
+        "unicorn-471k-instruction": "sft.json",
+    }
+    (folder / "sft.json").rename(folder / "mine.json")
+    arguments = ["import", str(folder), "--allow-pickle", "--instruction"]
+    result = CliRunner().invoke(app, [*arguments, "mine.json", "-o", str(tmp_path / "mine")])
+    assert result.exit_code == 0, result.output
+    assert list(json.loads((tmp_path / "mine" / "summary.json").read_text())) == ["unicorn-471k-instruction"]
+    with pytest.raises(InputError, match=r"released/yours\.json: no such file; expected one in"):
+        import_released(folder, tmp_path / "yours", instruction="yours.json")
 
 
 def test_a_folder_with_none_of_the_files_says_what_it_holds(tmp_path):

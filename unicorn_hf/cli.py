@@ -417,6 +417,8 @@ def publish(
 def import_(
     source: Annotated[str, typer.Argument(help="A Hub id (Yu2020/Unicorn), a folder, or a released JSON file.")],
     output: Output,
+    pretrain: Annotated[str | None, typer.Option(help="Name of the captions' JSON file in the source.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Name of the conversations' JSON file in the source.")] = None,
     embeddings: Annotated[
         Path | None, typer.Option(help="The vectors: .npy, .safetensors, .pkl; looked for beside the JSON.")
     ] = None,
@@ -436,6 +438,8 @@ def import_(
     folder = import_released(
         source,
         output,
+        pretrain=pretrain,
+        instruction=instruction,
         embeddings=embeddings,
         column=column,
         encoder=encoder,

@@ -81,6 +81,8 @@ def import_released(
     source,
     output,
     *,
+    pretrain: str | None = None,
+    instruction: str | None = None,
     embeddings=None,
     column: str = "image_embeds",
     encoder: str | None = None,
@@ -97,6 +99,7 @@ def import_released(
         source: the Hub id (`Yu2020/Unicorn`), a folder, or one JSON file; files are found by their names.
         output: the folder to write. What was found, and the counts, are in its `summary.json`; every record that
             could not be used is in its `rejected.jsonl`, with the reason.
+        pretrain, instruction: names of the JSON files in `source`, where they are others than the released ones.
         embeddings: the vectors, where they are not beside the JSON: `.npy`, `.safetensors`, `.pkl`, a folder of such.
             Without any, the rows have no vectors, and `embed` is the next step.
         column: what the vectors are: `image_embeds` or `text_embeds`.
@@ -109,6 +112,8 @@ def import_released(
     """
     from unicorn_hf.dataset_scripts.sources import (
         CONFIGS,
+        INSTRUCTION,
+        PRETRAIN,
         ReleasedSource,
         expected_and_found,
         find_embeddings,
@@ -125,11 +130,19 @@ def import_released(
                     f"{source}: is neither a file or folder nor a dataset repository, whose name is org/name"
                 )
             path = _download(source, revision, allow_pickle)
-        if path.is_dir():
+        named = {PRETRAIN: pretrain, INSTRUCTION: instruction}
+        if any(named.values()):
+            root = path if path.is_dir() else path.parent
+            files = {config: root / name if name else None for config, name in named.items()}
+            missing = [file for file in files.values() if file is not None and not file.is_file()]
+            if missing:
+                raise InputError(f"{missing[0]}: no such file; expected one in {source}")
+        elif path.is_dir():
             files = {config: find_released(config, path) for config in CONFIGS}
-            embeddings = embeddings or find_embeddings(path)
         else:
             files = {config: path if has_released_name(config, path) else None for config in CONFIGS}
+        if path.is_dir():
+            embeddings = embeddings or find_embeddings(path)
         if not any(files.values()):
             raise InputError(f"{source}: is not of the released files: {expected_and_found(CONFIGS, path)}")
         for config, file in files.items():
@@ -264,7 +277,13 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
         if rejected.counts:
             logger.warning("%s: %s; see rejected.jsonl", source.name, rejected)
         written[config] = (source.features, shards, seen)
-        counts[config] = {"rows": shards.num_rows, "rejected": dict(rejected.counts)}
+        if rejected.changes:
+            logger.warning("%s: %s", source.name, rejected.changes_text())
+        counts[config] = {
+            "rows": shards.num_rows,
+            "rejected": dict(rejected.counts),
+            "changed": dict(rejected.changes),
+        }
     make_card(folder, written, **card_facts).save(folder / "README.md")
     return counts
 

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from collections import Counter
 
 import pytest
 from small_datasets import released_records
@@ -89,8 +90,56 @@ def test_every_record_is_a_row_or_is_kept_among_the_rejected(tmp_path):
         rows = [row for batch in batches for row in batch]
     lines = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert len(rows) + len(lines) == 50
-    assert [line["record"] for line in lines] == [records[place] for place in (3, 4, 7, 8)]
-    assert rejected.counts == {"no caption": 1, "odd turns": 1, "duplicate id": 1, "not a record": 1}
+    assert [line["record"] for line in lines] == [records[place] for place in (3, 4, 8)]
+    assert rejected.counts == {"no caption": 1, "odd turns": 1, "not a record": 1}
+
+
+def test_all_conversations_of_an_id_are_rows_with_ids_of_their_own(tmp_path):
+    records = [{**record, "id": place // 3} for place, record in enumerate(released_records(900))]
+    records.append({**records[0], "id": "7-2"})
+    (tmp_path / "sft.json").write_text(json.dumps(records))
+    with Rejected(tmp_path / "rejected.jsonl", "unicorn-471k-instruction") as rejected:
+        rows = [
+            row
+            for batch in read_rows(tmp_path / "sft.json", with_messages=True, rejected=rejected, batch_size=7)
+            for row in batch
+        ]
+    assert [row["id"] for row in rows[:4]] == ["0", "0-2", "0-3", "1"]
+    assert len({row["id"] for row in rows}) == len(rows) == 901
+    assert [row["record"] for row in rows] == records
+    assert rejected.changes["id made unique"] == 601
+    assert not rejected.counts
+
+
+@pytest.mark.parametrize(
+    ("conversation", "messages", "changes"),
+    [
+        (turns("<image>\nWhat?", " A dog.\n"), ["<image>\nWhat?", " A dog.\n"], {}),
+        (turns("What?\n<image>", "A dog."), ["<image>\nWhat?", "A dog."], {}),
+        (turns("<image>", "A dog."), ["<image>", "A dog."], {}),
+        (turns("What?", "A dog."), ["<image>\nWhat?", "A dog."], {"image added": 1}),
+        (
+            turns("What?", "A dog.", " Why? <image>", "So."),
+            ["<image>\nWhat?", "A dog.", "Why?", "So."],
+            {"image moved to the first question": 1},
+        ),
+        (
+            turns("<image>\nWhat?<image>", "A <image> dog."),
+            ["<image>\nWhat?", "A  dog."],
+            {"images merged into one": 1},
+        ),
+        (
+            turns("Hello.", "<image>\nWhat?", "A dog.", roles=("gpt", "human")),
+            ["<image>\nWhat?", "A dog."],
+            {"assistant's turn before the first question left out": 1},
+        ),
+    ],
+)
+def test_words_are_kept_and_what_changes_is_counted(conversation, messages, changes):
+    counts = Counter()
+    row = convert(record(conversations=conversation), with_messages=True, changes=counts)
+    assert [message["content"] for message in row["messages"]] == messages
+    assert counts == changes
 
 
 def test_leading_zeros_and_numbers_stay_different_ids(tmp_path):

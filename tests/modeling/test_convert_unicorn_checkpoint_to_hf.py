@@ -265,7 +265,6 @@ def converted_logits(folder, vector: torch.Tensor) -> tuple[torch.Tensor, str]:
 
 def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_path):
     from peft import LoraConfig, get_peft_model
-    from peft.utils import get_peft_model_state_dict
 
     source, causal_lm, projector = released()
     causal_lm.save_pretrained(tmp_path / "lm")
@@ -278,7 +277,7 @@ def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_pa
         for name, value in adapted.named_parameters():
             if "lora_" in name:
                 value.normal_(0, 0.3)
-    adapted.save_pretrained(source, state_dict=get_peft_model_state_dict(adapted))
+    adapted.save_pretrained(source)
     others = {f"base_model.model.model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
     torch.save(others, source / "non_lora_trainables.bin")
     with pytest.raises(InputError, match=r"holds a LoRA adapter alone: name its language model \(--language-model\)"):

@@ -8,6 +8,7 @@ import functools
 import logging
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,15 +42,7 @@ class PickleVectors(TableVectors):
     def __init__(self, path: Path, *, allow_pickle: bool):
         import pyarrow as pa
 
-        if not allow_pickle:
-            raise InputError(
-                f"{path}: is a pickle, which can run any program as it is read; if you trust where it comes from, "
-                "allow_pickle=True (--allow-pickle) reads it with a reader that admits plain data only"
-            )
-        self.files = sorted(path.glob("*.pkl"), key=_natural_order) if path.is_dir() else [path]
-        if not all(file.is_file() for file in self.files):
-            raise InputError(f"{path}: no such file or folder")
-        logger.warning("%s: reading pickles, as allowed; other formats are safer and faster", path)
+        self.files = _files(path, allow_pickle)
         self.name = str(path)
         self.schema = pa.schema({"id": pa.string(), "caption": pa.string()})
         self.dtype = self._records(self.files[0])[0]["embed"].dtype
@@ -93,16 +86,79 @@ class PickleVectors(TableVectors):
         if not isinstance(records, list) or not records:
             raise InputError(f"{file}: holds a {type(records).__name__}; expected a list of records that is not empty")
         for row, record in enumerate(records):
-            embed = record.get("embed") if isinstance(record, dict) else None
-            if not isinstance(embed, np.ndarray) or embed.size == 0 or "id" not in record:
+            embed = _embed(record)
+            if embed is None or "id" not in record:
                 raise InputError(f"{file}: record {row} is not of the form {{'id': ..., 'embed': array}}")
-            record["embed"] = embed.reshape(-1)
+            record["embed"] = embed
             expected = getattr(self, "embed_dim", records[0]["embed"].size)
             if embed.size != expected:
                 raise InputError(
                     f"{file}: record {row} (id {record['id']!r}) has {embed.size} dimensions; expected {expected}"
                 )
         return records
+
+
+def usable_blocks(
+    path: Path, unusable: dict[str, str], *, allow_pickle: bool
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and vectors, file by file, of the records that have both, as the released loaders go on over the others.
+
+    Args:
+        path: one pickle or a folder of them; an empty file, or an empty list, has no records.
+        unusable: for the ids without a vector and the reasons.
+
+    Raises:
+        InputError: a file is damaged, or holds something else than a list; or no record has a vector.
+    """
+    embed_dim, counts = None, Counter()
+    seen: set[str] = set()
+    for file in _files(path, allow_pickle):
+        records = read_pickle(file) if file.stat().st_size else []
+        if records and not isinstance(records, list):
+            raise InputError(f"{file}: holds a {type(records).__name__}; expected a list of records")
+        ids, embeds = [], []
+        for record in records:
+            if not isinstance(record, dict) or record.get("id") is None:
+                counts["without id"] += 1
+                continue
+            id_, embed = str(record["id"]), _embed(record)
+            embed_dim = len(embed) if embed_dim is None and embed is not None else embed_dim
+            if embed is None or len(embed) != embed_dim:
+                reason = "without embedding" if embed is None else "embedding of another length"
+                counts[reason] += 1
+                if id_ not in seen:
+                    unusable[id_] = reason
+                continue
+            counts["of a repeated id, whose last embedding counts"] += id_ in seen
+            seen.add(id_)
+            unusable.pop(id_, None)
+            ids.append(id_)
+            embeds.append(embed)
+        if ids:
+            yield ids, np.stack(embeds)
+    if embed_dim is None:
+        raise InputError(f"{path}: has no record of the form {{'id': ..., 'embed': array}}")
+    if counts := +counts:
+        listed = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
+        logger.warning("%s: records %s", path, listed)
+
+
+def _files(path: Path, allow_pickle: bool) -> list[Path]:
+    if not allow_pickle:
+        raise InputError(
+            f"{path}: is a pickle, which can run any program as it is read; if you trust where it comes from, "
+            "allow_pickle=True (--allow-pickle) reads it with a reader that admits plain data only"
+        )
+    files = sorted(path.glob("*.pkl"), key=_natural_order) if path.is_dir() else [path]
+    if not all(file.is_file() for file in files):
+        raise InputError(f"{path}: no such file or folder")
+    logger.warning("%s: reading pickles, as allowed; other formats are safer and faster", path)
+    return files
+
+
+def _embed(record) -> np.ndarray | None:
+    embed = record.get("embed") if isinstance(record, dict) else None
+    return embed.reshape(-1) if isinstance(embed, np.ndarray) and embed.size else None
 
 
 def _natural_order(path: Path) -> list:
