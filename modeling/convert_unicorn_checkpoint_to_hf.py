@@ -29,9 +29,8 @@ CHAT_TEMPLATE = (
     "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-# What ends a turn in the released code, whatever the tokenizer's own end token is.
-TURN_ENDS = {"llama": "<|end_of_text|>"}
-OTHER_TURN_END = "<|endoftext|>"
+# What ends a turn in the released code, by the name of its prompt, whatever the tokenizer's own end token is.
+TURN_ENDS = {"bunny": "<|endoftext|>", "phi3": "<|endoftext|>", "llama": "<|end_of_text|>", "minicpm": "</s>"}
 ADAPTER_PROJECTOR = "non_lora_trainables.bin"
 
 
@@ -97,7 +96,8 @@ def convert_unicorn_checkpoint(
         raise ValueError(f"{file}: its mm_projector.* are no {model.config.projector_type} ({error})") from error
     if is_adapter:
         _merge_adapter(source, model.model.language_model)
-    _set_prompt(tokenizer, model)
+    turn_end = TURN_ENDS["llama" if model.config.text_config.model_type == "llama" else "bunny"]
+    set_prompt(tokenizer, model, turn_end if turn_end in tokenizer.get_vocab() else tokenizer.eos_token)
     model.save_pretrained(output)
     UnicornProcessor(
         tokenizer,
@@ -105,6 +105,16 @@ def convert_unicorn_checkpoint(
         embed_dim=model.config.embed_dim,
         image_encoder=image_encoder,
     ).save_pretrained(output)
+
+
+def set_prompt(tokenizer, model, turn_end: str) -> None:
+    """Give the tokenizer the released prompt, and let a reply end where the released code ends a turn. In place."""
+    tokenizer.eos_token = turn_end
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
+    has_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ BOS }}", "{{ bos_token }}" if has_bos else "")
 
 
 def _read_text_config(source: Path):
@@ -191,15 +201,3 @@ def _merge_adapter(source: Path, decoder) -> None:
     if wrong:
         raise ValueError(f"{file}: {len(wrong)} of its LoRA weights do not fit the language model, one is {wrong[0]}")
     adapted.merge_and_unload()
-
-
-def _set_prompt(tokenizer, model) -> None:
-    """Give the tokenizer the released prompt, and let a reply end where the released code ends a turn. In place."""
-    end = TURN_ENDS.get(model.config.text_config.model_type, OTHER_TURN_END)
-    if end in tokenizer.get_vocab():
-        tokenizer.eos_token = end
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
-    has_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ BOS }}", "{{ bos_token }}" if has_bos else "")

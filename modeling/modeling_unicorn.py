@@ -373,6 +373,15 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             image_token_id=image_token_id,
             **{"lm_head_bias": causal_lm.get_output_embeddings().bias is not None} | config_kwargs,
         )
+        with torch.device("meta"):
+            new_projector = UnicornMultiModalProjector(config)
+        num_new, num_old = sum(map(torch.numel, new_projector.parameters())), causal_lm.num_parameters()
+        if num_new > max(num_old / 4, 1e8):
+            raise ValueError(
+                f"{config.num_image_tokens} different image tokens make a projector of {num_new / 1e9:.1f} billion"
+                f" parameters for a language model of {num_old / 1e9:.1f} billion; ask for fewer (num_image_tokens), or"
+                " for copies of one (projector_expand 'copy')"
+            )
         # What the files of a causal LM, of a decoder alone or of a model that is more than a language model call the
         # decoder and the head (GPT-NeoX: `embed_out`). The other parts are left out.
         prefix = rf"(?:language_model\.|model\.|{causal_lm.base_model_prefix}\.)"

@@ -21,6 +21,7 @@ from unicorn_hf.training import (
     load_model_to_finetune,
     loading,
     new_adapter,
+    set_released_prompt,
     set_tokenizer_options,
     tokenize_conversations,
 )
@@ -39,6 +40,7 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
         processor = AutoProcessor.from_pretrained(
             name, revision=model_args.model_revision, trust_remote_code=trust_remote_code
         )
+    set_released_prompt(processor, model, data_args.version)
     set_tokenizer_options(processor, training_args)
     data.check_model(model.config, name)
     if not model_args.use_peft:  # which freezes all that it does not train, quantised weights included

@@ -4,6 +4,8 @@ accelerate launch recipes/pretrain.py --config recipes/demo/pretrain.yaml \
     --model_name_or_path LANGUAGE_MODEL --dataset DATASET --output_dir OUTPUT
 """
 
+from functools import partial
+
 from transformers import AutoTokenizer, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
@@ -19,6 +21,7 @@ from unicorn_hf.training import (
     freeze_all_but_projector,
     is_padding_free,
     loading,
+    set_released_prompt,
     set_tokenizer_options,
     standardize_image_embeds,
     tokenize_captions,
@@ -43,6 +46,8 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
             embed_dim=data.embed_dim,
             num_image_tokens=data_args.num_image_tokens,
             projector_type=data_args.projector_type,
+            projector_expand=data_args.projector_expand,
+            normalize_image_embeds=data_args.normalize_image_embeds,
             image_encoder=data.image_encoder,
             transfer=data.transfer,
             dtype=model_args.dtype,
@@ -55,11 +60,13 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
         embed_dim=model.config.embed_dim,
         image_encoder=model.config.image_encoder,
     )
+    set_released_prompt(processor, model, data_args.version)
     set_tokenizer_options(processor, training_args)
     freeze_all_but_projector(model)
 
     # Training
-    tokens = data.tokenize(tokenize_captions, processor, data_args, training_args)
+    tokenize = partial(tokenize_captions, learn=data_args.learn)
+    tokens = data.tokenize(tokenize, processor, data_args, training_args)
     if data_args.standardize_image_embeds:
         standardize_image_embeds(model, *data.datasets)
     training_args.remove_unused_columns = False

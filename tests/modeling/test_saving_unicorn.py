@@ -373,3 +373,15 @@ def test_device_map_offloads_layers_to_disk(tmp_path):
 def test_placeholder_is_never_generated():
     model = new_model()
     assert model.generation_config.suppress_tokens == [IMAGE_TOKEN_ID]
+
+
+def test_a_projector_that_outgrows_the_language_model_is_refused(tokenizer, tmp_path):
+    sizes = {"hidden_size": 512, "num_attention_heads": 4}
+    AutoModelForCausalLM.from_config(FAMILIES["llama"](**sizes)).save_pretrained(tmp_path)
+    options = {"embed_dim": EMBED_DIM, "tokenizer": tokenizer, "num_image_tokens": 576}
+    with pytest.raises(
+        ValueError, match=r"576 different image tokens make a projector of 0\.2 billion parameters for a"
+    ):
+        UnicornForConditionalGeneration.from_text_pretrained(tmp_path, **options)
+    model = UnicornForConditionalGeneration.from_text_pretrained(tmp_path, **options, projector_expand="copy")
+    assert model.model.multi_modal_projector.layers[2].out_features == 512

@@ -93,6 +93,23 @@ def test_finetuning_has_the_papers_settings(name):
         assert (model_args.lora_r, model_args.lora_alpha) == (128, 256)
 
 
+def test_the_released_layout_has_the_released_scripts_settings():
+    stages = {"pretrain": "pretrain", "finetune": "finetune", "finetune-lora": "finetune"}
+    loaded = {
+        name: parse(stage, "--config", str(RECIPES / "released" / f"{name}.yaml")) for name, stage in stages.items()
+    }
+    batches = {
+        name: (training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps)
+        for name, (_, training_args, _) in loaded.items()
+    }
+    assert batches == {"pretrain": (8, 4), "finetune": (16, 2), "finetune-lora": (8, 2)}
+    assert {data_args.version for data_args, *_ in loaded.values()} == {"llama"}
+    data_args, *_ = loaded["pretrain"]
+    assert (data_args.num_image_tokens, data_args.projector_expand) == (576, "copy")
+    assert not data_args.normalize_image_embeds
+    assert [model_args.use_peft for *_, model_args in loaded.values()] == [False, False, True]
+
+
 @pytest.mark.parametrize("name", [name for name in FINETUNE if "lora" in name])
 def test_lora_goes_to_every_linear_layer_of_the_language_model_and_trains_the_projector(name):
     *_, model_args = load("finetune", name)

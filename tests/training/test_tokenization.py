@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from trl import chat_template_utils
 
 from unicorn_hf import InputError, UnicornProcessor
 from unicorn_hf.sandbox.language_model import train_tokenizer
-from unicorn_hf.training import tokenize_captions, tokenize_conversations
+from unicorn_hf.training import set_released_prompt, tokenize_captions, tokenize_conversations
 
 IGNORED = -100
 MESSAGES = [
@@ -374,3 +375,25 @@ def test_messages_that_the_template_does_not_take_are_named_by_row_and_id():
     for rows in (data, data.to_iterable_dataset()):
         with pytest.raises(InputError, match=r"Sample 'b' \(row 1\): the tokenizer's chat template does not"):
             list(tokenize_conversations(rows, processor))
+
+
+def test_the_released_stage_1_learns_the_answer_and_a_line_feed(processor):
+    messages = [{"role": "user", "content": "<image>\nWhat color?"}, {"role": "assistant", "content": "red"}]
+    (row,) = tokenize_captions(conversations(messages), processor, learn="answer")
+    assert processor.tokenizer.decode(learnt(row)) == "red\n"
+    assert row["input_ids"] == [processor.image_token_id] * 3 + learnt(row)
+    with pytest.raises(InputError, match="takes one question and its answer a row; one row has user, assistant, user"):
+        tokenize_captions(conversations([*messages, messages[0]]), processor, learn="answer")
+
+
+def test_a_version_of_the_released_prompt_replaces_the_chat_template(processor):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=0))
+    tokens = ["<|begin|>", "<|end_of_text|>"]
+    other = UnicornProcessor(byte_tokenizer("{{ 'none' }}", tokens), num_image_tokens=1, embed_dim=2)
+    set_released_prompt(other, model, "llama")
+    (row,) = tokenize_conversations(conversations(MESSAGES), other)
+    assert other.tokenizer.decode(learnt(row)).endswith("<|end_of_text|>")
+    assert other.chat_template == other.tokenizer.chat_template
+    assert model.generation_config.eos_token_id == [other.tokenizer.convert_tokens_to_ids("<|end_of_text|>"), 0]
+    with pytest.raises(InputError, match=r"version 'bunny' ends a turn with <\|endoftext\|>, which .* does not have"):
+        set_released_prompt(other, model, "bunny")

@@ -24,6 +24,13 @@ class DataArguments:
         default="cut",
         metadata={"help": "Samples above max_length: cut (their last turns) or drop.", "choices": ["cut", "drop"]},
     )
+    version: str | None = field(
+        default=None,
+        metadata={
+            "help": "The released code's prompt, by the name it has there, in place of the tokenizer's chat template.",
+            "choices": ["bunny", "phi3", "llama", "minicpm"],
+        },
+    )
     batching: str = field(
         default="auto",
         metadata={
@@ -48,6 +55,23 @@ class PretrainArguments(DataArguments):
 
     num_image_tokens: int = field(default=1, metadata={"help": "Tokens that one image vector becomes."})
     projector_type: str = field(default="mlp2x_gelu", metadata={"help": "linear, mlp2x_gelu, mlp3x_gelu, ..."})
+    projector_expand: str = field(
+        default="split",
+        metadata={
+            "help": "split: as many different tokens; copy: one token, repeated, which is the released layout.",
+            "choices": ["split", "copy"],
+        },
+    )
+    normalize_image_embeds: bool = field(
+        default=True, metadata={"help": "Scale every vector to unit length first; the released code does not."}
+    )
+    learn: str = field(
+        default="caption",
+        metadata={
+            "help": "The caption and an end token; or, as in the released code, messages' answer and a line feed.",
+            "choices": ["caption", "answer"],
+        },
+    )
     standardize_image_embeds: bool = field(
         default=False,
         metadata={"help": "Condition the vectors to mean 0 and mean variance 1 over the training set."},

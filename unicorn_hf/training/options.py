@@ -77,6 +77,8 @@ def check_options(data_args, training_args, model_args) -> None:
     """
     if model_args.model_name_or_path is None:
         raise InputError("Name the model by --model_name_or_path: stage 1 a language model, stage 2 stage 1's output")
+    if data_args.version is not None and training_args.chat_template_path is not None:
+        raise InputError("version and chat_template_path both say what the prompt is; name one of them")
     if model_args.model_revision != "main" and Path(model_args.model_name_or_path).exists():
         raise InputError(
             f"model_revision is {model_args.model_revision!r}, but {model_args.model_name_or_path} is a folder, which"
@@ -120,6 +122,23 @@ def options_given(arguments) -> dict:
         if value != default:
             given[field.name] = getattr(value, "value", value)
     return given
+
+
+def set_released_prompt(processor, model, version: str | None) -> None:
+    """Give the tokenizer the released code's prompt of that name, and the model the end of its turns. In place.
+
+    Raises:
+        InputError: the tokenizer has no token for the end of a turn in this version.
+    """
+    from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import TURN_ENDS, set_prompt
+
+    if version is None:
+        return
+    end, tokenizer = TURN_ENDS[version], processor.tokenizer
+    if end not in tokenizer.get_vocab():
+        raise InputError(f"version {version!r} ends a turn with {end}, which the model's tokenizer does not have")
+    set_prompt(tokenizer, model, end)
+    processor.chat_template = tokenizer.chat_template
 
 
 def set_tokenizer_options(processor, training_args) -> None:

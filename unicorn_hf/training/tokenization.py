@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 def tokenize_captions(
-    dataset, processor, *, max_length: int | None = None, overlong: str = "cut", num_proc: int | None = None
+    dataset,
+    processor,
+    *,
+    max_length: int | None = None,
+    overlong: str = "cut",
+    num_proc: int | None = None,
+    learn: str = "caption",
 ):
     """Stage 1 (ReVision's pretraining): the image, then its caption, which alone is learnt.
 
@@ -37,6 +43,8 @@ def tokenize_captions(
         overlong: `cut` a longer caption (it is then learnt without an end token), or `drop` it. Both are counted in
             the log.
         num_proc: processes that tokenize (not for a stream).
+        learn: `caption`, which ends with the end token; or `answer`, that of `messages` with one question, which ends
+            with a line feed, as the released code has it.
 
     Returns:
         The same kind of dataset with `input_ids`, `labels`, `length`, `id` and the image column.
@@ -44,7 +52,8 @@ def tokenize_captions(
     Raises:
         InputError: a column is missing, a row has no image, or no caption fits.
     """
-    check_columns(dataset, "caption", source="the pretraining data")
+    column = {"caption": "caption", "answer": "messages"}[learn]
+    check_columns(dataset, column, source="the pretraining data")
     if image_column(dataset) is None:
         check_columns(dataset, "image_embeds", source="the pretraining data")
     tokenizer = processor.tokenizer
@@ -54,16 +63,26 @@ def tokenize_captions(
     if max_length is not None and max_length <= len(prompt):
         raise InputError(f"max_length {max_length} has no room for a caption: the image takes {len(prompt)} tokens")
 
+    end = [tokenizer.eos_token_id] if learn == "caption" else []
+
     def encode(captions):
+        captions = captions if learn == "caption" else list(map(_answer_line, captions))
         # A caption's "<image>", or "<|end|>", is a word of it and no mark.
         for caption in tokenizer(captions, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
-            body = [*caption, tokenizer.eos_token_id]
+            body = [*caption, *end]
             fate = WHOLE
             if max_length is not None and len(prompt) + len(body) > max_length:
                 body, fate = body[: max_length - len(prompt)], CUT if overlong == "cut" else TOO_LONG
             yield prompt + body, [IGNORE_INDEX] * len(prompt) + body, 1, fate
 
-    return _tokenize(dataset, processor, "caption", encode, max_length, overlong, num_proc)
+    return _tokenize(dataset, processor, column, encode, max_length, overlong, num_proc)
+
+
+def _answer_line(messages) -> str:
+    roles = [turn["role"] for turn in messages]
+    if roles != ["user", "assistant"]:
+        raise InputError(f"To learn the answer takes one question and its answer a row; one row has {', '.join(roles)}")
+    return f"{messages[1]['content']}\n"
 
 
 def tokenize_conversations(
