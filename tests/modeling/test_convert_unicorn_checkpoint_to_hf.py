@@ -103,7 +103,7 @@ def released_labels(turns, tokenizer, turn_end: str) -> list[int]:
 def released(tokenizer, tmp_path):
     """A folder as the released training leaves it, and the language model and the projector in it."""
 
-    def write(family="llama", layout="safetensors", projector_type="mlp2x_gelu", tied=False):
+    def write(family="llama", layout="safetensors", projector_type="mlp2x_gelu", tied=False, tokenizer=tokenizer):
         folder = tmp_path / "released"
         sizes = {"vocab_size": len(tokenizer), "tie_word_embeddings": tied, "max_position_embeddings": 2048}
         config = FAMILIES[family](**sizes) if family in FAMILIES else AutoConfig.for_model(family, **SIZES | sizes)
@@ -261,6 +261,23 @@ def converted_logits(folder, vector: torch.Tensor) -> tuple[torch.Tensor, str]:
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     with torch.no_grad():
         return model(**prompt_inputs(processor, [prompt], vector[None])).logits, prompt
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_generate_asks_a_converted_model_as_the_released_code_does(released, tmp_path, name):
+    tokenizer = family_tokenizer(name)
+    source, causal_lm, projector = released(name.split("-")[0], tokenizer=tokenizer)
+    convert(source, "-o", tmp_path / "unicorn")
+    vector = torch.randn(EMBED_DIM)
+    logits, _ = converted_logits(tmp_path / "unicorn", vector)
+    text = f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT:"
+    ids = torch.tensor(released_ids(text, tokenizer))
+    (place,) = torch.where(ids == -200)[0].tolist()
+    with torch.no_grad():
+        before, after = (causal_lm.get_input_embeddings()(part) for part in (ids[:place], ids[place + 1 :]))
+        inputs_embeds = torch.cat([before, projector(vector.expand(COPIES, -1)), after])
+        expected = causal_lm(inputs_embeds=inputs_embeds[None]).logits
+    torch.testing.assert_close(logits[..., : len(tokenizer)], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_path):
