@@ -39,13 +39,13 @@ def test_text_alone_gives_the_language_models_own_logits_to_the_bit(gemma):
 
 
 def test_a_local_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
-    writer = TransformersWriter(gemma)
+    writer = TransformersWriter(gemma, max_tokens=256)
     check_synthesis(writer, tmp_path, capsys)
 
 
 def test_a_served_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
     with served(gemma, tmp_path) as address:
-        check_synthesis(ChatWriter(model=str(gemma), base_url=address, api_key="none"), tmp_path, capsys)
+        check_synthesis(ChatWriter(str(gemma), (address,), concurrency=2, max_tokens=256), tmp_path, capsys)
 
 
 def check_synthesis(writer, folder, capsys):

@@ -97,6 +97,7 @@ class ChatWriter:
         require("aiohttp", "synthesis")
         if not self.model:
             raise InputError("the chat writer needs the name of a model; name one (--model)")
+        self.model = str(self.model)
         if self.concurrency < 1 or self.timeout <= 0 or self.deadline <= 0:
             raise InputError("concurrency, timeout and deadline must be positive")
         if self.max_tokens < 1:

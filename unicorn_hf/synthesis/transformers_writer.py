@@ -52,6 +52,7 @@ class TransformersWriter:
     def __post_init__(self):
         if not self.model:
             raise InputError("the transformers writer needs a model; name a folder or a Hub id (--model)")
+        self.model = str(self.model)  # a Path could not be written into the run's plan
 
     async def __aenter__(self):
         import torch
