@@ -75,3 +75,17 @@ def test_what_the_user_has_set_is_never_changed():
 def test_an_option_that_is_none_is_named_with_those_that_are():
     with pytest.raises(InputError, match="response_format is 'yaml'; expected auto, json_schema, json_object, none"):
         check_options("auto", "yaml", None, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "System role not supported",
+        '{"error": {"message": "Conversation roles must alternate user/assistant/user/assistant/..."}}',
+        "This model does not support system messages",
+    ],
+)
+def test_a_server_whose_template_has_no_system_turn_gets_its_words_with_the_question(words):
+    found, tries = search(lambda options: not options.system_role, lambda options: words)
+    assert found == RequestOptions(system_role=False)
+    assert tries == 2

@@ -230,7 +230,7 @@ class ChatWriter:
         """
         request = server.client.chat.completions.with_streaming_response.create(
             model=self.model,
-            messages=prompt.messages,
+            messages=options.messages(prompt),
             extra_body={**options.body(prompt, self.temperature), **self.extra_body},
         )
         body = bytearray()

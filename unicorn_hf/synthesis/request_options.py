@@ -10,16 +10,24 @@ import re
 from dataclasses import dataclass
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.system_turn import system_to_user
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """How the limit of tokens is called, how the schema is sent, and whether temperature and seed are; None for not."""
+    """How the limit of tokens is called, how the schema is sent, and whether temperature and seed are; None for not.
+
+    Without `system_role`, what the system turn says stands in front of the user's words, as for Gemma.
+    """
 
     token_limit: str | None = "max_tokens"
     response_format: str | None = "json_schema"
     temperature: bool = True
     seed: bool = True
+    system_role: bool = True
+
+    def messages(self, prompt) -> list[dict]:
+        return prompt.messages if self.system_role else system_to_user(prompt.messages)
 
     def body(self, prompt, temperature: float) -> dict:
         """The fields of a request."""
@@ -40,6 +48,7 @@ class RequestOptions:
 
     def __str__(self):
         switches = [f"{'' if getattr(self, name) else 'no '}{name}" for name in ("temperature", "seed")]
+        switches += [] if self.system_role else ["no system turn"]
         return ", ".join(
             [self.token_limit or "no limit of tokens", f"response_format {self.response_format or 'none'}", *switches]
         )
@@ -51,6 +60,7 @@ _VALUES = {
     "response_format": {"json_schema": 0, "json_object": 2, None: 4},
     "temperature": {True: 0, False: 2.5},
     "seed": {True: 0, False: 1.5},
+    "system_role": {True: 0, False: 0.5},
 }
 _NAMES = {
     "token_limit": re.compile(r"\bmax_(?:completion_|new_|output_)?tokens\b", re.IGNORECASE),
@@ -60,6 +70,7 @@ _NAMES = {
     ),
     "temperature": re.compile(r"temperature|sampling", re.IGNORECASE),
     "seed": re.compile(r"\bseed\b", re.IGNORECASE),
+    "system_role": re.compile(r"system[ _-]?(?:role|message|prompt|turn)|\broles? must\b", re.IGNORECASE),
 }
 
 
@@ -85,7 +96,9 @@ class OptionSearch:
         named = [name for name in self.options.named_in(words) if name not in self._fixed]
         self._refused.append((self.options, named))
         tried = {options for options, _ in self._refused}
-        left = [options for options in _all_options(self._fixed) if options not in tried]
+        # Only a server that names the system turn is asked without one.
+        roles = [True, False] if any("system_role" in named for _, named in self._refused) else [True]
+        left = [options for options in _all_options(self._fixed, roles) if options not in tried]
         if not left or self._left < 1:
             return False
         self._left -= 1
@@ -126,8 +139,9 @@ def check_options(
     return fixed | {name: value for name, value in switches.items() if value is not None}
 
 
-def _all_options(fixed: dict) -> list[RequestOptions]:
-    values = ([fixed[name]] if name in fixed else list(known) for name, known in _VALUES.items())
+def _all_options(fixed: dict, system_roles: list[bool]) -> list[RequestOptions]:
+    known = _VALUES | {"system_role": system_roles}
+    values = ([fixed[name]] if name in fixed else list(known[name]) for name in known)
     return [RequestOptions(*chosen) for chosen in itertools.product(*values)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.writers import MAX_TOKENS, CallFailed, Completion, Prompt
+from unicorn_hf.system_turn import has_system_role, system_to_user
 
 _PAGE = 256  # tokens of a block of the cache, in every version of transformers
 _BATCH_TOKENS = 512  # of one step off a GPU: attention masks and logits grow with it
@@ -68,6 +69,9 @@ class TransformersWriter:
             raise InputError(f"{self.model}: cannot be loaded as a language model ({reason})") from error
         if not self._tokenizer.chat_template:
             raise InputError(f"{self.model}: its tokenizer has no chat template; name an instruction-tuned model")
+        self._has_system_role = has_system_role(
+            lambda messages: self._tokenizer.apply_chat_template(messages, tokenize=False)
+        )
         sampling = {"temperature": self.temperature} if self.temperature > 0 else {}
         ends = language_model.generation_config.eos_token_id
         ends = self._tokenizer.eos_token_id if ends is None else ends
@@ -124,8 +128,9 @@ class TransformersWriter:
         Raises:
             CallFailed: the model failed on it, or took longer than the deadline.
         """
+        messages = prompt.messages if self._has_system_role else system_to_user(prompt.messages)
         token_ids = self._tokenizer.apply_chat_template(
-            prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
         max_tokens = int(min(prompt.max_tokens, self._capacity - len(token_ids)))
         usage = Usage(calls=1, prompt_tokens=len(token_ids))

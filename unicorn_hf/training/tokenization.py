@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.storage import check_columns
+from unicorn_hf.system_turn import has_system_role, system_to_user
 from unicorn_hf.training.chat_templates import settle_chat_template
 from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim
 
@@ -336,7 +337,7 @@ def _chat_encoder(processor) -> Callable:
     template, is_marked = settle_chat_template(processor)
     image = processor.image_token * processor.num_image_tokens
     render = _render(tokenizer, template)
-    has_system = _has_system_role(render)
+    has_system = has_system_role(render)
 
     def encode(conversations) -> list[tuple[list[int], list[int]]]:
         expanded = [
@@ -344,7 +345,7 @@ def _chat_encoder(processor) -> Callable:
             for messages in conversations
         ]
         if not has_system:
-            expanded = list(map(_system_to_user, expanded))
+            expanded = list(map(system_to_user, expanded))
         if is_marked:
             encoded = _apply_marked_template(tokenizer, expanded, template)
             masks = encoded["assistant_masks"]
@@ -407,23 +408,6 @@ def _render(tokenizer, template: str) -> Callable:
         return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
 
     return render
-
-
-def _has_system_role(render: Callable) -> bool:
-    """Whether a chat template writes what a system turn says; Gemma's raises, and others leave it out."""
-    rules = "Be brief."
-    try:
-        return rules in render([{"role": "system", "content": rules}, {"role": "user", "content": "?"}])
-    except TemplateError:
-        return False
-
-
-def _system_to_user(messages: list[dict]) -> list[dict]:
-    """A leading system turn in front of the user's first words, where Gemma 3's own template puts it."""
-    if [turn["role"] for turn in messages[:2]] != ["system", "user"]:
-        return messages
-    system, user, *others = messages
-    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
 def _end_of_prompt(ids: list[int], start: int, prompt: list[int]) -> int | None:
