@@ -6,7 +6,6 @@ A change that is meant to move them is recorded by
 
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,10 @@ FILE = Path(__file__).with_name("reference_losses.json")
 
 @pytest.mark.parametrize("way", ["pretrain", "finetune", "lora"])
 def test_losses_are_those_on_file(whole, way):
-    versions = {name: metadata.version(name).split("+")[0] for name in ("torch", "transformers", "trl")}
-    recorded = json.loads(FILE.read_text())["versions"]
-    if versions != recorded and not os.environ.get("UPDATE_REFERENCE_LOSSES"):
-        pytest.skip(f"the first weights differ from version to version; the losses on file are those of {recorded}")
     measured = losses(whole[way].output_dir)
     assert len(measured) == 20
     if os.environ.get("UPDATE_REFERENCE_LOSSES"):
-        known = json.loads(FILE.read_text()) | {"versions": versions}
+        known = json.loads(FILE.read_text())
         known[way] = [round(loss, 4) for loss in measured.values()]
         FILE.write_text(
             "{\n" + ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in known.items()) + "\n}\n"

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-import torch
+import transformers
+from packaging.version import Version
 from recipe_runs import losses
 
 from unicorn_hf.training.trainer import last_whole_checkpoint
@@ -11,15 +12,6 @@ from unicorn_hf.training.trainer import last_whole_checkpoint
 
 def checkpoints(output_dir):
     return sorted(path.name for path in output_dir.iterdir() if path.name.startswith("checkpoint"))
-
-
-def restores_to(device, folder):
-    torch.save(torch.ones(1), folder / "tensor.pt")
-    try:
-        torch.load(folder / "tensor.pt", map_location=device)
-    except RuntimeError:
-        return False
-    return True
 
 
 def resume(recipe, way, broken, **options):
@@ -44,8 +36,8 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
 
 @pytest.mark.parametrize("way", ["finetune", "lora"])
 def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
-    if not restores_to("cpu:0", tmp_path):
-        pytest.skip("this torch cannot read tensors back to the device 'cpu:0', as two processes do")
+    if Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("transformers before 5.24 cannot read an optimizer's state back to several CPU processes")
     two = {"num_processes": 2, "arguments": {"per_device_train_batch_size": 2}}
     killed = recipe(way, tmp_path / "output", fault=("SIGKILL", 16), **two)
     assert -9 in killed.status

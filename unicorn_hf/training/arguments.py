@@ -1,6 +1,10 @@
 """What a stage reads beside TRL's `SFTConfig` and `ModelConfig`; each field is a YAML key and a flag of the recipes."""
 
+import warnings
 from dataclasses import dataclass, field
+
+# TRL 1.16 sets it by the name that transformers 5.24 warns of; a user can do nothing about it (2026-11).
+warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
 
 
 @dataclass
