@@ -135,13 +135,13 @@ class UnicornPreTrainedModel(PreTrainedModel):
         return loaded
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, *args, adapter_kwargs=None, **kwargs):
-        """As `PreTrainedModel.load_adapter`, with the projector that was trained beside the adapter."""
+        """As `PreTrainedModel.load_adapter`, with all that the adapter's folder holds."""
         if adapter_kwargs is not None:
             kwargs["adapter_kwargs"] = adapter_kwargs
         loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
         if peft_model_id is not None:
             hub_kwargs = {key: value for key, value in (adapter_kwargs or {}).items() if key in _HUB_KWARGS}
-            _load_modules_to_save(self, peft_model_id, adapter_name or "default", hub_kwargs)
+            _load_whole_adapter(self, peft_model_id, adapter_name or "default", hub_kwargs)
         return loaded
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
@@ -552,23 +552,17 @@ vectors of the encoder above, of {config.embed_dim} dimensions; vectors of anoth
 """
 
 
-def _load_modules_to_save(model: PreTrainedModel, peft_model_id: str, adapter_name: str, hub_kwargs: dict) -> None:
-    """Read what an adapter's folder holds of whole modules (`modules_to_save`).
+def _load_whole_adapter(model: PreTrainedModel, peft_model_id: str, adapter_name: str, hub_kwargs: dict) -> None:
+    """Read an adapter's weights once more, as peft reads them.
 
-    transformers 5.10 gives them new random weights and says so in a table only; 5.24 reads them. This can go when 5.24
-    is the oldest version in use (2026-11).
+    transformers 5.10 gives whole modules (`modules_to_save`) new random weights, 5.24 DoRA's magnitudes, and a table is
+    all that says it. This can go when transformers reads them all (2026-11).
     """
-    from peft import load_peft_weights
-    from peft.utils import ModulesToSaveWrapper
+    from peft import load_peft_weights, set_peft_model_state_dict
 
-    wrappers = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
-    if not wrappers:
-        return
     weights = load_peft_weights(peft_model_id, device="cpu", **hub_kwargs)
-    for name, wrapper in wrappers.items():
-        prefix = f"base_model.model.{name}."
-        saved = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        wrapper.modules_to_save[adapter_name].load_state_dict(saved)
+    weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
+    set_peft_model_state_dict(model, weights, adapter_name)
 
 
 def _upload(

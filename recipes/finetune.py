@@ -6,7 +6,7 @@ accelerate launch recipes/finetune.py --config recipes/demo/finetune.yaml \
 
 import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from transformers import AutoProcessor
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
 from unicorn_hf.errors import one_sentence_errors
 from unicorn_hf.training import (
@@ -21,6 +21,7 @@ from unicorn_hf.training import (
     load_model_to_finetune,
     loading,
     new_adapter,
+    parse_options,
     set_released_prompt,
     set_tokenizer_options,
     tokenize_conversations,
@@ -76,4 +77,4 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
 
 if __name__ == "__main__":
     with one_sentence_errors():
-        main(*TrlParser((FinetuneArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+        main(*parse_options(FinetuneArguments))

@@ -7,7 +7,7 @@ accelerate launch recipes/pretrain.py --config recipes/demo/pretrain.yaml \
 from functools import partial
 
 from transformers import AutoTokenizer, set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 from unicorn_hf.modeling import UnicornForConditionalGeneration, UnicornProcessor
 
 from unicorn_hf.errors import one_sentence_errors
@@ -21,6 +21,7 @@ from unicorn_hf.training import (
     freeze_all_but_projector,
     is_padding_free,
     loading,
+    parse_options,
     set_released_prompt,
     set_tokenizer_options,
     standardize_image_embeds,
@@ -96,4 +97,4 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
 
 if __name__ == "__main__":
     with one_sentence_errors():
-        main(*TrlParser((PretrainArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+        main(*parse_options(PretrainArguments))

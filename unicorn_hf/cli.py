@@ -606,9 +606,12 @@ def train(
 
     require("accelerate", "train")
     require("trl", "train")
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     if stage not in ("pretrain", "finetune"):
         raise InputError(f"unknown stage {stage!r}; expected pretrain or finetune")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher = []
     if accelerate_config is not None:
         launcher += ["--config_file", str(_find_recipe(accelerate_config))]
     recipe = files("unicorn_hf.recipes") / f"{stage}.py"
@@ -616,7 +619,12 @@ def train(
     if "--config" in options[:-1]:
         position = options.index("--config") + 1
         options[position] = str(_find_recipe(Path(options[position])))
-    raise typer.Exit(subprocess.run([*launcher, str(recipe), *options]).returncode)
+    try:
+        launch_command(launch_command_parser().parse_args([*launcher, str(recipe), *options]))
+    except subprocess.CalledProcessError as error:  # the recipe has said in a sentence what is wrong
+        raise typer.Exit(error.returncode) from None
+    except ChildFailedError as error:
+        raise typer.Exit(error.get_first_failure()[1].exitcode) from None
 
 
 TrustRemoteCode = Annotated[

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_models import EMBED_DIM, batch_of, new_model, random_prompts
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from two_processes import run_in_two_processes
 from unicorn_hf.modeling import UnicornForConditionalGeneration
 
@@ -128,6 +128,21 @@ def test_merged_adapter_equals_the_adapted_model_and_keeps_the_projector(family,
     torch.testing.assert_close(loaded.state_dict()[name], base[name] + 0.01)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(loaded(**batch).logits[real], expected[real], rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("use_dora", [False, True], ids=["LoRA", "DoRA"])
+def test_the_folder_of_an_adapter_loads_as_the_model_that_was_saved(use_dora, tmp_path):
+    new_model(num_image_tokens=2).save_pretrained(tmp_path / "base")
+    base = UnicornForConditionalGeneration.from_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, adapter(use_dora=use_dora))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.5).add_(0.01)
+    adapted.eval().save_pretrained(tmp_path / "adapter")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "adapter").eval()
+    batch = labelled_batch()
+    torch.testing.assert_close(loaded(**batch).logits, adapted(**batch).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_adapted_model_generates_with_images():

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CalledProcessError
 
 import pytest
 import torch
@@ -188,17 +190,22 @@ def test_train_finds_the_yaml_of_the_package_from_any_folder(prefix, tmp_path, m
 
     from unicorn_hf.cli import app
 
-    commands = []
-    monkeypatch.setattr("subprocess.run", lambda command: commands.append(command) or CompletedProcess(command, 3))
+    launched = []
+
+    def launch(arguments):
+        launched.append(arguments)
+        raise CalledProcessError(3, "recipe")
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launch)
     monkeypatch.chdir(tmp_path)
     options = ["--config", f"{prefix}pretrain/llama3-8b.yaml", "--dataset", "d", "--max-steps", "0"]
     result = CliRunner().invoke(
         app, ["train", "pretrain", "--accelerate-config", f"{prefix}accelerate/zero2.yaml", *options]
     )
     assert result.exit_code == 3
-    ((*_, accelerate_config, recipe, flag, yaml, _, dataset, steps, zero),) = commands
-    assert Path(accelerate_config).samefile(RECIPES / "accelerate" / "zero2.yaml")
-    assert Path(recipe).samefile(RECIPES / "pretrain.py")
+    ((flag, yaml, _, dataset, steps, zero),) = [each.training_script_args for each in launched]
+    assert Path(launched[0].config_file).samefile(RECIPES / "accelerate" / "zero2.yaml")
+    assert Path(launched[0].training_script).samefile(RECIPES / "pretrain.py")
     assert Path(yaml).samefile(RECIPES / "pretrain" / "llama3-8b.yaml")
     assert (flag, dataset, steps, zero) == ("--config", "d", "--max-steps", "0")
 
@@ -248,3 +255,21 @@ def test_the_commands_of_the_documents_parse(line, monkeypatch):
         for required in ("--dataset", "--mixture", "--output_dir"):
             options = options if required != "--output_dir" or required in options else [*options, required, "o"]
         TrlParser((ARGUMENTS[stage], SFTConfig, ModelConfig)).parse_args_and_config([*options, "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bogus", "3"], "--bogus"),
+        (["--learning_rate", "fast"], "learning_rate"),
+        (["--optim", "foo"], "foo"),
+        (["--packing", "true"], "packing"),
+    ],
+)
+def test_train_ends_with_status_2_and_one_sentence(options, said, tmp_path):
+    usual = ["--model_name_or_path", str(tmp_path / "none"), "--dataset", "nothing.jsonl", "--output_dir", "out"]
+    command = [sys.executable, "-m", "unicorn_hf", "train", "pretrain", *usual, *options, "--use_cpu", "true"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert said in result.stderr

@@ -111,6 +111,7 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
     Raises:
         InputError: there is no such device or dtype; it cannot be loaded, or is not a Unicorn model.
     """
+    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
@@ -121,7 +122,9 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         raise InputError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     device = _device(device)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # damaged files, and the code of models, raise dozens of types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -130,6 +133,11 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         raise InputError(f"{name}: cannot be loaded as a model ({reason})") from error
     if model.config.model_type != "unicorn":
         raise InputError(f"{name}: is a {model.config.model_type} model; expected one that `unicorn-hf train` has made")
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{name}: lacks {len(missing)} of the model's weights, one is {missing[0]}; save it again")
+    for weight, value in model.named_parameters():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{name}: the weight {weight} holds NaN or infinite values; take an earlier checkpoint")
     return model.to(device).eval(), processor
 
 
@@ -139,7 +147,7 @@ def _device(name):
 
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # meta has nothing to copy
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

@@ -296,6 +296,8 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
     """
     try:
         completion = json.loads(body.decode("utf-8"))
+        if not completion.get("choices") and completion.get("error"):  # some servers say it with status 200
+            raise BadBody("broken_body", f"the server answered with an error: {completion['error']}"[:500])
         choice = completion["choices"][0]
         message = choice["message"]
         text = _content_text(message.get("content")) or _content_text(message.get("refusal"))
@@ -303,8 +305,8 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
         tokens = completion.get("usage") or {}
         usage = Usage(
             calls=1,
-            prompt_tokens=int(tokens.get("prompt_tokens", sum(len(m["content"]) for m in prompt.messages) // 4)),
-            completion_tokens=int(tokens.get("completion_tokens", (len(text) + len(thought)) // 4)),
+            prompt_tokens=_count(tokens, "prompt_tokens", sum(len(m["content"]) for m in prompt.messages) // 4),
+            completion_tokens=_count(tokens, "completion_tokens", (len(text) + len(thought)) // 4),
         )
         cut_off = str(choice.get("finish_reason")).lower() in _CUT_OFF
     except UnicodeDecodeError as error:
@@ -316,10 +318,14 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
     return Completion(text, usage, cut_off)
 
 
+def _count(tokens: dict, name: str, estimate: int) -> int:
+    return estimate if tokens.get(name) is None else int(tokens[name])
+
+
 def _content_text(content: str | list | None) -> str:
     """The text of a message's content, without the parts that are thoughts or pictures."""
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type", "text") in ("text", "output_text"))
+        return "".join(part["text"] or "" for part in content if part.get("type", "text") in ("text", "output_text"))
     if not isinstance(content, str | None):
         raise TypeError(f"the content is a {type(content).__name__}")
     return content or ""

@@ -6,7 +6,7 @@ from unicorn_hf.training.batching import LengthGroupedSampler
 from unicorn_hf.training.collator import UnicornCollator, is_padding_free
 from unicorn_hf.training.freezing import freeze_all_but_projector, freeze_vision_tower
 from unicorn_hf.training.mixture import Mixture
-from unicorn_hf.training.options import check_options, set_released_prompt, set_tokenizer_options
+from unicorn_hf.training.options import check_options, parse_options, set_released_prompt, set_tokenizer_options
 from unicorn_hf.training.standardization import standardize_image_embeds
 from unicorn_hf.training.tokenization import tokenize_captions, tokenize_conversations
 from unicorn_hf.training.trainer import UnicornTrainer, check_trackers
@@ -27,6 +27,7 @@ __all__ = [
     "load_model_to_finetune",
     "loading",
     "new_adapter",
+    "parse_options",
     "set_released_prompt",
     "set_tokenizer_options",
     "standardize_image_embeds",

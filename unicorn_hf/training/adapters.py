@@ -72,6 +72,10 @@ def new_adapter(model, model_args):
             " expression of recipes/finetune/*-lora.yaml"
         )
     config = get_peft_config(model_args)
+    if config.modules_to_save is None:  # the projector is trained as a whole, beside the adapters
+        config.modules_to_save = ["multi_modal_projector"]
+        if config.target_modules == "all-linear":
+            config.exclude_modules = r".*(multi_modal_projector|vision_tower).*"
     config.revision = None if model_args.model_revision == "main" else model_args.model_revision
     return config
 

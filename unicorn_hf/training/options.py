@@ -5,6 +5,7 @@ from pathlib import Path
 
 import trl
 from packaging.version import Version
+from yaml import YAMLError
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.arguments import PretrainArguments
@@ -66,6 +67,19 @@ LORA = {
 }
 BITS = ("load_in_8bit", "load_in_4bit")
 FOUR_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+
+
+def parse_options(stage_arguments: type) -> tuple:
+    """A stage's arguments, TRL's `SFTConfig` and its `ModelConfig`, from the command line and its YAML.
+
+    Raises:
+        InputError: an unknown option, a value that an option cannot have, or a YAML file that cannot be read.
+    """
+    parser = trl.TrlParser((stage_arguments, trl.SFTConfig, trl.ModelConfig))
+    try:
+        return parser.parse_args_and_config()
+    except (ValueError, TypeError, AttributeError, ImportError, YAMLError) as error:
+        raise InputError(f"The options cannot be used: {' '.join(str(error).split())[:400]}") from error
 
 
 def check_options(data_args, training_args, model_args) -> None:

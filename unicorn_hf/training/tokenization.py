@@ -148,6 +148,9 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
 
     def tokenize(batch, rows):
         names = [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows]
+        for value, name, row in zip(batch[column], names, rows, strict=True):
+            if (wrong := _wrong_messages(value) if column == "messages" else _wrong_caption(value)) is not None:
+                raise InputError(f"Sample {name!r} (row {row}): {wrong}")
         try:
             encoded = list(encode(batch[column]))
         except TemplateError:
@@ -167,6 +170,28 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
     if isinstance(dataset, IterableDataset):
         return _tokenize_stream(dataset, tokenize, images, embed_dim, max_length)
     return _tokenize_table(dataset, tokenize, column, images, embed_dim, max_length, num_proc)
+
+
+def _wrong_caption(value) -> str | None:
+    return None if isinstance(value, str) else f"its caption is {value!r:.60}; expected text"
+
+
+def _wrong_messages(value) -> str | None:
+    """Why a conversation cannot be read; None where it can."""
+    if not isinstance(value, list) or not value:
+        return f"its messages are {value!r:.60}; expected a list of {{'role', 'content'}}"
+    for turn in value:
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or "content" not in turn:
+            return f"one of its messages is {turn!r:.60}; expected {{'role', 'content'}}"
+        content = turn["content"]
+        if isinstance(content, list):
+            kinds = [part.get("type") if isinstance(part, dict) else part for part in content]
+            other = next((kind for kind in kinds if kind not in ("text", "image")), None)
+            if other is not None or None in kinds:
+                return f"a part of its content is of the type {other!r}; expected 'text' or 'image'"
+        elif not isinstance(content, str):
+            return f"the content of a message is {content!r:.60}; expected text, or a list of parts"
+    return None
 
 
 def _raise_by_name(encode: Callable, conversations, names, rows) -> None:
