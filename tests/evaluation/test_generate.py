@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from unicorn_hf.cli import main
 from unicorn_hf.evaluation.pictures import answer, encode_pictures
@@ -151,3 +152,16 @@ def test_code_that_a_model_brings_is_refused_without_asking(generate, copy_of_mo
 
     monkeypatch.setattr("builtins.input", ask)
     one_sentence(generate(model=copy_of_model), "code of its own", "--trust-remote-code")
+
+
+@pytest.mark.parametrize(("damage", "said"), [("gone", "lacks 1 of the model's weights"), ("nan", "holds NaN")])
+def test_weights_that_are_missing_or_not_finite(generate, copy_of_model, damage, said):
+    file = copy_of_model / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "multi_modal_projector" in name and name.endswith("bias"))
+    if damage == "gone":
+        del weights[name]
+    else:
+        weights[name][0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    one_sentence(generate(model=copy_of_model), "copy", said)

@@ -8,7 +8,10 @@ from picky_server import serving
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis import ChatWriter, write_captions
+from unicorn_hf.synthesis.chat_writer import BadBody, read_completion
+from unicorn_hf.synthesis.writers import Prompt
 
+PROMPT = Prompt([{"role": "user", "content": "A caption."}], {}, 10, 0)
 SEEDS = [f"{thing} number {index}" for index in range(4) for thing in ("dog", "boat", "lamp")]
 
 
@@ -178,3 +181,16 @@ def test_a_complete_record_may_end_at_the_limit(tmp_path):
     with serving(reply=lambda request: completion(f"{GOOD}\n\n\n", "length")) as server:
         assert len(write(server, tmp_path, ["dog number 0"])) == 1
     assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": 7}])
+def test_an_answer_counts_whatever_the_server_says_of_its_tokens(usage):
+    body = {"choices": [{"message": {"content": "A dog."}}], "usage": usage}
+    completion = read_completion(json.dumps(body).encode(), PROMPT)
+    assert completion.text == "A dog."
+    assert completion.usage.prompt_tokens == (7 if usage == {"prompt_tokens": 7} else 2)
+
+
+def test_an_error_with_status_200_is_told_in_the_servers_words():
+    with pytest.raises(BadBody, match="model overloaded"):
+        read_completion(b'{"error": {"message": "model overloaded"}}', PROMPT)
