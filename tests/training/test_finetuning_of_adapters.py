@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from unicorn_hf import InputError
 from unicorn_hf.evaluation.pictures import answer, load_model
+from unicorn_hf.training import new_adapter
 
 peft = pytest.importorskip("peft", reason="adapters need the extra 'train'")
 trl = pytest.importorskip("trl", reason="the recipes need the extra 'train'")
@@ -162,3 +163,14 @@ def test_lora_without_layers_is_one_sentence(finetune, whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="needs --lora_target_modules"):
         patch.setitem(WAYS, "bare", words)
         finetune("bare", whole["pretrain"].output_dir, tmp_path / "output")
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "v_proj"], ["all-linear"]])
+def test_lora_by_flags_trains_the_projector_as_a_whole(targets, whole):
+    model = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)
+    arguments = trl.ModelConfig(use_peft=True, lora_target_modules=targets)
+    adapted = peft.get_peft_model(model, new_adapter(model, arguments))
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    projector = [name for name in trained if "multi_modal_projector" in name]
+    assert projector and all("modules_to_save" in name and "lora" not in name for name in projector)
+    assert any("q_proj" in name for name in trained)

@@ -72,6 +72,8 @@ def new_adapter(model, model_args):
             " expression of recipes/finetune/*-lora.yaml"
         )
     config = get_peft_config(model_args)
+    if isinstance(config.target_modules, str) and config.target_modules.isidentifier():
+        config.target_modules = {config.target_modules}  # a lone name, which peft would take for a regular expression
     if config.modules_to_save is None:  # the projector is trained as a whole, beside the adapters
         config.modules_to_save = ["multi_modal_projector"]
         if config.target_modules == "all-linear":
