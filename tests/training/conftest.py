@@ -6,33 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from run_settings import LORA, SETTINGS
 from small_datasets import captions, conversations
 
 from unicorn_hf.sandbox.language_model import train_language_model
 from unicorn_hf.storage import write_dataset
-
-STEPS = 20
-SETTINGS = {
-    "max_steps": STEPS,
-    "per_device_train_batch_size": 4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 2,
-    "logging_steps": 1,
-    "save_steps": 8,
-    "use_cpu": "true",
-    "bf16": "false",
-    "gradient_checkpointing": "false",
-    "disable_tqdm": "true",
-    "report_to": "none",
-}
-LORA = {
-    "use_peft": "true",
-    "lora_r": 8,
-    "lora_dropout": 0,  # or two processes would draw other noise than one
-    "lora_target_modules": r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj",
-    "lora_modules_to_save": "multi_modal_projector",
-    "projector_learning_rate": 1e-3,
-}
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import LORA, SETTINGS
 from datasets import load_dataset
+from run_settings import LORA, SETTINGS
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -6,9 +6,11 @@ A change that is meant to move them is recorded by
 
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 from recipe_runs import losses
 
 FILE = Path(__file__).with_name("reference_losses.json")
@@ -25,6 +27,8 @@ def test_losses_are_those_on_file(whole, way):
             "{\n" + ",\n".join(f'  "{name}": {json.dumps(values)}' for name, values in known.items()) + "\n}\n"
         )
         pytest.skip(f"wrote {FILE.name}")
+    if way == "lora" and Version(metadata.version("peft")) < Version("0.21"):
+        pytest.skip("the adapter's curve on file is that of peft 0.21; older versions take another, of the same fall")
     assert list(measured.values()) == pytest.approx(json.loads(FILE.read_text())[way], rel=5e-3)
 
 

@@ -133,7 +133,9 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         raise InputError(f"{name}: cannot be loaded as a model ({reason})") from error
     if model.config.model_type != "unicorn":
         raise InputError(f"{name}: is a {model.config.model_type} model; expected one that `unicorn-hf train` has made")
-    if missing := sorted(info["missing_keys"]):
+    # What an adapter brings counts as missing from its base; the model's own `load_adapter` has read it.
+    of_adapter = (".modules_to_save.", ".lora_")
+    if missing := sorted(key for key in info["missing_keys"] if not any(part in key for part in of_adapter)):
         raise InputError(f"{name}: lacks {len(missing)} of the model's weights, one is {missing[0]}; save it again")
     for weight, value in model.named_parameters():
         if value.is_floating_point() and not torch.isfinite(value).all():
