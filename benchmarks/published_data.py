@@ -92,7 +92,7 @@ def build(num_rows: str, work: str) -> dict:
     from datasets import Dataset, Features, List, Value
     from unicorn_hf.dataset_scripts.sources import as_lists
 
-    from unicorn_hf.parquet_shards import write_parquet_shards
+    from unicorn_hf.data.parquet_shards import write_parquet_shards
 
     start, rows, work = time.perf_counter(), int(num_rows), Path(work)
     features = Features(

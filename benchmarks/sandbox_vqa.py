@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import evaluate, publish, storage
+from unicorn_hf import evaluate, publish
+from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.sandbox.demo import (
     CONDITIONS,
     FULL,
@@ -41,7 +42,7 @@ def main() -> None:
         folder = arguments.output / f"seed-{seed}"
         tables.append(demo(folder, seed=seed))
         runs.append(run_stages(folder, arguments.transfers, seed))
-    storage.write_json(dict(zip(arguments.seeds, runs, strict=True)), arguments.output / "stages.json")
+    write_json(dict(zip(arguments.seeds, runs, strict=True)), arguments.output / "stages.json")
     print_stages(runs)
     print_kinds(tables)
     if len(runs) > 1:
@@ -59,7 +60,7 @@ def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, 
         made, datasets[name], models[name] = (folder / kind / name for kind in ("transfers", "datasets", "models"))
         fitted[name] = made / name
         if not made.exists():
-            with storage.new_folder(made) as partial:
+            with new_folder(made) as partial:
                 fit_transfers(partial, demo_output, [name])
         if not datasets[name].exists():
             publish(made / "moved" / name, demo_output / "3-instructions" / "instructions", datasets[name])

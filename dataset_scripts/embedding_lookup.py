@@ -91,8 +91,8 @@ class EmbeddingLookup:
             column: of a dataset.
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
-        from unicorn_hf.transfer.pickles import usable_blocks
-        from unicorn_hf.transfer.vectors import FileVectors, open_vectors
+        from unicorn_hf.data.pickles import usable_blocks
+        from unicorn_hf.data.vectors import FileVectors, open_vectors
 
         path = Path(source) if isinstance(source, str | Path) else None
         if path is not None and path.suffix == ".safetensors" and path.is_file():

@@ -17,8 +17,9 @@ from datasets.table import table_cast
 from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup, spill
 from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
-from unicorn_hf import storage
-from unicorn_hf.data_files import find_data_files, is_hub_id, read_card
+from unicorn_hf.data.data_files import find_data_files, is_hub_id, read_card
+from unicorn_hf.data.dataset_folder import feature_text
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
 
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
@@ -348,8 +349,7 @@ def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
         return table_cast(column, Features({name: feature}).arrow_schema).column(name)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: the column {name!r} holds {column.schema.field(name).type}; "
-            f"expected {storage.feature_text(feature)}"
+            f"{where}: the column {name!r} holds {column.schema.field(name).type}; expected {feature_text(feature)}"
         ) from error
 
 
@@ -368,13 +368,13 @@ def _load(data, config: str) -> Dataset:
         return data
     path = Path(data)
     if path.exists():
-        return storage.read_dataset(data, config_name(config, path) if path.is_dir() else None)
+        return read_dataset(data, config_name(config, path) if path.is_dir() else None)
     try:
-        return storage.read_dataset(data, config)
+        return read_dataset(data, config)
     except InputError:
         if not is_hub_id(data):
             raise
-        return storage.read_dataset(data)
+        return read_dataset(data)
 
 
 def _hidden(file: Path, root: Path) -> bool:

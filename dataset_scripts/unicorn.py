@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 from unicorn_hf.dataset_scripts.released_json import Rejected
 from unicorn_hf.dataset_scripts.sources import CONFIGS, INSTRUCTION, PRETRAIN, ReleasedSource, TableSource, open_source
 
-from unicorn_hf.data_files import state_of
+from unicorn_hf.data.data_files import state_of
 from unicorn_hf.errors import InputError
 
 DESCRIPTIONS = {

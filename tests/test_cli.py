@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from unicorn_hf import ModalityTransfer, errors
 from unicorn_hf.cli import main
-from unicorn_hf.storage import write_dataset
+from unicorn_hf.data.dataset_folder import write_dataset
 
 
 @pytest.fixture

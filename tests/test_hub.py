@@ -23,8 +23,8 @@ from unicorn_hf import (
     UnicornProcessor,
 )
 from unicorn_hf.cli import app
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.hub import import_released, publish, push_to_hub
-from unicorn_hf.storage import write_dataset
 
 PROVENANCE = {"image_embeds": {"encoder": "sandbox", "embed_dim": EMBED_DIM, "transfer": "realign"}}
 
@@ -204,7 +204,7 @@ def test_a_folder_that_is_no_dataset_is_never_overwritten(tmp_path):
 
 
 def test_shards_have_the_size_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.parquet_shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
     dataset = captions(3000)
     folder = publish(dataset, None, tmp_path / "out", shard_size="20KB")
     assert len(list((folder / "unicorn-1.2m").iterdir())) > 2
@@ -422,7 +422,7 @@ def test_a_pull_request_leaves_the_branch_alone(hub, published):
 
 def test_shards_of_an_earlier_version_are_removed(hub, published, tmp_path, monkeypatch):
     push_to_hub(published, "org/name")
-    monkeypatch.setattr("unicorn_hf.parquet_shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
     publish(captions(2000), conversations(), published, overwrite=True, shard_size="30KB")
     push_to_hub(published, "org/name")
     there = {path for path in hub.repo("org/name").files() if path.startswith("unicorn-1.2m/")}

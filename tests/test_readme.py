@@ -28,7 +28,8 @@ def test_the_python_of_the_readme_runs(demo_output, tmp_path, monkeypatch, capsy
 def write_questions(demo_output, folder):
     from datasets import concatenate_datasets
 
-    from unicorn_hf.storage import read_dataset, write_dataset
+    from unicorn_hf.data.dataset_folder import write_dataset
+    from unicorn_hf.data.sources import read_dataset
 
     questions = read_dataset(demo_output / "1-world" / "questions")
     vectors = read_dataset(demo_output / "4-embeddings" / "test").select_columns("image_embeds")

@@ -492,7 +492,7 @@ def transfer_fit(
     allow_pickle: AllowPickle = False,
 ):
     """Learn a transfer from two unpaired sets, or from moments measured apart (`--moments a b c`)."""
-    from unicorn_hf.storage import new_folder
+    from unicorn_hf.data.staging import new_folder
     from unicorn_hf.transfer import ModalityTransfer
     from unicorn_hf.transfer.moments import merge_files
 
@@ -785,8 +785,8 @@ def convert_checkpoint(
     transfer: Annotated[str | None, typer.Option(help="What moved them, for the record: mean_shift, ...")] = None,
 ):
     """Bring a released Unicorn checkpoint (Bunny's layout) into this package's model."""
+    from unicorn_hf.data.staging import new_folder
     from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import convert_unicorn_checkpoint
-    from unicorn_hf.storage import new_folder
 
     if (output is None) == (output_option is None):
         raise InputError(f"convert-checkpoint {source}: name the folder to write once (--output)")

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unicorn_hf import storage
-from unicorn_hf.data_files import is_hub_id
+from unicorn_hf.data.data_files import is_hub_id
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def import_released(
             config: {"file": opened.name, "embeddings": lookup and lookup.name, **counts[config]}
             for config, opened in sources.items()
         }
-        storage.write_json(summary, folder / "summary.json")
+        write_json(summary, folder / "summary.json")
     return Path(output)
 
 
@@ -238,7 +239,7 @@ def _dataset_folder(output, overwrite: bool) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(new, ignore_errors=True)
     elif not overwrite and output.is_dir() and any(output.iterdir()):
         raise InputError(f"{output}: exists and is not empty; name another folder, or give --overwrite")
-    with storage.new_folder(new) as folder:
+    with new_folder(new) as folder:
         scratch = folder / ".vectors"
         scratch.mkdir()
         yield folder, scratch
@@ -255,10 +256,10 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
     """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
     from tqdm.auto import tqdm
 
+    from unicorn_hf.data.parquet_shards import write_parquet_shards
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
     from unicorn_hf.dataset_scripts.released_json import Rejected
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
-    from unicorn_hf.parquet_shards import write_parquet_shards
 
     written, counts = {}, {}
     for config, source in sources.items():
@@ -313,7 +314,7 @@ def _merge_provenance(sources: dict, inputs: dict) -> dict:
     merged: dict[str, dict] = {}
     of_column: dict[str, tuple] = {}
     for config, source in sources.items():
-        said = storage.read_provenance(inputs[config])
+        said = read_provenance(inputs[config])
         for column, feature in source.features.items():
             if not column.endswith("_embeds") or (column == "image_embeds" and getattr(source, "lookup", None)):
                 continue
@@ -347,7 +348,7 @@ def _gap(transfer, provenance: dict) -> dict:
 
 def _record(step: Path) -> dict:
     """What a step's folder says of how it was made: its card's metadata, and its `summary.json`."""
-    record = {name: value for name, value in storage.read_provenance(step).items() if not name.endswith("_embeds")}
+    record = {name: value for name, value in read_provenance(step).items() if not name.endswith("_embeds")}
     summary = step / "summary.json"
     if summary.is_file():
         try:

@@ -12,7 +12,7 @@ from small_datasets import EMBED_DIM, captions, ids, vectors, write_released
 from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup
 
 from unicorn_hf import InputError
-from unicorn_hf.storage import write_dataset
+from unicorn_hf.data.dataset_folder import write_dataset
 
 
 def save_matrix(folder, name, listed=False, **kind):

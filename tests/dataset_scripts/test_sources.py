@@ -14,8 +14,8 @@ from unicorn_hf.dataset_scripts.sources import (
 )
 
 from unicorn_hf import InputError
-from unicorn_hf.parquet_shards import write_parquet_shards
-from unicorn_hf.storage import write_dataset
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.parquet_shards import write_parquet_shards
 
 
 def rows_of(source):

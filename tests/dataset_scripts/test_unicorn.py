@@ -7,7 +7,7 @@ from small_datasets import captions, conversations, ids, released_records, vecto
 from unicorn_hf.dataset_scripts.unicorn import UnicornBuilder, load_unicorn
 
 from unicorn_hf import InputError
-from unicorn_hf.storage import write_dataset
+from unicorn_hf.data.dataset_folder import write_dataset
 
 
 def test_both_configurations_come_from_the_released_files(tmp_path):

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unicorn_hf import embed, load_encoder, storage
+from unicorn_hf import embed, load_encoder
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.embedding import job
 from unicorn_hf.errors import InputError
 
@@ -58,7 +60,7 @@ def test_the_folder_is_read_by_load_dataset_and_says_which_encoder_it_is_of(sour
     assert loaded["id"][:] == returned["id"][:]
     assert loaded.column_names == ["id", "caption", "text_embeds"]
     provenance = {"encoder": "sandbox", "embed_dim": encoder.embed_dim}
-    assert storage.read_provenance(tmp_path / "out") == {"text_embeds": provenance}
+    assert read_provenance(tmp_path / "out") == {"text_embeds": provenance}
 
 
 def test_rows_that_fail_and_rows_that_succeed_are_the_input(source, tmp_path):
@@ -82,9 +84,9 @@ def test_an_earlier_column_s_provenance_is_kept(source, tmp_path, encoder):
     embed(source, tmp_path / "once")
     pictures = datasets.load_dataset(str(tmp_path / "once"), split="train").rename_column("text_embeds", "image_embeds")
     other = {"image_embeds": {"encoder": "another", "embed_dim": 128}}
-    storage.write_dataset(pictures, tmp_path / "twice", title="Both", provenance=other)
+    write_dataset(pictures, tmp_path / "twice", title="Both", provenance=other)
     embed(tmp_path / "twice", tmp_path / "out", text_column="caption")
-    assert storage.read_provenance(tmp_path / "out") == {
+    assert read_provenance(tmp_path / "out") == {
         **other,
         "text_embeds": {"encoder": "sandbox", "embed_dim": encoder.embed_dim},
     }

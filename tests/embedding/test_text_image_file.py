@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from unicorn_hf import InputError, ModalityTransfer, embed, load_encoder
 from unicorn_hf.cli import app
+from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.embedding.text_image_file import is_text_image_file
-from unicorn_hf.storage import read_provenance
 
 COLOURS = ["red", "green", "blue", "grey"]
 

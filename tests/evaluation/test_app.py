@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from unicorn_hf import embed, load_encoder
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.evaluation.pictures import answer, encode_pictures
-from unicorn_hf.storage import read_dataset, write_dataset
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed: pip install 'unicorn-hf[app]'"

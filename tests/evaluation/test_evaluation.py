@@ -10,8 +10,8 @@ import pytest
 
 from unicorn_hf import InputError, evaluate, load_encoder
 from unicorn_hf.cli import main
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.evaluation.reader import Reader
-from unicorn_hf.storage import write_dataset
 
 QUESTIONS = ["what color is the picture ?", "is the picture red ?"] * 4
 COLUMNS = {

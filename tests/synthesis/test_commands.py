@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from unicorn_hf import load_encoder, write_captions
 from unicorn_hf.cli import app
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import read_dataset, write_dataset
 from unicorn_hf.synthesis.diversity import vendi_score
 
 SEEDS = [f"{thing} number {index}" for index in range(10) for thing in ("dog", "boat", "lamp")]

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import read_dataset
 from unicorn_hf.synthesis import write_captions
 
 SEEDS = [f"{thing} number {index}" for index in range(10) for thing in ("dog", "boat", "lamp")]

@@ -12,8 +12,8 @@ import datasets
 import pytest
 from picky_server import serving
 
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import read_dataset
 from unicorn_hf.synthesis import write_captions, write_instructions
 
 CONCURRENCY = 16

@@ -9,8 +9,8 @@ import pytest
 from run_settings import LORA, SETTINGS
 from small_datasets import captions, conversations
 
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.sandbox.language_model import train_language_model
-from unicorn_hf.storage import write_dataset
 
 
 @pytest.fixture(scope="session")

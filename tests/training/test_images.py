@@ -13,8 +13,8 @@ from test_mixture import chat, mix, write_chats
 from transformers import CLIPImageProcessor
 
 from unicorn_hf import InputError, UnicornProcessor
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.sandbox.language_model import train_tokenizer
-from unicorn_hf.storage import read_dataset
 from unicorn_hf.training import UnicornCollator, standardize_image_embeds, tokenize_captions, tokenize_conversations
 from unicorn_hf.training.images import vectors_dim
 

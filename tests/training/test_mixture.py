@@ -7,7 +7,8 @@ from datasets import Dataset, Features, List, Value
 from PIL import Image
 from trl import SFTConfig, TrlParser
 
-from unicorn_hf import InputError, UnicornProcessor, storage
+from unicorn_hf import InputError, UnicornProcessor
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.sandbox.language_model import train_tokenizer
 from unicorn_hf.training import DataArguments, Mixture, UnicornCollator, standardize_image_embeds
 from unicorn_hf.training import tokenize_conversations as tokenize
@@ -28,7 +29,7 @@ def write_chats(folder, num_rows, *, dtype="float16", **provenance):
     }
     data = Dataset.from_dict(rows).cast_column("image_embeds", List(Value(dtype), length=2))
     facts = {name: value for name, value in (PROVENANCE | provenance).items() if value is not None}
-    storage.write_dataset(data, folder, title="chats", provenance={"image_embeds": facts})
+    write_dataset(data, folder, title="chats", provenance={"image_embeds": facts})
     return str(folder)
 
 
@@ -183,7 +184,9 @@ def test_a_hub_datasets_card_says_whose_vectors_it_has(tmp_path, hub):
         path_or_fileobj=str(tmp_path / "chats" / "README.md"), path_in_repo="README.md",
         repo_id="someone/chats", repo_type="dataset",
     )  # fmt: skip
-    program = "from unicorn_hf.storage import read_provenance as read; print(read('someone/chats'), read('no/one'))"
+    program = (
+        "from unicorn_hf.data.provenance import read_provenance as read\nprint(read('someone/chats'), read('no/one'))"
+    )
     assert hub.run(program, with_package=True).strip() == str({"image_embeds": PROVENANCE}) + " {}"
 
 
@@ -196,7 +199,7 @@ def test_stage_1_refuses_data_without_vectors(tmp_path):
 def test_pictures_are_not_mixed_with_vectors(tmp_path):
     folder = tmp_path / "pictures"
     rows = Dataset.from_dict({"messages": [chat(0, image=True)], "image": [Image.new("RGB", (8, 8))]})
-    storage.write_dataset(rows, folder, title="pictures")
+    write_dataset(rows, folder, title="pictures")
     with pytest.raises(InputError, match="pictures: has pictures"):
         Mixture.read(DataArguments(mixture=[write_chats(tmp_path / "chats", 2), str(folder)]))
 
@@ -209,7 +212,7 @@ def test_standardizing_reads_streams_and_all_members_of_a_mixture(tmp_path, stre
     features = Features({"caption": Value("string"), "image_embeds": List(Value("float32"), length=4)})
     for part in range(2):
         rows = {"caption": ["a"] * 40, "image_embeds": vectors[part].tolist()}
-        storage.write_dataset(Dataset.from_dict(rows, features), tmp_path / str(part), title="captions")
+        write_dataset(Dataset.from_dict(rows, features), tmp_path / str(part), title="captions")
     data = Mixture.read(DataArguments(mixture=[str(tmp_path / "0"), str(tmp_path / "1")], streaming=streaming))
     set_to = {}
     model = SimpleNamespace(model=SimpleNamespace(set_image_embeds_statistics=lambda **values: set_to.update(values)))

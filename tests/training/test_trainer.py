@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
 
 from unicorn_hf import InputError
-from unicorn_hf.storage import write_dataset
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.training import check_trackers
 from unicorn_hf.training.dry_run import activation_bytes
 

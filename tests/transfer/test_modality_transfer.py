@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import unicorn_hf
-from unicorn_hf import InputError, ModalityTransfer, storage
-from unicorn_hf.transfer import Moments, NoTransfer, ReAlign, vectors
+from unicorn_hf import InputError, ModalityTransfer
+from unicorn_hf.data import vectors
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.transfer import Moments, NoTransfer, ReAlign
 from unicorn_hf.transfer.modality_transfer import METHODS, method_class
 
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
@@ -59,7 +61,7 @@ def test_fit_may_write_the_moved_text_as_apply_does(method, text, image, make_fo
     a, b, c = np.array(a["moved"][:], np.float16), np.array(b["moved"][:], np.float16), np.load(tmp_path / "c.npy")
     np.testing.assert_array_max_ulp(a, b, maxulp=1)
     np.testing.assert_array_max_ulp(a, c, maxulp=1)
-    assert storage.read_provenance(tmp_path / "a") == storage.read_provenance(tmp_path / "b")
+    assert read_provenance(tmp_path / "a") == read_provenance(tmp_path / "b")
     after = (at_once.config.pop("centroid_distance_after"), transfer.config.pop("centroid_distance_after"))
     assert after[0] == pytest.approx(after[1], abs=1e-6)
     assert at_once.config == transfer.config

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from unicorn_hf import InputError
-from unicorn_hf.transfer import Moments, vectors
+from unicorn_hf.data import vectors
+from unicorn_hf.transfer import Moments
 
 
 @pytest.fixture

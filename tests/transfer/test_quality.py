@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from unicorn_hf.data.vectors import ArrayVectors, open_vectors
 from unicorn_hf.transfer.quality import examine
-from unicorn_hf.transfer.vectors import ArrayVectors, open_vectors
 
 pytest.importorskip("sklearn", reason="needs the extra [gap]")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unicorn_hf import InputError, storage
+from unicorn_hf import InputError
+from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.transfer import ReAlign, writing
 
 
@@ -24,7 +25,7 @@ def test_a_folder_gains_the_column_and_keeps_the_rest(transfer, text, make_folde
     assert moved.features == {**source.features, "image_embeds": datasets.List(datasets.Value("float16"), length=32)}
     assert moved.remove_columns("image_embeds")[:] == source[:]
     np.testing.assert_array_equal(np.array(moved["image_embeds"][:]), transfer.apply(text).astype(np.float16))
-    assert storage.read_provenance(tmp_path / "out") == {
+    assert read_provenance(tmp_path / "out") == {
         "text_embeds": {"encoder": "sandbox", "embed_dim": 32},
         "image_embeds": {"encoder": "sandbox", "embed_dim": 32, "transfer": "realign"},
     }

@@ -25,7 +25,11 @@ import pyarrow.parquet as pq
 import torch
 from datasets.table import embed_table_storage
 
-from unicorn_hf import storage
+from unicorn_hf.data.dataset_folder import feature_text, write_card
+from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import check_columns
+from unicorn_hf.data.staging import check_new_folder, write_json
 from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
 from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
@@ -33,7 +37,6 @@ from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file
 from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
-from unicorn_hf.parquet_shards import column_options, with_plain_vectors
 
 TEXT_COLUMNS = ("caption", "text", "txt")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
@@ -163,13 +166,13 @@ class EmbeddingJob:
         self.column, self.kind = self.choose_column()
         self.embeds_column = f"{self.kind}_embeds"
         self.num_shards = self.source.cut(self.kind, self.shard_rows)
-        storage.check_columns(self.source, *(self.remove_columns or ()), source=self.data)
+        check_columns(self.source, *(self.remove_columns or ()), source=self.data)
 
     def choose_column(self) -> tuple[str, str]:
         columns = list(self.source.features)
         for column, kind in ((self.text_column, "text"), (self.image_column, "image")):
             if column:
-                storage.check_columns(self.source, column, source=self.data)
+                check_columns(self.source, column, source=self.data)
                 return column, kind
         if self.source.kind == "image":
             return "image", "image"
@@ -197,7 +200,7 @@ class EmbeddingJob:
             if summary.get("settings") == self.settings():
                 shutil.rmtree(self.work, ignore_errors=True)
                 return summary
-        storage.check_new_folder(output)
+        check_new_folder(output)
         return None
 
     def settings(self) -> dict:
@@ -241,7 +244,7 @@ class EmbeddingJob:
             if (self.work / "settings.json").is_file():
                 self.check_settings()
             else:
-                storage.write_json(self.settings(), self.work / "settings.json")
+                write_json(self.settings(), self.work / "settings.json")
             for folder in ("dataset/data", "shards"):
                 (self.work / folder).mkdir(parents=True, exist_ok=True)
         return self.count(self.done_shards())
@@ -371,7 +374,7 @@ class EmbeddingJob:
         """Write a shard and, before it, its counts: the shard's file says that both are there."""
         with writing(self.output):
             table, failures = self.complete(shard)
-            storage.write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
+            write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
             table = embed_table_storage(table)
@@ -410,14 +413,14 @@ class EmbeddingJob:
             if failures:
                 lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
                 (dataset / "failed.jsonl").write_text(lines, encoding="utf-8")
-            storage.write_json(summary, dataset / "summary.json")
-            storage.write_card(
+            write_json(summary, dataset / "summary.json")
+            write_card(
                 dataset,
                 title=f"Vectors of {self.encoder_name}",
                 num_rows=summary["embedded"],
-                columns={name: storage.feature_text(feature) for name, feature in features.items()},
+                columns={name: feature_text(feature) for name, feature in features.items()},
                 provenance={
-                    **storage.read_provenance(self.data),
+                    **read_provenance(self.data),
                     self.embeds_column: {"encoder": self.encoder_name, "embed_dim": embed_dim},
                 },
             )

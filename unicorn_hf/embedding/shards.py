@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 from datasets.fingerprint import Hasher
 
-from unicorn_hf import storage
-from unicorn_hf.data_files import PICTURES, DataFiles, files_under, find_data_files
+from unicorn_hf.data.data_files import PICTURES, DataFiles, files_under, find_data_files
+from unicorn_hf.data.sources import open_builder, read_dataset
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file, read_side
 from unicorn_hf.errors import InputError
 
@@ -20,7 +20,7 @@ def open_shards(data, *, name: str | None = None, split: str = "train", image_ro
     """`data` as `RowShards` or, where it is WebDataset tars, `TarShards`.
 
     Args:
-        data: what `storage.read_dataset` reads, a tar, a folder of tars, or a data file of ReVision, whose side is its
+        data: what `read_dataset` reads, a tar, a folder of tars, or a data file of ReVision, whose side is its
             `name`: `texts` or `images`.
         image_root: the folder that paths in a data file of ReVision start from.
 
@@ -40,7 +40,7 @@ def open_shards(data, *, name: str | None = None, split: str = "train", image_ro
         if found.format == "webdataset":
             return TarShards(found.of_split(split))
         kind = "image" if found.format == PICTURES else None
-    dataset = storage.read_dataset(data, name, split)
+    dataset = read_dataset(data, name, split)
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
@@ -120,7 +120,7 @@ class TarShards:
         tar = self.tars[shard]
         try:
             found = DataFiles(tar, "webdataset", {"train": [tar]})
-            stream = storage.open_builder(found, found.splits).as_streaming_dataset("train")
+            stream = open_builder(found, found.splits).as_streaming_dataset("train")
         except Exception as error:
             raise InputError(f"{tar}: cannot be read as a WebDataset tar ({str(error).splitlines()[0]})") from error
         for column, feature in stream.features.items():

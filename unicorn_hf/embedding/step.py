@@ -5,7 +5,7 @@ from pathlib import Path
 
 import datasets
 
-from unicorn_hf import storage
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.embedding.encoder import Encoder
 from unicorn_hf.embedding.job import EmbeddingJob
 from unicorn_hf.errors import InputError
@@ -99,7 +99,7 @@ def embed(
 
 def _embedded(job: EmbeddingJob) -> datasets.Dataset | None:
     if job.output is not None:
-        return None if job.run() is None else storage.read_dataset(job.output)
+        return None if job.run() is None else read_dataset(job.output)
     if job.tasks > 1 or job.executor != "local":
         raise InputError("several tasks need an output folder; name one")
     dataset, failures = job.embed_in_memory()

@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets
 import ijson
 
+from unicorn_hf.data.picture_folder import picture_cell
 from unicorn_hf.errors import InputError
-from unicorn_hf.picture_folder import picture_cell
 
 SIDES = {"texts": "text", "images": "image"}
 

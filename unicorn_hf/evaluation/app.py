@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.evaluation.pictures import answer, encode_pictures, load_model, picture_encoder
 from unicorn_hf.evaluation.reader import check_chat_template
-from unicorn_hf.storage import check_columns, read_dataset, read_provenance
 
 _COLUMNS = {"text_embeds": ("text", "#0072B2"), "image_embeds": ("image vectors", "#D55E00")}
 _CAPTIONS = 50_000  # that a picture is compared with
@@ -101,8 +102,8 @@ class Clouds:
     """Captions and their unit vectors, of which there may be two kinds: of the text, and moved into image space."""
 
     def __init__(self, source, config):
+        from unicorn_hf.data.vectors import unit_rows
         from unicorn_hf.transfer.gap import Spread
-        from unicorn_hf.transfer.vectors import unit_rows
 
         dataset = read_dataset(source)
         check_columns(dataset, "caption", source=source)

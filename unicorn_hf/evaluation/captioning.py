@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.evaluation.questions import read_questions
 from unicorn_hf.evaluation.scores import Metric, mean_of
-from unicorn_hf.storage import check_columns
 
 QUESTION = "Provide a one-sentence caption for the provided image."
 _N = 4

@@ -3,7 +3,8 @@
 import warnings
 from dataclasses import dataclass
 
-from unicorn_hf import storage
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.scores import Score, measure
 
@@ -106,8 +107,8 @@ def evaluate(
     from unicorn_hf.evaluation.reader import Reader, check_chat_template
 
     if output is not None:
-        storage.check_new_folder(output)
-    dataset = storage.read_dataset(data, name=config, split=split)
+        check_new_folder(output)
+    dataset = read_dataset(data, name=config, split=split)
     source = "the dataset" if dataset is data else data
     questions = _task(task, dataset, source, circular)
     model_name = getattr(model, "name_or_path", model)

@@ -9,11 +9,11 @@ from string import ascii_uppercase
 
 import numpy as np
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import without_placeholders
 from unicorn_hf.evaluation.questions import read_questions
 from unicorn_hf.evaluation.scores import Metric, mean_of
-from unicorn_hf.storage import check_columns
 
 
 class MultipleChoice:

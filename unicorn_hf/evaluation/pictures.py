@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unicorn_hf.data_files import is_hub_id
+from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 
 IMAGE_TOKEN = "<image>"

@@ -7,10 +7,10 @@ import numpy as np
 import xxhash
 from tqdm.auto import tqdm
 
-from unicorn_hf import storage
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.vectors import unit_rows
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
-from unicorn_hf.transfer.vectors import unit_rows
 
 _AT_A_TIME = 64  # pictures in memory
 
@@ -69,7 +69,7 @@ def undecoded(dataset, column: str):
 
 
 def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
-    made_by = storage.read_provenance(source).get("image_embeds", {}).get("encoder")
+    made_by = read_provenance(source).get("image_embeds", {}).get("encoder")
     if made_by and encoder and made_by != encoder:
         raise InputError(
             f"{source}: image_embeds are vectors of the encoder {made_by!r}, but the model reads those of {encoder!r}; "

@@ -1,7 +1,7 @@
 """The column that every task but captions needs."""
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import check_columns
 
 
 def read_questions(dataset, source) -> list[str]:

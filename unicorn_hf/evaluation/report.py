@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import storage
+from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.evaluation.pictures import open_picture
 from unicorn_hf.evaluation.question_pictures import picture_column, undecoded
 
@@ -44,8 +44,8 @@ def write_report(evaluation, dataset, questions: list[str], about: dict, output)
             for kind, scores in evaluation.kind_scores.items()
         },
     }
-    with storage.new_folder(output) as folder:
-        storage.write_json({**about, **scores}, folder / "evaluation.json")
+    with new_folder(output) as folder:
+        write_json({**about, **scores}, folder / "evaluation.json")
         with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         (folder / "report.html").write_text(_page(evaluation, dataset, rows, about), encoding="utf-8")

@@ -2,10 +2,10 @@
 
 import re
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.questions import read_questions
 from unicorn_hf.evaluation.scores import Metric, mean_of
-from unicorn_hf.storage import check_columns
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBERS = {"none": "0"} | {

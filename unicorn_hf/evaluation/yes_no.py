@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.questions import read_questions
 from unicorn_hf.evaluation.scores import Metric, mean_of, share
-from unicorn_hf.storage import check_columns
 
 
 class YesNo:

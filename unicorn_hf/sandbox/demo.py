@@ -18,7 +18,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from unicorn_hf import storage
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
 from unicorn_hf.errors import InputError, require
 
 # What the training vectors are, in the order of the table.
@@ -116,8 +119,8 @@ def draw_world(folder: Path, size: Size, seed: int) -> str:
     sets = {"pictures": scenes.pictures, "paired": list(dict.fromkeys(scenes.captions)), "test": scenes.test}
     for number, (name, subset) in enumerate(tqdm(sets.items(), desc="drawing", unit="set")):
         rows = {"seed": [scene.seed() for scene in subset], "image": draw_all(subset, seed=3 * seed + number)}
-        storage.write_dataset(Dataset.from_dict(rows), folder / name, title=f"Pictures: {name}")
-    storage.write_dataset(ask(scenes.test, seed), folder / "questions", title="Questions about the test pictures")
+        write_dataset(Dataset.from_dict(rows), folder / name, title=f"Pictures: {name}")
+    write_dataset(ask(scenes.test, seed), folder / "questions", title="Questions about the test pictures")
     return (
         f"{len(scenes.captions):,} seeds; {len(scenes.pictures):,} unpaired and {len(scenes.test):,} test pictures; "
         f"{len(held_out_pairs())} of 276 color-shape pairs held out"
@@ -196,8 +199,8 @@ def publish_datasets(folder: Path, output: Path) -> str:
     pair_captions(output, folder / "pairs")
     for name in tqdm(("none", "mean_shift", "realign", "paired"), desc="publishing", unit="dataset"):
         publish(folder / "pairs" if name == "paired" else moved / name, instructions, folder / name)
-    conversations = storage.read_dataset(instructions).map(leave_image_out, desc="blind conversations")
-    storage.write_dataset(conversations, folder / "blind", title="Conversations without the image")
+    conversations = read_dataset(instructions).map(leave_image_out, desc="blind conversations")
+    write_dataset(conversations, folder / "blind", title="Conversations without the image")
     pretrain = load_dataset(str(folder / "realign"), "unicorn-1.2m", split="train")
     instruction = load_dataset(str(folder / "realign"), "unicorn-471k-instruction", split="train")
     return f"unicorn-1.2m: {len(pretrain):,} rows; unicorn-471k-instruction: {len(instruction):,} rows"
@@ -207,13 +210,13 @@ def pair_captions(output: Path, folder: Path) -> None:
     """The captions with the vectors of pictures that show their scenes: what text-only training does without."""
     from datasets import concatenate_datasets
 
-    captions = storage.read_dataset(output / "4-embeddings" / "captions").remove_columns("text_embeds")
-    paired = storage.read_dataset(output / "4-embeddings" / "paired")
+    captions = read_dataset(output / "4-embeddings" / "captions").remove_columns("text_embeds")
+    paired = read_dataset(output / "4-embeddings" / "paired")
     row_of = {seed: row for row, seed in enumerate(paired["seed"])}
     vectors = paired.select([row_of[seed] for seed in captions["seed"]]).select_columns("image_embeds")
     captions = concatenate_datasets([captions, vectors], axis=1)
-    provenance = storage.read_provenance(output / "4-embeddings" / "paired")
-    storage.write_dataset(captions, folder, title="Captions with their pictures' vectors", provenance=provenance)
+    provenance = read_provenance(output / "4-embeddings" / "paired")
+    write_dataset(captions, folder, title="Captions with their pictures' vectors", provenance=provenance)
 
 
 def leave_image_out(row: dict) -> dict:
@@ -224,7 +227,7 @@ def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> st
     """What the user of a real model downloads: a language model that knows the words and has never met an image."""
     from unicorn_hf.sandbox.language_model import train_language_model
 
-    rows = storage.read_dataset(output / "6-datasets" / "blind")
+    rows = read_dataset(output / "6-datasets" / "blind")
     # To name the letter of an option is what takes a model of this size longest: it reads those conversations thrice.
     with_options = rows.filter(lambda task: task == "multiple_choice", input_columns="task")
     num_parameters, vocab_size = train_language_model(
@@ -286,7 +289,7 @@ def launch(model: Path, dataset: Path, config: str | None, trained: Path, size: 
     """One run of `recipes/pretrain.py` or `recipes/finetune.py`; `trained` appears when it has ended well."""
     recipes = files("unicorn_hf.recipes")
     stage = trained.name
-    with storage.new_folder(trained) as partial:
+    with new_folder(trained) as partial:
         command = [
             *(sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"),
             *("--config_file", str(recipes / "accelerate" / "cpu.yaml"), str(recipes / f"{stage}.py")),
@@ -320,7 +323,7 @@ def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> st
 
     from unicorn_hf import ModalityTransfer, evaluate
 
-    data, pictures = questions_with_vectors(output), storage.read_dataset(output / "4-embeddings" / "test")
+    data, pictures = questions_with_vectors(output), read_dataset(output / "4-embeddings" / "test")
     results = {}
     for name in conditions:
         saved = output / "5-transfers" / name
@@ -336,8 +339,8 @@ def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> st
         name: {"all": result.overall.accuracy, **{kind: score.accuracy for kind, score in result.by_kind().items()}}
         for name, result in results.items()
     }
-    storage.write_json(table, folder / "table.json")
-    storage.write_json({name: result.answers for name, result in results.items()}, folder / "answers.json")
+    write_json(table, folder / "table.json")
+    write_json({name: result.answers for name, result in results.items()}, folder / "answers.json")
     correct = {name: np.array(result.correct) for name, result in results.items()}
     report = f"{_table_text(table, data)}\n\n{_comparisons(correct, np.array(data['picture']))}\n"
     (folder / "report.txt").write_text(report)
@@ -350,8 +353,8 @@ def questions_with_vectors(output: Path):
     """The questions about the test pictures, each with its picture and that picture's vector."""
     from datasets import concatenate_datasets
 
-    questions = storage.read_dataset(output / "1-world" / "questions")
-    pictures = storage.read_dataset(output / "4-embeddings" / "test")
+    questions = read_dataset(output / "1-world" / "questions")
+    pictures = read_dataset(output / "4-embeddings" / "test")
     asked = pictures.select(questions["picture"]).select_columns(["image", "image_embeds"])
     return concatenate_datasets([questions, asked], axis=1)
 
@@ -382,7 +385,7 @@ def _step(folder: Path, make) -> None:
     seconds = None
     if not folder.exists():
         start = time.monotonic()
-        with storage.new_folder(folder) as partial:
+        with new_folder(folder) as partial:
             (partial / "result.txt").write_text(make(partial))
         seconds = time.monotonic() - start
     _say(folder.name, (folder / "result.txt").read_text(), seconds)
@@ -399,9 +402,9 @@ def _claim(output: Path, settings: dict) -> None:
         if json.loads(mark.read_text()) != settings:
             raise InputError(f"{output}: holds a demo of another size or seed; name another folder, or remove this one")
         return
-    storage.check_new_folder(output)
+    check_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    storage.write_json(settings, mark)
+    write_json(settings, mark)
 
 
 def _table_text(table: dict, data) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from unicorn_hf import storage
+from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.errors import one_sentence_errors, require
 from unicorn_hf.sandbox.world import IMAGE_SIZE, color_shape_pair, draw, held_out_pairs
 from unicorn_hf.synthesis.grammar import GrammarWriter
@@ -58,14 +58,14 @@ def train_clip(
     import open_clip
     from safetensors.torch import save_file
 
-    with storage.new_folder(output) as folder:
+    with new_folder(output) as folder:
         torch.manual_seed(seed)
         groups = make_groups(num_groups, seed)
         writer, rng = GrammarWriter(), random.Random(f"captions {seed}")
         captions = [writer.captions(scene.seed(), CAPTIONS_PER_SCENE, rng) for group in groups for scene in group]
         save_tokenizer({word for texts in captions for text in texts for word in text.lower().split()}, folder)
         config = model_config(vocab_size=len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]))
-        storage.write_json(config, folder / "open_clip_config.json")
+        write_json(config, folder / "open_clip_config.json")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         model = open_clip.CLIP(**json.loads(json.dumps(config["model_cfg"])))
         tokens = torch.stack([tokenizer(texts) for texts in captions]).view(num_groups, GROUP, CAPTIONS_PER_SCENE, -1)
@@ -81,7 +81,7 @@ def train_clip(
             "seed": seed,
             **probe(model.eval(), tokenizer, num_probed),
         }
-        storage.write_json(report, folder / "report.json")
+        write_json(report, folder / "report.json")
         (folder / "README.md").write_text(card(report))
     return report
 

@@ -4,8 +4,9 @@ import random
 
 from tqdm.auto import tqdm
 
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError, require
-from unicorn_hf.storage import check_new_folder, write_dataset
 from unicorn_hf.synthesis.seeds import read_seeds, text_id
 from unicorn_hf.synthesis.writers import load_writer
 

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from unicorn_hf import storage
+from unicorn_hf.data.dataset_folder import write_card
+from unicorn_hf.data.staging import write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.answer_loop import replay
 from unicorn_hf.synthesis.duplicates import NearDuplicates, semantic_duplicates
@@ -113,9 +114,9 @@ def write_answers(
             f"{work.output}: none of {requested} requests gave a row ({reasons}); the first {counts[0][0]}: {detail}; "
             f"see {staged}"
         )
-    storage.write_json(summary, staged / "summary.json")
+    write_json(summary, staged / "summary.json")
     provenance = {"synthesis": {key: summary[key] for key in ("writer", "model", "prompts")}}
-    storage.write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
+    write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
     if llava:
         write_llava(staged)
     _put_in_place(staged, work.output)

@@ -2,16 +2,10 @@
 
 from tqdm.auto import tqdm
 
+from unicorn_hf.data.dataset_folder import feature_text, write_card, write_shards
+from unicorn_hf.data.sources import check_columns, read_dataset
+from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.errors import InputError, require
-from unicorn_hf.storage import (
-    check_columns,
-    check_new_folder,
-    feature_text,
-    new_folder,
-    read_dataset,
-    write_card,
-    write_shards,
-)
 from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.tasks import check_mix, draw_task
 from unicorn_hf.synthesis.writers import load_writer

@@ -5,8 +5,9 @@ import dataclasses
 import random
 
 from unicorn_hf import executors
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError, require
-from unicorn_hf.storage import check_new_folder, read_dataset
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.caption_stage import CaptionStage
 from unicorn_hf.synthesis.conversation_stage import ConversationStage

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import storage
+from unicorn_hf.data.sources import check_columns, read_dataset
+from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.caption_length import count_tokens
 from unicorn_hf.synthesis.diversity import distinct_n, self_bleu, vendi_score
@@ -39,9 +40,9 @@ def report_captions(captions, output=None, *, sample: int = 2000, embed_text=Non
                 f"{name}: is no folder beside which a report could lie; name the report's folder (--output)"
             )
         output = Path(f"{Path(name)}.report")
-    storage.check_new_folder(output)
-    dataset = storage.read_dataset(captions)
-    storage.check_columns(dataset, "caption", source=name)
+    check_new_folder(output)
+    dataset = read_dataset(captions)
+    check_columns(dataset, "caption", source=name)
     if len(dataset) < 2 or sample < 2:
         raise InputError(f"{name}: a report compares captions; expected two or more, and a sample of two or more")
     rng = random.Random(seed)
@@ -52,8 +53,8 @@ def report_captions(captions, output=None, *, sample: int = 2000, embed_text=Non
     shown = sorted(rng.sample(range(len(dataset)), min(_NUM_SHOWN, len(dataset))))
     columns = [column for column in ("seed", "domain", "caption") if column in dataset.column_names]
     report["samples"] = dataset.select_columns(columns).select(shown).to_list()
-    with storage.new_folder(output) as partial:
-        storage.write_json(report, partial / "report.json")
+    with new_folder(output) as partial:
+        write_json(report, partial / "report.json")
         (partial / "report.html").write_text(_page(str(name), report), encoding="utf-8")
     return Path(output) / "report.html"
 

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import read_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def read_seeds(source):
     """The seeds of `source` as a `datasets.Dataset` with the columns `id, seed, domain`.
 
     Args:
-        source: a list of texts, a text file with one seed a line, or whatever `storage.read_dataset` reads, with a
+        source: a list of texts, a text file with one seed a line, or whatever `read_dataset` reads, with a
             column `seed` (or `text`) and, if wanted, `id` and `domain`; or a list of `Path`s of such files, whose names
             are the domains of the seeds that have none.
 

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from unicorn_hf import storage
+from unicorn_hf.data.staging import write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.journal import DEAD, OK, RETRY, Journal, read_journal
 
@@ -56,9 +56,9 @@ class WorkFolder:
                     f"{self.path}: holds an unfinished run with another {' and '.join(changed)}; run that one again, "
                     "or remove the folder"
                 )
-            storage.write_json({**before, **settings}, self.path / "plan.json")
+            write_json({**before, **settings}, self.path / "plan.json")
             return
-        storage.write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
+        write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
         partial.rename(self.path)
 
     def _has_answers(self, plan: dict) -> bool:
@@ -132,7 +132,7 @@ class WorkFolder:
                     if entry and entry["status"] == DEAD:
                         journal.append({"request": request, "status": RETRY})
                         count += 1
-        storage.write_json({**plan, **settings, "retries": plan["retries"] + 1}, self.path / "plan.json")
+        write_json({**plan, **settings, "retries": plan["retries"] + 1}, self.path / "plan.json")
         return count
 
     def remove(self) -> None:

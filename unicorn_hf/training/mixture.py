@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import read_dataset, read_provenance
 from unicorn_hf.training.batching import group_stream_by_length
 from unicorn_hf.training.images import image_column, is_nested, list_lengths, split_vectors, vectors_dim
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jinja2 import TemplateError
 
+from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
-from unicorn_hf.storage import check_columns
 from unicorn_hf.system_turn import has_system_role, system_to_user
 from unicorn_hf.training.chat_templates import settle_chat_template
 from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim

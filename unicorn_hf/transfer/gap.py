@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import storage
+from unicorn_hf.data.staging import write_json
+from unicorn_hf.data.vectors import Vectors, open_vectors
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 from unicorn_hf.transfer.quality import Quality, covariance, effective_rank, examine
-from unicorn_hf.transfer.vectors import Vectors, open_vectors
 
 BEFORE = "before"
 NO_GAP = "no gap (images against images)"
@@ -78,7 +78,7 @@ class Gap:
         }
 
     def save_json(self, path) -> None:
-        storage.write_json(self.to_dict(), path)
+        write_json(self.to_dict(), path)
 
 
 def measure_gap(

@@ -15,13 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from unicorn_hf import storage
-from unicorn_hf.data_files import is_hub_id
-from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.float16 import float32_to_float16
-from unicorn_hf.transfer.moments import Moments, no_direction
-from unicorn_hf.transfer.unit_rows import LARGEST_CANCELLATION, UnitRows
-from unicorn_hf.transfer.vectors import (
+from unicorn_hf.data.data_files import is_hub_id
+from unicorn_hf.data.float16 import float32_to_float16
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.staging import check_new_folder, write_json
+from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
+from unicorn_hf.data.vectors import (
     ArrayVectors,
     DatasetVectors,
     ParquetVectors,
@@ -30,6 +29,8 @@ from unicorn_hf.transfer.vectors import (
     open_vectors,
     parallel_map,
 )
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.moments import Moments, no_direction
 
 # Name of a method -> where its class is.
 METHODS = {
@@ -121,7 +122,7 @@ class ModalityTransfer:
             if isinstance(text, Moments):
                 raise InputError(f"{moved}: cannot be written from the text's moments alone: fit on its vectors")
             if Path(moved).suffix != ".npy":
-                storage.check_new_folder(moved)
+                check_new_folder(moved)
 
         def measure(source, column):
             if source is None or isinstance(source, Moments):
@@ -396,7 +397,7 @@ class ModalityTransfer:
     def _map_dataset(self, vectors, source, out_column: str):
         import datasets
 
-        dataset = storage.read_dataset(source)
+        dataset = read_dataset(source)
         if out_column in dataset.column_names:
             raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with out_column")
         column = vectors.column
@@ -430,7 +431,7 @@ class ModalityTransfer:
         partial = folder / f".{STATISTICS_FILE}.partial"
         partial.write_bytes(save(self.statistics))
         partial.rename(folder / STATISTICS_FILE)
-        storage.write_json(self.config, folder / CONFIG_FILE)
+        write_json(self.config, folder / CONFIG_FILE)
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
         return folder
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.unit_rows import UnitRows
+from unicorn_hf.data.vectors import BLOCK_ROWS, Vectors, open_vectors
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.unit_rows import UnitRows
-from unicorn_hf.transfer.vectors import BLOCK_ROWS, Vectors, open_vectors
 
 # Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
 _SMALL_TRACE = 0.02

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import storage
+from unicorn_hf.data.dataset_folder import write_card
+from unicorn_hf.data.staging import new_folder
+from unicorn_hf.data.vectors import TABLE_ROWS, TableVectors, Vectors
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.vectors import TABLE_ROWS, TableVectors, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from unicorn_hf.parquet_shards import column_options, with_plain_vectors
+    from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 
     tables: deque = deque()
     source_schema = vectors.schema if isinstance(vectors, TableVectors) else pa.schema({"id": pa.string()})
@@ -93,7 +94,7 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path,
             tables.append(table)
             yield block
 
-    with storage.new_folder(output) as folder:
+    with new_folder(output) as folder:
         (folder / "data").mkdir()
         shards, writer, num_rows = [], None, 0
         try:
@@ -113,7 +114,7 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path,
                 writer.close()
         for index, shard in enumerate(shards):
             shard.rename(shard.with_name(f"train-{index:05d}-of-{len(shards):05d}.parquet"))
-        storage.write_card(
+        write_card(
             folder,
             title=f"{out_column} by the {transfer.method} transfer",
             num_rows=num_rows,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unicorn_hf import InputError
-from unicorn_hf.storage import read_dataset
+from unicorn_hf.data.sources import read_dataset
 
 letters = st.text(string.ascii_letters + string.digits + " []*?!#%&'(){}+,;=@^~_-.:é\n", min_size=1, max_size=8)
 names = letters | st.sampled_from(["train", "test", "old train", ".hidden", "__x", "validation", "data", "a::b"])

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf import storage
-from unicorn_hf.data_files import find_data_files
+from unicorn_hf.data.data_files import find_data_files
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.unit_rows import UnitRows
 
 BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
 TABLE_ROWS = 1000  # whole rows at once, where a table is written again: a row group of Parquet
@@ -55,17 +56,17 @@ def open_vectors(source, column: str | None = None, *, allow_pickle: bool = Fals
             return FileVectors.from_safetensors(path, column)
         path = path.expanduser()
         if path.suffix in (".pkl", ".pickle") or (path.is_dir() and any(path.glob("*.pkl"))):
-            from unicorn_hf.transfer.pickles import PickleVectors
+            from unicorn_hf.data.pickles import PickleVectors
 
             return PickleVectors(path, allow_pickle=allow_pickle)
         files = parquet_files(path)
         if files:
-            return ParquetVectors(files, column, name=str(source), provenance=storage.read_provenance(source))
+            return ParquetVectors(files, column, name=str(source), provenance=read_provenance(source))
     return DatasetVectors(
-        storage.read_dataset(source),
+        read_dataset(source),
         column,
         name=str(source) if isinstance(source, str | Path) else "the dataset",
-        provenance=storage.read_provenance(source),
+        provenance=read_provenance(source),
     )
 
 

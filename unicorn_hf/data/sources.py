@@ -1,26 +1,9 @@
-"""How every step reads a dataset and writes a dataset.
+"""Any source of rows as a `datasets.Dataset`: a path, a Hub id, any kind of file, a folder of pictures."""
 
-A dataset on disk is a folder of Parquet shards with a card (`README.md`) that `datasets.load_dataset(folder)` reads. It
-is written to a hidden folder beside its place and renamed when complete, so a folder under its final name is whole.
-The card's metadata says under `unicorn` where each column of vectors comes from (its provenance), for instance
-`{"image_embeds": {"encoder": "sandbox", "embed_dim": 64, "transfer": "realign"}}`.
-"""
-
-import contextlib
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from unicorn_hf.data_files import (
-    PICTURES,
-    SAVED,
-    DataFiles,
-    find_data_files,
-    is_hub_id,
-    read_card,
-    state_of,
-)
+from unicorn_hf.data.data_files import PICTURES, SAVED, DataFiles, find_data_files, is_hub_id, read_card, state_of
 from unicorn_hf.errors import InputError
 
 
@@ -75,7 +58,7 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
             raise InputError(f"{found.root}: has no split {split!r}; it is one dataset, which counts as train")
         return dataset.to_iterable_dataset() if streaming else dataset
     if found.format == PICTURES:
-        from unicorn_hf.picture_folder import read_pictures
+        from unicorn_hf.data.picture_folder import read_pictures
 
         dataset = read_pictures(found, split)
         return dataset.to_iterable_dataset() if streaming else dataset
@@ -186,128 +169,3 @@ def check_columns(dataset, *required: str, source) -> None:
     for column in required:
         if column not in dataset.column_names:
             raise InputError(f"{source}: has no column {column!r}; its columns are {', '.join(dataset.column_names)}")
-
-
-def read_provenance(source) -> dict:
-    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty where the card does not say.
-
-    Raises:
-        InputError: there is a card, and it cannot be read.
-    """
-    from huggingface_hub import hf_hub_download
-
-    if not isinstance(source, str | Path):
-        return {}
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / "README.md").is_file():
-            with contextlib.suppress(InputError):  # no dataset, or several: nothing is said about it
-                folder = find_data_files(folder).root
-    elif is_hub_id(source):
-        try:
-            folder = Path(hf_hub_download(source, "README.md", repo_type="dataset")).parent
-        except OSError:  # no card, or no way to the Hub
-            return {}
-    said = read_card(folder).get("unicorn") or {}
-    if not isinstance(said, dict) or not all(isinstance(value, dict | str) for value in said.values()):
-        raise InputError(f"{folder / 'README.md'}: holds {said!r} under unicorn; expected what each column comes from")
-    return said
-
-
-def write_dataset(dataset, output, *, title: str, provenance: dict | None = None) -> Path:
-    """Write `dataset` as Parquet shards with a card. Returns the folder.
-
-    Raises:
-        InputError: `output` exists and is not an empty folder.
-    """
-    with new_folder(output) as folder:
-        write_shards(dataset, folder / "data")
-        columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
-        write_card(folder, title=title, num_rows=len(dataset), columns=columns, provenance=provenance)
-    return Path(output)
-
-
-def write_card(folder, *, title: str, num_rows: int, columns: dict[str, str], provenance: dict | None = None) -> None:
-    """Write the card of a folder with shards `data/train-*.parquet`; `columns` maps a name to its type in words."""
-    from huggingface_hub import DatasetCard, DatasetCardData
-
-    config = {
-        "config_name": "default",
-        "description": f"content {fingerprint(folder)}",
-        "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
-    }
-    card_data = DatasetCardData(
-        pretty_name=title,
-        configs=[config],
-        unicorn=provenance or {},
-    )
-    rows = "\n".join(f"| `{name}` | {kind} |" for name, kind in columns.items())
-    text = f"# {title}\n\n{num_rows:,} rows.\n\n| column | type |\n| --- | --- |\n{rows}\n"
-    DatasetCard(f"---\n{card_data}\n---\n\n{text}").save(folder / "README.md")
-
-
-def fingerprint(folder) -> str:
-    """A hash of the shards' Parquet footers (sizes, offsets, statistics).
-
-    In a card it keeps `load_dataset` from taking one folder for another: its cache knows a folder with a card by the
-    folder's last name and the card's configurations only.
-    """
-    import hashlib
-
-    digest = hashlib.sha256()
-    for shard in sorted(Path(folder).rglob("*.parquet")):
-        with shard.open("rb") as file:
-            file.seek(max(0, shard.stat().st_size - (64 << 10)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
-def write_shards(dataset, folder: Path, split: str = "train", shard_size: int = 500 << 20) -> None:
-    """Write `dataset` to `folder` as `<split>-00000-of-0000N.parquet`, pictures that it holds as paths included."""
-    from datasets.table import embed_table_storage
-
-    from unicorn_hf.parquet_shards import write_parquet_shards
-
-    tables = dataset.with_format("arrow").iter(1000)
-    write_parquet_shards(map(embed_table_storage, tables), folder, dataset.features, shard_size=shard_size, split=split)
-
-
-def feature_text(feature) -> str:
-    """A feature as a person reads it: `List(float16, length=64)`."""
-    return str(feature).replace("Value('", "").replace("')", "")
-
-
-@contextlib.contextmanager
-def new_folder(output) -> Iterator[Path]:
-    """A folder that appears under the name `output` only when the block has ended well.
-
-    Raises:
-        InputError: `output` exists and is not an empty folder.
-    """
-    output = Path(output)
-    check_new_folder(output)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_new_folder(output) -> None:
-    """Raise `InputError` where `output` is something else than a missing or an empty folder."""
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists and is not an empty folder; name another folder, or remove this one")
-
-
-def write_json(value, path) -> None:
-    """Write `value` as JSON to `path`, through a temporary name."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(path)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from unicorn_hf.transfer.float16 import float16_to_float32, float32_to_float16
+from unicorn_hf.data.float16 import float16_to_float32, float32_to_float16
 
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 

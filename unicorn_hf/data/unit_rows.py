@@ -7,7 +7,7 @@ once and only read from then on, while it is in the cache.
 
 import numpy as np
 
-from unicorn_hf.transfer.float16 import float16_to_float32
+from unicorn_hf.data.float16 import float16_to_float32
 
 # A shifted row shorter than this was the mean itself, but for rounding: it points nowhere.
 _NO_LENGTH = 1e-6

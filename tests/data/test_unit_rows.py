@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.transfer import MeanShift
-from unicorn_hf.transfer.unit_rows import UnitRows
 
 
 def unit(rows):

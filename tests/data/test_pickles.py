@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from unicorn_hf import InputError
-from unicorn_hf.transfer.pickles import PickleVectors, read_pickle
-from unicorn_hf.transfer.vectors import open_vectors
+from unicorn_hf.data.pickles import PickleVectors, read_pickle
+from unicorn_hf.data.vectors import open_vectors
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

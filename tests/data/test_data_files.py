@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unicorn_hf import InputError
-from unicorn_hf.data_files import find_data_files, is_hub_id, read_card
-from unicorn_hf.storage import read_dataset, read_provenance, write_dataset
+from unicorn_hf.data.data_files import find_data_files, is_hub_id, read_card
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import read_dataset
 
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: {}\n---\n"
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -187,7 +189,7 @@ def test_a_file_s_name_is_a_name_and_no_pattern(tmp_path_factory, name, other):
     kind=st.sampled_from([pa.list_(pa.float32()), pa.list_(pa.float32(), 2), pa.large_list(pa.float32())]),
 )
 def test_shards_are_joined_by_the_names_of_their_columns(tmp_path_factory, order, kind):
-    from unicorn_hf.transfer.vectors import open_vectors
+    from unicorn_hf.data.vectors import open_vectors
 
     folder = tmp_path_factory.mktemp("shards")
     first = pa.table({"id": ["a"], "caption": ["A"], "image_embeds": pa.array([[1, 0]], pa.list_(pa.float32(), 2))})
@@ -202,7 +204,7 @@ def test_shards_are_joined_by_the_names_of_their_columns(tmp_path_factory, order
 
 @pytest.mark.parametrize("first", [pa.null(), pa.list_(pa.float32())])
 def test_a_shard_may_hold_nothing_but_nulls(tmp_path, first):
-    from unicorn_hf.transfer.vectors import open_vectors
+    from unicorn_hf.data.vectors import open_vectors
 
     pq.write_table(pa.table({"id": ["a"] * 600, "image_embeds": pa.array([None] * 600, first)}), tmp_path / "0.parquet")
     pq.write_table(pa.table({"id": ["b"], "image_embeds": [[0.5, 1.0]]}), tmp_path / "1.parquet")
@@ -214,7 +216,7 @@ def test_a_shard_may_hold_nothing_but_nulls(tmp_path, first):
 
 
 def test_shards_with_vectors_of_another_length_are_refused_by_row(tmp_path):
-    from unicorn_hf.transfer.vectors import open_vectors
+    from unicorn_hf.data.vectors import open_vectors
 
     for index, kind in enumerate((pa.list_(pa.float32(), 2), pa.list_(pa.float32(), 3))):
         table = pa.table({"id": [f"row {index}"], "v": pa.array([[1.0] * kind.list_size], kind)})
@@ -224,7 +226,7 @@ def test_shards_with_vectors_of_another_length_are_refused_by_row(tmp_path):
 
 
 def test_shards_with_other_columns_are_refused_by_name(tmp_path):
-    from unicorn_hf.transfer.vectors import open_vectors
+    from unicorn_hf.data.vectors import open_vectors
 
     vectors = [[1.0, 0.0]]
     pq.write_table(pa.table({"id": ["a"], "image_embeds": vectors}), tmp_path / "0.parquet")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.vectors import BLOCK_ROWS, TABLE_ROWS, TableVectors
 from unicorn_hf.errors import InputError
-from unicorn_hf.transfer.vectors import BLOCK_ROWS, TABLE_ROWS, TableVectors
 
 logger = logging.getLogger(__name__)
 

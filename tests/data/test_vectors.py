@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from unicorn_hf import InputError, storage
-from unicorn_hf.transfer import vectors
-from unicorn_hf.transfer.vectors import open_vectors, parallel_map, unit_rows
+from unicorn_hf import InputError
+from unicorn_hf.data import vectors
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.vectors import open_vectors, parallel_map, unit_rows
 
 DIM = 24
 
@@ -30,7 +31,7 @@ def as_dataset(rows, length=DIM, dtype="float16"):
 
 
 def write_folder(rows, folder):
-    return storage.write_dataset(
+    return write_dataset(
         as_dataset(rows), folder, title="texts", provenance={"text_embeds": {"encoder": "e", "embed_dim": DIM}}
     )
 

@@ -6,7 +6,7 @@ ones and what a metadata file does not name.
 
 from pathlib import Path, PurePosixPath
 
-from unicorn_hf.data_files import FILE_FORMATS, METADATA_NAMES, PICTURE_SUFFIXES, DataFiles, files_under
+from unicorn_hf.data.data_files import FILE_FORMATS, METADATA_NAMES, PICTURE_SUFFIXES, DataFiles, files_under
 from unicorn_hf.errors import InputError
 
 _NOT_PICTURES = frozenset((*FILE_FORMATS, ".html", ".md", ".xml", ".yaml", ".yml"))
@@ -73,7 +73,7 @@ def is_picture(file: Path) -> bool:
 
 def _read_metadata(files: list[Path]) -> tuple[dict[Path, dict], dict]:
     """The further columns of the pictures that are named, by path; and the columns' types."""
-    from unicorn_hf.storage import read_dataset
+    from unicorn_hf.data.sources import read_dataset
 
     described: dict[Path, dict] = {}
     columns: dict = {}

@@ -7,7 +7,7 @@ from datasets import Features, Value
 from small_datasets import captions, vectors
 from unicorn_hf.dataset_scripts.sources import PRETRAIN, as_lists, make_features
 
-from unicorn_hf.parquet_shards import with_plain_vectors, write_parquet_shards
+from unicorn_hf.data.parquet_shards import with_plain_vectors, write_parquet_shards
 
 
 def long_captions(num_rows, embed_dim=64):
@@ -21,7 +21,7 @@ def long_captions(num_rows, embed_dim=64):
 
 
 def test_shards_are_named_by_their_number_and_hold_every_row_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.parquet_shards.ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 20_000)
     tables, features = long_captions(3000)
     shards = write_parquet_shards(tables, tmp_path / "config", features, shard_size=100_000)
     assert len(shards.files) > 3 and shards.num_rows == 3000

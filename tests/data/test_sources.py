@@ -3,7 +3,10 @@ import pytest
 from datasets import Dataset, Image, load_dataset
 
 from unicorn_hf import InputError
-from unicorn_hf.storage import check_columns, new_folder, read_dataset, read_provenance, write_dataset, write_shards
+from unicorn_hf.data.dataset_folder import write_dataset, write_shards
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import check_columns, read_dataset
+from unicorn_hf.data.staging import new_folder
 
 ROWS = Dataset.from_dict({"id": [str(i) for i in range(100)], "caption": [f"caption {i}" * 50 for i in range(100)]})
 
@@ -17,7 +20,7 @@ def test_what_is_written_is_read_back_by_load_dataset_with_its_provenance(tmp_pa
 
 
 def test_a_large_dataset_is_written_in_shards_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.parquet_shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
     rows = Dataset.from_dict({"id": list(range(5000))}).select(range(4999, -1, -1))
     write_shards(rows, tmp_path, shard_size=1)
     names = sorted(path.name for path in tmp_path.iterdir())
