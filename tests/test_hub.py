@@ -24,6 +24,7 @@ from unicorn_hf import (
 )
 from unicorn_hf.cli import app
 from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.staging import MARKER
 from unicorn_hf.hub import import_released, publish, push_to_hub
 
 PROVENANCE = {"image_embeds": {"encoder": "sandbox", "embed_dim": EMBED_DIM, "transfer": "realign"}}
@@ -44,7 +45,9 @@ def load(folder, config, tmp_path, **arguments):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files that a push would take: not the marker of who wrote the folder."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 # What was published, in the hands of others.

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from unicorn_hf.data.data_files import is_hub_id
@@ -51,7 +51,8 @@ def publish(
             card.
         steps: folders of earlier steps (captions, text embeddings) whose records go on the card.
         shard_size: bytes, or a text such as "500MB".
-        overwrite: replace `output` where it is a dataset folder; otherwise it must not exist, or be empty.
+        overwrite: replace `output` where an earlier run has written it and nothing in it was added or changed since;
+            otherwise it must not exist, or be empty. It is never an input.
 
     Returns:
         `output`; `load_dataset(output, "unicorn-1.2m")` and `load_dataset(output, "unicorn-471k-instruction")` read it.
@@ -62,7 +63,7 @@ def publish(
     """
     from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
 
-    with _dataset_folder(output, overwrite) as (folder, scratch):
+    with _dataset_folder(output, overwrite, [pretrain, instruction, transfer, *steps]) as (folder, scratch):
         sources = {PRETRAIN: TableSource(PRETRAIN, pretrain)}
         if instruction is not None:
             sources[INSTRUCTION] = TableSource(INSTRUCTION, instruction, pretrain, scratch=scratch)
@@ -123,7 +124,7 @@ def import_released(
         open_lookup,
     )
 
-    with _dataset_folder(output, overwrite) as (folder, scratch):
+    with _dataset_folder(output, overwrite, [source, embeddings]) as (folder, scratch):
         path = Path(source)
         if not path.exists():
             if not is_hub_id(source):
@@ -228,28 +229,13 @@ def push_to_hub(
 
 
 @contextlib.contextmanager
-def _dataset_folder(output, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+def _dataset_folder(output, overwrite: bool, inputs: Iterable) -> Iterator[tuple[Path, Path]]:
     """The folder to write, which takes its name when the block has ended well, and one for temporary files."""
-    output = Path(output)
-    replace = overwrite and output.is_dir() and any(output.iterdir())
-    if replace and not (output / "README.md").is_file():
-        raise InputError(f"{output}: is not a dataset folder (it has no README.md), so it is not overwritten")
-    new = output.with_name(f".{output.name}.new") if replace else output
-    if replace:
-        shutil.rmtree(new, ignore_errors=True)
-    elif not overwrite and output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output}: exists and is not empty; name another folder, or give --overwrite")
-    with new_folder(new) as folder:
+    with new_folder(output, overwrite=overwrite, inputs=inputs) as folder:
         scratch = folder / ".vectors"
         scratch.mkdir()
         yield folder, scratch
         shutil.rmtree(scratch)
-    if replace:
-        old = output.with_name(f".{output.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        output.rename(old)
-        new.rename(output)
-        shutil.rmtree(old)
 
 
 def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 from datatrove.pipeline.base import PipelineStep
 
+from unicorn_hf.data.staging import lock
 from unicorn_hf.embedding.job import EmbeddingJob
 
 
@@ -26,4 +27,5 @@ class FinishEmbedding(PipelineStep):
         self.job = job
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
-        self.job.finish()
+        with lock(self.job.output):
+            self.job.finish()

@@ -29,7 +29,7 @@ from unicorn_hf.data.dataset_folder import feature_text, write_card
 from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import check_columns
-from unicorn_hf.data.staging import check_new_folder, write_json
+from unicorn_hf.data.staging import check_new_folder, finish_folder, lock, read_json, rename_durably, write_json
 from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
 from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
@@ -127,8 +127,14 @@ class EmbeddingJob:
         Returns:
             what its `summary.json` holds, and how long this run took; None where the jobs were only submitted.
         """
-        started = time.perf_counter()
         self.open_source()
+        if self.executor == "slurm":  # its last rank takes the lock
+            return self.run_in_folder()
+        with lock(self.output):
+            return self.run_in_folder()
+
+    def run_in_folder(self) -> dict | None:
+        started = time.perf_counter()
         if (summary := self.read_finished()) is not None:
             return {**summary, "seconds": 0.0}
         in_process = self.executor == "local" and self.tasks == 1
@@ -196,7 +202,7 @@ class EmbeddingJob:
         """
         output = Path(self.output)
         if (output / "summary.json").is_file():
-            summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+            summary = read_json(output / "summary.json")
             if summary.get("settings") == self.settings():
                 shutil.rmtree(self.work, ignore_errors=True)
                 return summary
@@ -250,7 +256,7 @@ class EmbeddingJob:
         return self.count(self.done_shards())
 
     def check_settings(self) -> None:
-        before = json.loads((self.work / "settings.json").read_text(encoding="utf-8"))
+        before = read_json(self.work / "settings.json")
         for key, now in self.settings().items():
             if before.get(key) != now:
                 what = (
@@ -382,7 +388,7 @@ class EmbeddingJob:
             table = pa.table(table.columns, schema=schema)
             # `Dataset.to_parquet` takes eight times as long over the vectors, which its dictionaries cannot compress.
             pq.write_table(table, partial, row_group_size=1_000, **column_options(schema))
-            partial.rename(path)
+            rename_durably(partial, path)
 
     def finish(self) -> dict:
         """Turn the shards into the output folder; returns its summary.
@@ -396,7 +402,7 @@ class EmbeddingJob:
                 f"{self.output}: {self.num_shards - len(done)} of {self.num_shards} shards are missing; run the same "
                 "command again to go on"
             )
-        records = [json.loads(self.counts_file(shard).read_text(encoding="utf-8")) for shard in range(self.num_shards)]
+        records = [read_json(self.counts_file(shard)) for shard in range(self.num_shards)]
         dataset = self.work / "dataset"
         features = datasets.Features.from_arrow_schema(pq.read_schema(self.shard_file(0)))
         embed_dim = features[self.embeds_column].length
@@ -406,7 +412,7 @@ class EmbeddingJob:
             "embedded": counts["rows"] - counts["failed"],
             "padding_share": round(1 - counts["tokens"] / counts["padded_tokens"], 4) if counts["tokens"] else None,
             "embed_dim": embed_dim,
-            "settings": json.loads((self.work / "settings.json").read_text(encoding="utf-8")),
+            "settings": read_json(self.work / "settings.json"),
         }
         with writing(self.output):
             failures = [failure for record in records for failure in record["failures"]]
@@ -424,9 +430,7 @@ class EmbeddingJob:
                     self.embeds_column: {"encoder": self.encoder_name, "embed_dim": embed_dim},
                 },
             )
-            if Path(self.output).exists():
-                Path(self.output).rmdir()
-            dataset.rename(self.output)
+            finish_folder(dataset, Path(self.output))
         if self.executor == "slurm":  # the rank that does this has a log there
             (self.work / "settings.json").unlink()
             shutil.rmtree(self.work / "shards")
@@ -438,7 +442,7 @@ class EmbeddingJob:
         """The sum of the counts of some shards that are done."""
         total = dict.fromkeys(("rows", "failed", "tokens", "padded_tokens", "overflowing"), 0)
         for shard in shards:
-            for key, value in json.loads(self.counts_file(shard).read_text(encoding="utf-8"))["counts"].items():
+            for key, value in read_json(self.counts_file(shard))["counts"].items():
                 total[key] += value
         return total
 

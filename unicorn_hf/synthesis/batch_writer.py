@@ -74,7 +74,7 @@ class BatchWriter:
                         journal.append({"request": request, **self._entry(stage, row, number, answer)})
         folder = work.path / "batch"
         folder.mkdir(exist_ok=True)
-        for old in folder.iterdir():
+        for old in folder.glob("requests-*.jsonl"):
             old.unlink()
         return self._write_requests(stage, work, done, folder)
 

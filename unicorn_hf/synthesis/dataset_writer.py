@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unicorn_hf.data.dataset_folder import write_card
-from unicorn_hf.data.staging import write_json
+from unicorn_hf.data.staging import finish_folder, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.answer_loop import replay
 from unicorn_hf.synthesis.duplicates import NearDuplicates, semantic_duplicates
@@ -119,7 +119,7 @@ def write_answers(
     write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
     if llava:
         write_llava(staged)
-    _put_in_place(staged, work.output)
+    finish_folder(staged, work.output, overwrite=True)  # a retry replaces what the run before it has written
     return summary
 
 
@@ -205,15 +205,6 @@ def _write_shards(stage, pairs, folder: Path, account: Account) -> dict[str, str
     for index, shard in enumerate(shards):
         shard.rename(folder / f"train-{index:05d}-of-{len(shards):05d}.parquet")
     return {name: "List({role: string, content: string})" if name == "messages" else "string" for name in stage.columns}
-
-
-def _put_in_place(staged: Path, output: Path) -> None:
-    """Give a finished folder its name; one that a retry replaces goes when the new one is there."""
-    old = output.with_name(f".{output.name}.old")
-    if output.exists():
-        output.rename(old)
-    staged.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_line(file, value: dict) -> None:

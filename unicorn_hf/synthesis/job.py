@@ -6,7 +6,7 @@ import random
 
 from unicorn_hf import executors
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.data.staging import check_new_folder
+from unicorn_hf.data.staging import check_new_folder, lock
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.caption_stage import CaptionStage
@@ -64,9 +64,10 @@ def run_job(
         "model": writer.model,
     }
     settings = {"prices": dataclasses.asdict(writer.prices), "writer": _writer_options(writer)}
-    work.prepare(rows, len(rows), plan, settings, stage.prompts, min(tasks, len(rows)))
-    stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
-    return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
+    with lock(output):
+        work.prepare(rows, len(rows), plan, settings, stage.prompts, min(tasks, len(rows)))
+        stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
+        return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
 
 
 def retry_failed(
@@ -96,9 +97,11 @@ def retry_failed(
         writer = load_writer(plan["writer_name"], **options)
     check_budget(budget, writer)
     check_access(writer)
-    if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):
-        raise InputError(f"{output}: nothing failed there")
-    return _run(stage, work, writer, budget, embed_text, "local", workers, None)
+    check_new_folder(output, overwrite=True)
+    with lock(work.output):
+        if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):
+            raise InputError(f"{output}: nothing failed there")
+        return _run(stage, work, writer, budget, embed_text, "local", workers, None)
 
 
 def preview(stage, rows, writer, num_prompts: int = 10) -> dict:

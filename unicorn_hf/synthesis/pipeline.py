@@ -4,6 +4,7 @@ import asyncio
 
 from datatrove.pipeline.base import PipelineStep
 
+from unicorn_hf.data.staging import lock
 from unicorn_hf.synthesis.answer_loop import answer_rank
 from unicorn_hf.synthesis.dataset_writer import write_answers
 from unicorn_hf.synthesis.work_folder import WorkFolder
@@ -30,7 +31,7 @@ class AnswerRequests(PipelineStep):
 
 
 class WriteDataset(PipelineStep):
-    """Makes the journals of all ranks one dataset (see `write_answers` for the options)."""
+    """Makes the journals of all ranks one dataset (see `write_answers` for the options). Slurm runs it as a job."""
 
     name = "Write dataset"
     type = "Synthesis"
@@ -40,4 +41,5 @@ class WriteDataset(PipelineStep):
         self.stage, self.work, self.options = stage, work, options
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
-        write_answers(self.stage, self.work, **self.options)
+        with lock(self.work.output):
+            write_answers(self.stage, self.work, **self.options)

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from unicorn_hf.data.staging import write_json
+from unicorn_hf.data.staging import read_json, start_folder, sync, sync_tree, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.journal import DEAD, OK, RETRY, Journal, read_journal
 
@@ -30,9 +30,8 @@ class WorkFolder:
             InputError: the folder holds an unfinished run with another plan.
         """
         digest = hashlib.sha256()
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "shards").mkdir(parents=True)
+        partial = start_folder(self.path)
+        (partial / "shards").mkdir()
         rows = iter(rows)
         sizes = [count * (rank + 1) // tasks - count * rank // tasks for rank in range(tasks)]
         for rank, size in enumerate(sizes):
@@ -59,7 +58,9 @@ class WorkFolder:
             write_json({**before, **settings}, self.path / "plan.json")
             return
         write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
+        sync_tree(partial)
         partial.rename(self.path)
+        sync(self.path.parent)
 
     def _has_answers(self, plan: dict) -> bool:
         """Whether any request was answered with something to keep.
@@ -85,7 +86,7 @@ class WorkFolder:
             raise InputError(
                 f"{self.path}: holds no unfinished run; expected the folder that a run with failures leaves"
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     @property
     def prompt_dir(self) -> str:

@@ -17,6 +17,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from unicorn_hf.data.staging import sync, sync_tree, write_text
 from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.training.batching import LengthGroupedSampler
 from unicorn_hf.training.dry_run import dry_run_report
@@ -177,21 +178,21 @@ class UnicornTrainer(SFTTrainer):
         super().save_model(str(partial), *args, **kwargs)
         self.accelerator.wait_for_everyone()
         if self.args.should_save and partial.exists():  # a push saves once more, and has moved it then
-            for path in partial.iterdir():
+            sync_tree(partial)
+            # The configuration last: a folder without one is no model yet.
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 if path.is_dir():
                     shutil.rmtree(output_dir / path.name, ignore_errors=True)
                 path.replace(output_dir / path.name)
             partial.rmdir()
+            sync(output_dir)
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         """Write `README.md` into `output_dir`."""
         if self.is_world_process_zero():
             card = trained_model_card(self.model, self.args, self.data_args, self.state, self.accelerator.num_processes)
-            path = Path(self.args.output_dir, "README.md")
-            partial = path.with_name("_README.md")
-            partial.write_text(str(card), encoding="utf-8")
-            partial.replace(path)
+            write_text(str(card), Path(self.args.output_dir, "README.md"))
 
 
 class FiniteGradients(TrainerCallback):

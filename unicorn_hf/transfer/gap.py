@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.staging import write_json
+from unicorn_hf.data.staging import new_file, write_json
 from unicorn_hf.data.vectors import Vectors, open_vectors
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
@@ -77,8 +77,14 @@ class Gap:
             "measures": self.measures,
         }
 
-    def save_json(self, path) -> None:
-        write_json(self.to_dict(), path)
+    def save_json(self, path, *, overwrite: bool = False) -> None:
+        """Write `to_dict()` as a file.
+
+        Raises:
+            InputError: `path` exists, and `overwrite` is not given.
+        """
+        with new_file(path, overwrite=overwrite) as file:
+            write_json(self.to_dict(), file)
 
 
 def measure_gap(

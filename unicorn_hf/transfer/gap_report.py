@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.staging import new_file
 from unicorn_hf.errors import require
 from unicorn_hf.transfer.gap import BEFORE, NO_GAP, Gap
 
@@ -56,15 +57,16 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 """
 
 
-def write_report(gap: Gap, path) -> Path:
-    """Write `gap` to one HTML file that needs nothing else; needs the extra [gap]. Returns the path."""
+def write_report(gap: Gap, path, *, overwrite: bool = False) -> Path:
+    """Write `gap` to one HTML file that needs nothing else; needs the extra [gap]. Returns the path.
+
+    Raises:
+        InputError: `path` exists, and `overwrite` is not given.
+    """
     require("matplotlib", "gap")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(_page(gap), encoding="utf-8")
-    partial.rename(path)
-    return path
+    with new_file(path, overwrite=overwrite) as file:
+        file.write_text(_page(gap), encoding="utf-8")
+    return Path(path)
 
 
 def _page(gap: Gap) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.float16 import float32_to_float16
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.data.staging import check_new_folder, write_json
+from unicorn_hf.data.staging import check_new_file, check_new_folder, new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
 from unicorn_hf.data.vectors import (
     ArrayVectors,
@@ -121,8 +121,7 @@ class ModalityTransfer:
         if moved is not None:
             if isinstance(text, Moments):
                 raise InputError(f"{moved}: cannot be written from the text's moments alone: fit on its vectors")
-            if Path(moved).suffix != ".npy":
-                check_new_folder(moved)
+            (check_new_file if Path(moved).suffix == ".npy" else check_new_folder)(moved)
 
         def measure(source, column):
             if source is None or isinstance(source, Moments):
@@ -170,7 +169,7 @@ class ModalityTransfer:
         moved_mean = None
         if moved is not None:
             total = np.zeros(text_vectors.embed_dim)
-            moved_mean = total / transfer._write(text_vectors, Path(moved), out_column, skip_non_finite, total)
+            moved_mean = total / transfer._write(text_vectors, Path(moved), out_column, skip_non_finite, total=total)
         if image is not None and text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
             image_mean = image.mean
             if transfer.moves_images:
@@ -190,6 +189,7 @@ class ModalityTransfer:
         encoder: str | None = None,
         skip_non_finite: bool = False,
         allow_pickle: bool = False,
+        overwrite: bool | None = None,
     ):
         """Move text vectors into image space; every row comes out with unit length.
 
@@ -200,6 +200,7 @@ class ModalityTransfer:
             out_column: the column to add to a dataset.
             encoder: the encoder that made the vectors, where the data do not say it.
             skip_non_finite: with `output`, leave out rows that are NaN, Inf or zero, and warn of them by name.
+            overwrite: replace what an earlier run has written to `output`.
 
         Returns:
             float32 array of x's shape; for a tensor a float32 tensor on its device; for a dataset or a folder a
@@ -218,7 +219,7 @@ class ModalityTransfer:
             return self._map_dataset(vectors, x, out_column)
         if output is None:
             return np.concatenate([block for _, block in self.moved_blocks(vectors)])
-        self._write(vectors, Path(output), out_column, skip_non_finite)
+        self._write(vectors, Path(output), out_column, skip_non_finite, overwrite=overwrite)
         return Path(output)
 
     def condition_image(self, x):
@@ -292,11 +293,15 @@ class ModalityTransfer:
 
         return run
 
-    def _write(self, vectors: Vectors, output: Path, out_column: str, skip_non_finite: bool, total=None) -> int:
+    def _write(
+        self, vectors: Vectors, output: Path, out_column: str, skip_non_finite: bool, *, total=None, overwrite=None
+    ) -> int:
         """Write what `apply` makes of the vectors, and add it to `total` [D], float64; returns the number of rows."""
         from unicorn_hf.transfer.writing import write_moved
 
-        return write_moved(self, vectors, output, out_column, skip_non_finite=skip_non_finite, total=total)
+        return write_moved(
+            self, vectors, output, out_column, skip_non_finite=skip_non_finite, overwrite=overwrite, total=total
+        )
 
     def moved_blocks(
         self,
@@ -428,11 +433,10 @@ class ModalityTransfer:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{STATISTICS_FILE}.partial"
-        partial.write_bytes(save(self.statistics))
-        partial.rename(folder / STATISTICS_FILE)
+        with new_file(folder / STATISTICS_FILE, overwrite=True) as file:
+            file.write_bytes(save(self.statistics))
         write_json(self.config, folder / CONFIG_FILE)
-        (folder / "README.md").write_text(self.card(), encoding="utf-8")
+        write_text(self.card(), folder / "README.md")
         return folder
 
     @classmethod

@@ -6,10 +6,10 @@ One pass over the data; memory does not depend on the number of rows; sets measu
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.staging import new_file
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.data.vectors import BLOCK_ROWS, Vectors, open_vectors
 from unicorn_hf.errors import InputError
@@ -147,15 +147,18 @@ class Moments:
             skipped=self.skipped + other.skipped,
         )
 
-    def save(self, path, **info) -> None:
-        """Write a `.safetensors` file; `info` (JSON values) is kept with it."""
+    def save(self, path, *, overwrite: bool = False, **info) -> None:
+        """Write a `.safetensors` file; `info` (JSON values) is kept with it.
+
+        Raises:
+            InputError: `path` exists, and `overwrite` is not given.
+        """
         from safetensors.numpy import save
 
         tensors = {"mean": self.mean} | ({} if self.scatter is None else {"scatter": self.scatter})
         about = {"count": self.count, "encoder": self.encoder, "skipped": self.skipped, **info}
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        partial.write_bytes(save(tensors, metadata={"moments": json.dumps(about)}))
-        partial.rename(path)
+        with new_file(path, overwrite=overwrite) as file:
+            file.write_bytes(save(tensors, metadata={"moments": json.dumps(about)}))
 
     @classmethod
     def load(cls, path) -> "Moments":

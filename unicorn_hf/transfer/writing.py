@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unicorn_hf.data.dataset_folder import write_card
-from unicorn_hf.data.staging import new_folder
+from unicorn_hf.data.staging import new_file, new_folder
 from unicorn_hf.data.vectors import TABLE_ROWS, TableVectors, Vectors
 from unicorn_hf.errors import InputError
 
@@ -20,7 +20,14 @@ SHARD_BYTES = 500 << 20
 
 
 def write_moved(
-    transfer, vectors: Vectors, output: Path, out_column: str, *, skip_non_finite: bool, total: np.ndarray | None = None
+    transfer,
+    vectors: Vectors,
+    output: Path,
+    out_column: str,
+    *,
+    skip_non_finite: bool,
+    overwrite: bool | None = None,
+    total: np.ndarray | None = None,
 ) -> int:
     """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory.
 
@@ -29,9 +36,11 @@ def write_moved(
     skipped: list[str] = []
     kept_rows = functools.partial(_kept, transfer, vectors, skip=skip_non_finite, skipped=skipped, total=total)
     if output.suffix == ".npy":
-        _write_npy(kept_rows, vectors, output)
+        with new_file(output, overwrite=overwrite, inputs=[vectors.name]) as file:
+            _write_npy(kept_rows, vectors, file)
     else:
-        _write_folder(kept_rows, transfer, vectors, output, out_column)
+        with new_folder(output, overwrite=overwrite, inputs=[vectors.name]) as folder:
+            _write_folder(kept_rows, transfer, vectors, folder, out_column)
     if skipped:
         logger.warning(
             "%s: left out %d rows that hold NaN, Inf or zeros: %s", vectors.name, len(skipped), ", ".join(skipped)
@@ -49,22 +58,16 @@ def as_lists(moved: np.ndarray):
 def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
     """In the type of the source where that is float16, else float32."""
     half = getattr(vectors, "dtype", np.float16) == np.float16
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        # Buffered: on a full disk a bare write leaves a rest unwritten and says nothing.
-        with partial.open("wb") as file:
-            rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
-            written = 0
-            for moved, _ in kept_rows(half=half):
-                file.write(memoryview(moved).cast("B"))
-                written += len(moved)
-            if written != rows:
-                file.seek(0)
-                _write_npy_header(file, half, written, vectors.embed_dim)
-        partial.rename(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Buffered: on a full disk a bare write leaves a rest unwritten and says nothing.
+    with output.open("wb") as file:
+        rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
+        written = 0
+        for moved, _ in kept_rows(half=half):
+            file.write(memoryview(moved).cast("B"))
+            written += len(moved)
+        if written != rows:
+            file.seek(0)
+            _write_npy_header(file, half, written, vectors.embed_dim)
 
 
 def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
@@ -74,7 +77,7 @@ def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
     return rows
 
 
-def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path, out_column: str) -> None:
+def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path, out_column: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,33 +97,32 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, output: Path,
             tables.append(table)
             yield block
 
-    with new_folder(output) as folder:
-        (folder / "data").mkdir()
-        shards, writer, num_rows = [], None, 0
-        try:
-            for moved, kept in kept_rows(blocks()):
-                table = tables.popleft()
-                table = table if kept is None else table.take(kept)
-                table = pa.table([*table.columns, as_lists(moved)], schema=schema)
-                if writer is None or shards[-1].stat().st_size > SHARD_BYTES:
-                    if writer is not None:
-                        writer.close()
-                    shards.append(folder / "data" / f"{len(shards)}.parquet")
-                    writer = pq.ParquetWriter(shards[-1], schema, **options)
-                writer.write_table(table)
-                num_rows += len(table)
-        finally:
-            if writer is not None:
-                writer.close()
-        for index, shard in enumerate(shards):
-            shard.rename(shard.with_name(f"train-{index:05d}-of-{len(shards):05d}.parquet"))
-        write_card(
-            folder,
-            title=f"{out_column} by the {transfer.method} transfer",
-            num_rows=num_rows,
-            columns={field.name: _type_text(field.type) for field in schema},
-            provenance={**vectors.provenance, out_column: transfer.provenance},
-        )
+    (folder / "data").mkdir()
+    shards, writer, num_rows = [], None, 0
+    try:
+        for moved, kept in kept_rows(blocks()):
+            table = tables.popleft()
+            table = table if kept is None else table.take(kept)
+            table = pa.table([*table.columns, as_lists(moved)], schema=schema)
+            if writer is None or shards[-1].stat().st_size > SHARD_BYTES:
+                if writer is not None:
+                    writer.close()
+                shards.append(folder / "data" / f"{len(shards)}.parquet")
+                writer = pq.ParquetWriter(shards[-1], schema, **options)
+            writer.write_table(table)
+            num_rows += len(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    for index, shard in enumerate(shards):
+        shard.rename(shard.with_name(f"train-{index:05d}-of-{len(shards):05d}.parquet"))
+    write_card(
+        folder,
+        title=f"{out_column} by the {transfer.method} transfer",
+        num_rows=num_rows,
+        columns={field.name: _type_text(field.type) for field in schema},
+        provenance={**vectors.provenance, out_column: transfer.provenance},
+    )
 
 
 def _tables_and_blocks(vectors: Vectors):
