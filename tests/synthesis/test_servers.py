@@ -9,7 +9,7 @@ from picky_server import serving
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis import ChatWriter, write_captions
 from unicorn_hf.synthesis.chat_writer import BadBody, read_completion
-from unicorn_hf.synthesis.writers import Prompt
+from unicorn_hf.synthesis.completion import Prompt
 
 PROMPT = Prompt([{"role": "user", "content": "A caption."}], {}, 10, 0)
 SEEDS = [f"{thing} number {index}" for index in range(4) for thing in ("dog", "boat", "lamp")]

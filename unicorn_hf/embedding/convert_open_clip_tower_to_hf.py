@@ -4,7 +4,7 @@ import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from unicorn_hf.data.staging import new_folder
-from unicorn_hf.embedding.encoder import canonical_name, find_library
+from unicorn_hf.embedding.encoders import canonical_name, find_library
 from unicorn_hf.embedding.open_clip_towers import create_open_clip
 from unicorn_hf.errors import InputError
 

@@ -3,14 +3,15 @@
 from datatrove.pipeline.base import PipelineStep
 
 from unicorn_hf.data.staging import lock
-from unicorn_hf.embedding.job import EmbeddingJob
 
 
 class EmbedShards(PipelineStep):
+    """Embeds a rank's shards of an `EmbeddingJob`."""
+
     name = "Embed shards"
     type = "Embedding"
 
-    def __init__(self, job: EmbeddingJob):
+    def __init__(self, job):
         super().__init__()
         self.job = job
 
@@ -19,10 +20,12 @@ class EmbedShards(PipelineStep):
 
 
 class FinishEmbedding(PipelineStep):
+    """Makes the shards of an `EmbeddingJob` its output folder."""
+
     name = "Finish the dataset"
     type = "Embedding"
 
-    def __init__(self, job: EmbeddingJob):
+    def __init__(self, job):
         super().__init__()
         self.job = job
 

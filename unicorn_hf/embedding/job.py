@@ -32,7 +32,8 @@ from unicorn_hf.data.sources import check_columns
 from unicorn_hf.data.staging import check_new_folder, finish_folder, lock, read_json, rename_durably, write_json
 from unicorn_hf.embedding.batches import OVERFLOWS
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
-from unicorn_hf.embedding.encoder import DTYPES, Encoder, canonical_name, find_library, load_encoder
+from unicorn_hf.embedding.encoder import DTYPES, Encoder
+from unicorn_hf.embedding.encoders import canonical_name, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file
 from unicorn_hf.errors import DISK_FULL, InputError

@@ -10,11 +10,11 @@ from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.answers import BadAnswer
+from unicorn_hf.synthesis.completion import CallFailed, Prompt
 from unicorn_hf.synthesis.journal import DEAD, OK, REJECTED, RETRY, Journal, read_journal
 from unicorn_hf.synthesis.untrusted_text import neutralise
 from unicorn_hf.synthesis.usage import Usage, in_units, money
 from unicorn_hf.synthesis.work_folder import WorkFolder
-from unicorn_hf.synthesis.writers import CallFailed, Prompt
 
 MAX_REASKS = 2
 _MORE_ROOM = 8  # times the tokens of an answer that was cut off

@@ -10,11 +10,11 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.answer_loop import pending, refusal_entry, replay
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.chat_writer import BadBody, read_completion
+from unicorn_hf.synthesis.completion import MAX_TOKENS
 from unicorn_hf.synthesis.journal import DEAD, OK, Journal
 from unicorn_hf.synthesis.request_options import check_options, first_options
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
-from unicorn_hf.synthesis.writers import MAX_TOKENS
 
 _REQUESTS_A_FILE = 50_000  # the most that OpenAI's batch API takes
 

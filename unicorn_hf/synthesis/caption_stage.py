@@ -10,10 +10,10 @@ import pydantic
 
 from unicorn_hf.synthesis.answers import BadAnswer, json_schema, parse_answer
 from unicorn_hf.synthesis.caption_filters import CaptionFilters
+from unicorn_hf.synthesis.completion import Prompt
 from unicorn_hf.synthesis.prompts import Prompts
 from unicorn_hf.synthesis.seeds import text_id
 from unicorn_hf.synthesis.untrusted_text import neutralise
-from unicorn_hf.synthesis.writers import Prompt
 
 MAX_SEED_CHARS = 1000
 

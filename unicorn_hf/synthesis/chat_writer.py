@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError, require
+from unicorn_hf.synthesis.completion import MAX_TOKENS, CallFailed, Completion, Prompt
 from unicorn_hf.synthesis.request_options import OptionSearch, RequestOptions, check_options, first_options
 from unicorn_hf.synthesis.usage import Prices, Usage
-from unicorn_hf.synthesis.writers import MAX_TOKENS, CallFailed, Completion, Prompt
 
 KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 _MAX_BODY = 1 << 20  # bytes of an answer that are read before it is given up

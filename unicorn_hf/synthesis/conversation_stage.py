@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import pydantic
 
 from unicorn_hf.synthesis.answers import BadAnswer, json_schema, parse_answer
+from unicorn_hf.synthesis.completion import Prompt
 from unicorn_hf.synthesis.conversation_checks import agree, check_options, check_turns, words
 from unicorn_hf.synthesis.grammar import TASKS
 from unicorn_hf.synthesis.prompts import Prompts
 from unicorn_hf.synthesis.tasks import draw_task
 from unicorn_hf.synthesis.untrusted_text import neutralise, one_line
-from unicorn_hf.synthesis.writers import Prompt
 
 MAX_CAPTION_CHARS = 4000
 IMAGE_PLACEHOLDER = "<image>\n"

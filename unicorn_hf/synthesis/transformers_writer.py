@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.completion import MAX_TOKENS, CallFailed, Completion, Prompt
 from unicorn_hf.synthesis.usage import Prices, Usage
-from unicorn_hf.synthesis.writers import MAX_TOKENS, CallFailed, Completion, Prompt
 from unicorn_hf.system_turn import has_system_role, system_to_user
 
 _PAGE = 256  # tokens of a block of the cache, in every version of transformers

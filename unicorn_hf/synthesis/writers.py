@@ -7,44 +7,10 @@
   `TransformersWriter`). `BatchWriter` reads and writes files.
 """
 
-from dataclasses import dataclass, field
-
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.grammar import GrammarWriter
-from unicorn_hf.synthesis.usage import Usage
 
-MAX_TOKENS = 8192  # of one answer and its thought, as long as the user sets no other bound
 WRITERS = ("grammar", "chat", "transformers", "batch")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Chat messages, and the JSON schema that the answer must follow.
-
-    The first message is the same in every prompt of a kind, so that servers with a prefix cache read it once.
-    """
-
-    messages: list[dict[str, str]]
-    schema: dict
-    max_tokens: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A language model's answer; `cut_off` says that it ended at the limit of tokens."""
-
-    text: str
-    usage: Usage = field(default_factory=Usage)
-    cut_off: bool = False
-
-
-class CallFailed(Exception):
-    """A call that got no answer within its deadline, or one that nobody can use."""
-
-    def __init__(self, reason: str, detail: str, usage: Usage):
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.usage = reason, detail, usage
 
 
 def load_writer(writer, **options):

@@ -1,0 +1,94 @@
+"""The encoder of a name: which library it is of, and what loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unicorn_hf.embedding.encoder import DTYPES, Encoder
+from unicorn_hf.errors import InputError
+
+# A file that tells whose folder it is, in the order of looking: a folder of sentence-transformers has both of the last.
+FOLDER_LIBRARIES = {
+    "open_clip_config.json": "open_clip",
+    "modules.json": "sentence-transformers",
+    "config.json": "transformers",
+}
+KNOWN_NAMES = (
+    "sandbox, open_clip/<architecture>/<pretrained tag>, open_clip/hf-hub:<org>/<name>, transformers/<org>/<name>, "
+    "llm2clip/<clip repository>+<language model repository>, sentence-transformers/<name>, or the path of a folder of "
+    "open_clip, transformers or sentence-transformers"
+)
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "auto",
+    compile: bool = False,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load a contrastive image-text encoder: towers, tokenizer and image transform.
+
+    Args:
+        name: one of the forms in `KNOWN_NAMES`; where a repository on the Hub is expected, a local folder does as well.
+        device: a torch device; by default the first CUDA device, or the CPU where there is none.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on CUDA, float32 elsewhere. Of the towers' weights
+            and arithmetic; the vectors are float32 whichever it is.
+        compile: run the towers through `torch.compile`.
+        trust_remote_code: run model code that comes with a `transformers/` or `sentence-transformers/` repository.
+
+    Raises:
+        InputError: the name has no known form, or what it names cannot be loaded.
+        MissingExtraError: the library that the encoder needs is not installed.
+    """
+    name = canonical_name(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
+    torch_dtype = DTYPES["bfloat16" if device.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]
+    options = {"device": device, "dtype": torch_dtype, "compile": compile}
+
+    library, spec = find_library(name)
+    if library == "open_clip":
+        from unicorn_hf.embedding.open_clip_towers import load_open_clip
+
+        return load_open_clip(name, spec, **options)
+    if library == "llm2clip":
+        from unicorn_hf.embedding.llm2clip_towers import load_llm2clip
+
+        return load_llm2clip(name, spec, **options)
+    if library == "sentence-transformers":
+        from unicorn_hf.embedding.sentence_transformers_towers import load_sentence_transformers
+
+        return load_sentence_transformers(name, spec, trust_remote_code=trust_remote_code, **options)
+    from unicorn_hf.embedding.transformers_towers import load_transformers
+
+    return load_transformers(name, spec, trust_remote_code=trust_remote_code, **options)
+
+
+def canonical_name(name: str | Path) -> str:
+    """The name under which an encoder's vectors are known: of a folder, its absolute path."""
+    is_folder = str(name) != "sandbox" and any((Path(name) / file).is_file() for file in FOLDER_LIBRARIES)
+    return str(Path(name).absolute() if is_folder else name)
+
+
+def find_library(name: str) -> tuple[str, str]:
+    """The library that an encoder's name stands for, and what it calls the encoder.
+
+    Raises:
+        InputError: the name has none of the known forms.
+    """
+    if name == "sandbox":
+        return "open_clip", str(Path(__file__).parent.parent / "sandbox" / "clip")
+    library, _, spec = name.partition("/")
+    if spec and library in ("open_clip", "transformers", "llm2clip"):
+        return library, spec
+    if spec and library == "sentence-transformers":
+        return library, spec if Path(spec).is_dir() else name  # the organisation on the Hub has the same name
+    for file, library in FOLDER_LIBRARIES.items():
+        if (Path(name) / file).is_file():
+            return library, name
+    raise InputError(f"encoder {name!r} is not known; expected {KNOWN_NAMES}")
