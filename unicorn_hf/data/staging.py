@@ -263,9 +263,7 @@ def _check_path(output, inputs: Iterable) -> Path:
     for parent in path.parents:
         if _mode(parent) is not None:
             if not parent.is_dir():
-                raise InputError(
-                    f"{output}: cannot be written (Not a directory); name another folder, since {parent} is a file"
-                )
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             break
     for source in inputs:
         if not isinstance(source, str | Path) or _mode(Path(source).expanduser()) is None:

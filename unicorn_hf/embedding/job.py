@@ -129,9 +129,10 @@ class EmbeddingJob:
             what its `summary.json` holds, and how long this run took; None where the jobs were only submitted.
         """
         self.open_source()
-        if self.executor == "slurm":  # its last rank takes the lock
-            return self.run_in_folder()
-        with lock(self.output):
+        with contextlib.ExitStack() as stack:
+            if self.executor != "slurm":  # its last job takes the lock
+                with writing(self.output):
+                    stack.enter_context(lock(self.output))
             return self.run_in_folder()
 
     def run_in_folder(self) -> dict | None:

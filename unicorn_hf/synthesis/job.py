@@ -64,9 +64,12 @@ def run_job(
         "model": writer.model,
     }
     settings = {"prices": dataclasses.asdict(writer.prices), "writer": _writer_options(writer)}
-    with lock(output):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(output))
         work.prepare(rows, len(rows), plan, settings, stage.prompts, min(tasks, len(rows)))
         stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
+        if executor == "slurm":  # its last job takes the lock
+            stack.close()
         return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
 
 
