@@ -76,10 +76,13 @@ def test_pictures_are_read_from_wherever_they_are(model_and_processor, pictures,
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/picture.png"
-        sources = [picture, path, str(path), buffer.getvalue(), {"bytes": buffer.getvalue(), "path": None}, address]
+        there = open_picture(address, allow_private_addresses=True)
+        sources = [picture, path, str(path), buffer.getvalue(), {"bytes": buffer.getvalue(), "path": None}, there]
         vectors = encode_pictures(*model_and_processor, sources)
-        with pytest.raises(InputError, match=r"none\.png: cannot be read as a picture"):
-            open_picture(address.replace("picture", "none"))
+        with pytest.raises(InputError, match=r"none\.png: cannot be read \(the server answers with the status 404"):
+            open_picture(address.replace("picture", "none"), allow_private_addresses=True)
+        with pytest.raises(InputError, match=r"an address of this machine"):
+            encode_pictures(*model_and_processor, [address])
         server.shutdown()
     np.testing.assert_allclose(vectors, vectors[:1].repeat(len(sources), axis=0), atol=1e-6)
 

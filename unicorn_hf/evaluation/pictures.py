@@ -76,18 +76,25 @@ def picture_encoder(model, name: str | None = None):
     return encoder
 
 
-def open_picture(source) -> Image.Image:
+def open_picture(source, *, allow_private_addresses: bool = False) -> Image.Image:
     """An upright RGB picture of whatever `encode_pictures` takes.
+
+    Args:
+        allow_private_addresses: read URLs of this machine and of private networks too (see `download`).
 
     Raises:
         InputError: there is no such file, or it is not a picture.
     """
     from transformers.image_utils import load_image
 
+    from unicorn_hf.data.download import download
     from unicorn_hf.embedding.batches import open_image
 
-    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+    if isinstance(source, str) and source.startswith("data:"):
         name, read = source[:100], load_image
+    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+        name, read = source[:100], open_image
+        source = download(source, allow_private=allow_private_addresses)
     else:
         name, read = source if isinstance(source, str | Path) else "The picture", open_image
         if isinstance(source, str | Path) and not Path(source).is_file():
