@@ -4,7 +4,7 @@ Importing this package is cheap: a name is imported when it is first used. `impo
 classes to the Auto classes of transformers.
 """
 
-import importlib
+from unicorn_hf.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -12,10 +12,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BatchWriter": "unicorn_hf.synthesis",
     "CaptionFilters": "unicorn_hf.synthesis",
+    "CaptionConfig": "unicorn_hf.synthesis",
     "ChatWriter": "unicorn_hf.synthesis",
+    "EmbedConfig": "unicorn_hf.embedding",
     "EmbeddingLookup": "unicorn_hf.dataset_scripts.embedding_lookup",
     "GrammarWriter": "unicorn_hf.synthesis",
+    "EvaluateConfig": "unicorn_hf.evaluation",
     "InputError": "unicorn_hf.errors",
+    "InstructionConfig": "unicorn_hf.synthesis",
     "MeanShift": "unicorn_hf.transfer",
     "MissingExtraError": "unicorn_hf.errors",
     "ModalityTransfer": "unicorn_hf.transfer",
@@ -43,15 +47,4 @@ _PUBLIC = {
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
-
-
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -8,9 +8,11 @@ import contextlib
 import errno
 import importlib.util
 import sys
+from typing import NoReturn
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 class InputError(ValueError):
@@ -35,16 +37,23 @@ def one_sentence_errors():
     try:
         yield
     except (InputError, MissingExtraError) as error:
-        _fail(str(error))
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "unicorn_hf":
+            raise
+        fail(f"the package {error.name!r} is not installed; install what this package needs: pip install unicorn-hf")
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
         if error.errno in DISK_FULL:
-            _fail(f"{file}the disk is full ({error.strerror}); make room and run the same command again")
+            fail(f"{file}the disk is full ({error.strerror}); make room and run the same command again")
         if error.errno in _NO_ACCESS and file:
-            _fail(f"{file}cannot be read or written ({error.strerror}); name another place")
+            fail(f"{file}cannot be read or written ({error.strerror}); name another place")
+        if error.errno in _NO_NAME and file:
+            fail(f"{file[:200]}: is no name that a file can have ({error.strerror}); name another")
         raise
 
 
-def _fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
+    """Print a sentence and exit with status 2."""
     print(f"unicorn-hf: {sentence}", file=sys.stderr)
     sys.exit(2)

@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 from unicorn_hf.errors import InputError, require
 
-EXECUTORS = ("local", "slurm", "ray")
+ExecutorName = Literal["local", "slurm", "ray"]
+EXECUTORS = get_args(ExecutorName)
 
 
 def run_ranks(

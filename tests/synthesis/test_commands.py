@@ -35,8 +35,8 @@ def run(*arguments) -> str:
 def test_the_command_writes_what_the_function_returns(seeds, tmp_path):
     texts = ["red circle, small, top left, white background", "blue square, large; green cross, small, left of"]
     seeds.write_text("\n".join(texts))
-    run("captions", seeds, "-o", tmp_path / "captions", "--captions-per-seed", 2)
-    expected = write_captions(texts, captions_per_seed=2)
+    run("captions", seeds, "-o", tmp_path / "captions", "--writer", "grammar", "--captions-per-seed", 2)
+    expected = write_captions(texts, writer="grammar", captions_per_seed=2)
     assert read_dataset(tmp_path / "captions").to_list() == expected.to_list()
 
 
@@ -82,7 +82,7 @@ def test_a_dry_run_passes_over_a_seed_that_is_too_long_to_be_asked(seeds, tmp_pa
 def test_the_grammar_has_no_prompts_to_show(seeds, tmp_path):
     for command in ("captions", "instructions"):
         with pytest.raises(InputError, match="--dry-run: the grammar writer asks nobody"):
-            run(command, seeds, "-o", tmp_path / "out", "--dry-run")
+            run(command, seeds, "-o", tmp_path / "out", "--writer", "grammar", "--dry-run")
     assert not (tmp_path / "out").exists()
 
 

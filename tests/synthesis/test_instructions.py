@@ -15,10 +15,10 @@ CAPTIONS = datasets.Dataset.from_dict(
 def test_the_world_agrees_with_every_answer():
     scenes = split_scenes(0, num_captions=200, num_pictures=10, num_test=10).captions
     of_seed = {scene.seed(): scene for scene in scenes}
-    captions = write_captions(list(of_seed))
+    captions = write_captions(list(of_seed), writer="grammar")
     seed_of = dict(zip(captions["id"], captions["seed"], strict=True))
     checked = Counter()
-    for row in write_instructions(captions):
+    for row in write_instructions(captions, writer="grammar"):
         messages = row["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         for question, answer in zip(messages[::2], messages[1::2], strict=True):
@@ -28,14 +28,15 @@ def test_the_world_agrees_with_every_answer():
 
 
 def test_the_first_user_turn_alone_holds_the_image():
-    for row in write_instructions(CAPTIONS):
+    for row in write_instructions(CAPTIONS, writer="grammar"):
         contents = [message["content"] for message in row["messages"]]
         assert contents[0].startswith("<image>\n")
         assert "".join(contents).count("<image>") == 1
 
 
 def test_the_mix_decides_the_tasks(tmp_path):
-    rows = write_instructions(CAPTIONS, tmp_path / "conversations", mix={"multiple_choice": 1, "question_answering": 0})
+    mix = {"multiple_choice": 1, "question_answering": 0}
+    rows = write_instructions(CAPTIONS, tmp_path / "conversations", writer="grammar", mix=mix)
     assert set(rows["task"]) == {"multiple_choice"}
     read = datasets.load_dataset(str(tmp_path / "conversations"), split="train")
     assert read.to_list() == rows.to_list()
@@ -44,7 +45,7 @@ def test_the_mix_decides_the_tasks(tmp_path):
 @pytest.mark.parametrize(
     ("captions", "options", "message"),
     [
-        (CAPTIONS, {"writer": "parrot"}, "unknown writer"),
+        (CAPTIONS, {"writer": "parrot"}, "--writer is 'parrot'"),
         (CAPTIONS, {"mix": {"poetry": 1}}, "poetry"),
         (CAPTIONS, {"mix": {"multiple_choice": -1}}, "shares of 0 or more"),
         (CAPTIONS.remove_columns("caption"), {}, "no column 'caption'"),
@@ -53,6 +54,6 @@ def test_the_mix_decides_the_tasks(tmp_path):
 )
 def test_unusable_input_is_one_sentence_and_leaves_nothing_behind(tmp_path, captions, options, message):
     with pytest.raises(InputError, match=message) as raised:
-        write_instructions(captions, tmp_path / "conversations", **options)
+        write_instructions(captions, tmp_path / "conversations", **{"writer": "grammar", **options})
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())

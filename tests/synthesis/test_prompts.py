@@ -6,6 +6,7 @@ import pytest
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.caption_stage import CaptionStage
 from unicorn_hf.synthesis.captions import caption_stage
+from unicorn_hf.synthesis.config import CaptionConfig
 from unicorn_hf.synthesis.prompts import Prompts
 
 ROW = {"id": "1", "seed": "a dog", "domain": "open"}
@@ -54,7 +55,7 @@ def test_users_replace_single_prompts(tmp_path):
     (tmp_path / "caption.jinja").write_text(
         "{% block system %}Say {{ max_words }} words.{% endblock %}{% block user %}{{ seed | quote }}{% endblock %}"
     )
-    stage = caption_stage(prompt_dir=tmp_path)
+    stage = caption_stage(CaptionConfig(writer="chat", prompt_dir=tmp_path))
     assert stage.prompt(ROW, 0).messages == [
         {"role": "system", "content": "Say 55 words."},
         {"role": "user", "content": '"a dog"'},
@@ -77,4 +78,4 @@ def test_users_replace_single_prompts(tmp_path):
 def test_a_broken_prompt_is_named_before_the_first_call(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        caption_stage(prompt_dir=tmp_path)
+        caption_stage(CaptionConfig(writer="chat", prompt_dir=tmp_path))

@@ -8,7 +8,7 @@ from unicorn_hf.synthesis import report_captions, write_captions
 
 def test_a_report_counts_what_is_there(tmp_path):
     seeds = [f"{color} circle, small, {place}" for color in ("red", "blue") for place in ("top left", "center")]
-    captions = write_captions(seeds, tmp_path / "captions")
+    captions = write_captions(seeds, tmp_path / "captions", writer="grammar")
     page = report_captions(tmp_path / "captions")
     report = json.loads((tmp_path / "captions.report" / "report.json").read_text())
     assert report["captions"] == report["sample"] == len(captions) == sum(report["words"].values())

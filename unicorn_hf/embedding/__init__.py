@@ -1,8 +1,13 @@
 """The step between text, or pictures, and vectors of one contrastive space."""
 
-from unicorn_hf.embedding.encoder import Encoder
-from unicorn_hf.embedding.encoders import load_encoder
-from unicorn_hf.embedding.job import EmbeddingJob
-from unicorn_hf.embedding.step import embed
+from unicorn_hf.lazy import lazy_names
 
-__all__ = ["EmbeddingJob", "Encoder", "embed", "load_encoder"]
+_MODULES = {
+    "EmbedConfig": ".config",
+    "EmbeddingJob": ".job",
+    "Encoder": ".encoder",
+    "embed": ".step",
+    "load_encoder": ".encoders",
+}
+__all__ = [*_MODULES]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

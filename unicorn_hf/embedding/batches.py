@@ -4,15 +4,17 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from unicorn_hf.embedding.config import Overflow
 from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
 
-OVERFLOWS = ("truncate", "error", "mean")
+OVERFLOWS = get_args(Overflow)
 # With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU).
 # Constants, not measured at start, since a vector's last bit depends on the batch it was in.
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65536}

@@ -30,56 +30,28 @@ from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import check_columns
 from unicorn_hf.data.staging import check_new_folder, finish_folder, lock, read_json, rename_durably, write_json
-from unicorn_hf.embedding.batches import OVERFLOWS
+from unicorn_hf.embedding.config import EmbedConfig
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
-from unicorn_hf.embedding.encoder import DTYPES, Encoder
+from unicorn_hf.embedding.encoder import Encoder
 from unicorn_hf.embedding.encoders import canonical_name, find_library, load_encoder
 from unicorn_hf.embedding.shards import open_shards
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file
 from unicorn_hf.errors import DISK_FULL, InputError
-from unicorn_hf.executors import EXECUTORS, check_executor, run_ranks
+from unicorn_hf.executors import check_executor, run_ranks
 
 TEXT_COLUMNS = ("caption", "text", "txt")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
 
 
-@dataclasses.dataclass
-class EmbeddingJob:
+@dataclasses.dataclass(kw_only=True)
+class EmbeddingJob(EmbedConfig):
     """The arguments of `embed`, which has their meaning, and what can be done with them."""
 
     data: object
     output: str | None
-    encoder: str | Encoder = "sandbox"
-    text_column: str | None = None
-    image_column: str | None = None
-    remove_columns: list[str] | None = None
-    image_root: str | Path | None = None
-    name: str | None = None
-    split: str = "train"
-    batch_size: int | str = "auto"
-    overflow: str = "truncate"
-    device: str | None = None
-    dtype: str = "auto"
-    compile: bool = False
-    trust_remote_code: bool = False
-    shard_rows: int | None = None
-    num_workers: int | None = None
-    executor: str = "local"
-    tasks: int = 1
-    executor_options: dict | None = None
 
     def __post_init__(self):
-        if self.batch_size != "auto" and not (str(self.batch_size).isdigit() and int(self.batch_size) > 0):
-            raise InputError(f"batch_size is {self.batch_size!r}; expected auto or a number from 1")
-        self.batch_size = self.batch_size if self.batch_size == "auto" else int(self.batch_size)
-        for field in ("tasks", "shard_rows"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise InputError(f"{field} is {value}; expected a number from 1")
-        for field, known in (("overflow", OVERFLOWS), ("dtype", ("auto", *DTYPES)), ("executor", EXECUTORS)):
-            if getattr(self, field) not in known:
-                raise InputError(f"{field} {getattr(self, field)!r} is not known; expected one of {', '.join(known)}")
-        if self.text_column and self.image_column:
-            raise InputError("text_column and image_column are both given; expected one of the two")
+        super().__post_init__()
         # Absolute, since a rank may run in another folder.
         if isinstance(self.data, str | Path):
             path = Path(self.data).expanduser()
@@ -105,8 +77,10 @@ class EmbeddingJob:
         Raises:
             InputError: the output holds something else than these folders.
         """
-        if not isinstance(self.data, str) or self.name is not None or not is_text_image_file(self.data):
+        if not isinstance(self.data, str) or self.dataset_config is not None or not is_text_image_file(self.data):
             return {}
+        if self.column is not None:
+            raise InputError(f"--column is {self.column!r}; a ReVision file has one for each side: leave it out")
         if self.output is not None and Path(self.output).exists():
             ours = {name for side in SIDES for name in (side, f".{side}.embedding")}
             if not Path(self.output).is_dir() or not ours.issuperset(os.listdir(self.output)):
@@ -114,10 +88,8 @@ class EmbeddingJob:
         return {
             side: dataclasses.replace(
                 self,
-                name=side,
+                dataset_config=side,
                 output=None if self.output is None else str(Path(self.output) / side),
-                text_column=self.text_column if side == "texts" else None,
-                image_column=self.image_column if side == "images" else None,
             )
             for side in SIDES
         }
@@ -170,31 +142,37 @@ class EmbeddingJob:
         Raises:
             InputError: the data cannot be read, or lack the column.
         """
-        self.source = open_shards(self.data, name=self.name, split=self.split, image_root=self.image_root)
+        self.source = open_shards(self.data, name=self.dataset_config, split=self.split, image_root=self.image_root)
         self.column, self.kind = self.choose_column()
         self.embeds_column = f"{self.kind}_embeds"
         self.num_shards = self.source.cut(self.kind, self.shard_rows)
-        check_columns(self.source, *(self.remove_columns or ()), source=self.data)
+        check_columns(self.source, *self.remove_columns, source=self.data)
 
     def choose_column(self) -> tuple[str, str]:
         columns = list(self.source.features)
-        for column, kind in ((self.text_column, "text"), (self.image_column, "image")):
-            if column:
-                check_columns(self.source, column, source=self.data)
-                return column, kind
+        if self.column is not None:
+            check_columns(self.source, self.column, source=self.data)
+            return self.column, self.modality or self.guess_modality(self.column)
         if self.source.kind == "image":
             return "image", "image"
         usual = [(column, "text") for column in TEXT_COLUMNS if column in columns]
         usual += [(column, "image") for column in IMAGE_COLUMNS if column in columns]
+        usual = [(column, kind) for column, kind in usual if self.modality in (None, kind)]
         if {kind for _, kind in usual} == {"text", "image"}:
             raise InputError(
-                f"{self.data}: has texts ({usual[0][0]}) and images ({usual[-1][0]}); say which column to embed"
+                f"{self.data}: has texts ({usual[0][0]}) and images ({usual[-1][0]}); say which to embed (--column)"
             )
         if not usual:
             raise InputError(
-                f"{self.data}: has no column caption, text or image; name the one to embed, of {', '.join(columns)}"
+                f"{self.data}: has no column caption, text or image; name the one to embed (--column), "
+                f"of {', '.join(columns)}"
             )
         return usual[0]
+
+    def guess_modality(self, column: str) -> str:
+        """text for a column of texts, unless it has a picture's usual name; image for any other type."""
+        is_text = getattr(self.source.features[column], "dtype", None) in ("string", "large_string")
+        return "text" if is_text and column not in IMAGE_COLUMNS else "image"
 
     def read_finished(self) -> dict | None:
         """The summary of an output that this very run has written before; None where there is none.
@@ -218,12 +196,12 @@ class EmbeddingJob:
             "dtype": self.dtype,
             "source": self.data if isinstance(self.data, str) else "",
             "source_fingerprint": self.source.fingerprint,
-            "name": self.name,
+            "dataset_config": self.dataset_config,
             "split": self.split,
             "column": self.column,
             "batch_size": self.batch_size,
             "overflow": self.overflow,
-            "remove_columns": self.remove_columns or [],
+            "remove_columns": self.remove_columns,
             "num_shards": self.num_shards,
             **({"image_root": self.image_root} if self.image_root else {}),
         }
@@ -288,7 +266,7 @@ class EmbeddingJob:
 
     def complete_executor_options(self) -> dict:
         """The options as datatrove takes them: with a GPU a rank."""
-        options = dict(self.executor_options or {})
+        options = dict(self.executor_options)
         if self.executor == "ray":
             options.setdefault("gpus_per_task", int(torch.cuda.is_available()))
         if self.executor == "slurm":
@@ -365,9 +343,7 @@ class EmbeddingJob:
             failures.append({**self.source.place(shard.index, row), **named, "reason": shard.reasons[row]})
         if failures:
             dataset = dataset.select(shard.rows)
-        return add_vectors(
-            dataset.remove_columns(self.remove_columns or []), self.embeds_column, shard.vectors
-        ), failures
+        return add_vectors(dataset.remove_columns(self.remove_columns), self.embeds_column, shard.vectors), failures
 
     def shard_file(self, shard: int) -> Path:
         return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"

@@ -6,33 +6,13 @@ from pathlib import Path
 import datasets
 
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.embedding.encoder import Encoder
+from unicorn_hf.embedding.config import EmbedConfig
 from unicorn_hf.embedding.job import EmbeddingJob
 from unicorn_hf.errors import InputError
 
 
 def embed(
-    data,
-    output: str | Path | None = None,
-    *,
-    encoder: str | Encoder = "sandbox",
-    text_column: str | None = None,
-    image_column: str | None = None,
-    remove_columns: list[str] | None = None,
-    image_root: str | Path | None = None,
-    name: str | None = None,
-    split: str = "train",
-    batch_size: int | str = "auto",
-    overflow: str = "truncate",
-    device: str | None = None,
-    dtype: str = "auto",
-    compile: bool = False,
-    trust_remote_code: bool = False,
-    shard_rows: int | None = None,
-    num_workers: int | None = None,
-    executor: str = "local",
-    tasks: int = 1,
-    executor_options: dict | None = None,
+    data, output: str | Path | None = None, *, config: EmbedConfig | None = None, **options
 ) -> datasets.Dataset | datasets.DatasetDict | None:
     """Add `text_embeds` or `image_embeds` to a dataset.
 
@@ -44,20 +24,8 @@ def embed(
             `{"images": [{"id", "image"}], "texts": [{"id", "text"}]}`: both sides are embedded, into the folders
             `texts` and `images` of the output.
         output: the folder to write; nothing is written where it is None.
-        encoder: the name of an encoder (see `load_encoder`) or, for one task, an encoder.
-        text_column, image_column: the column to embed, one of the two; by default the one with a usual name.
-        remove_columns: columns of `data` to leave out of the output, such as the pictures themselves.
-        image_root: the folder that paths in a data file of ReVision start from; by default the file's own.
-        name, split: of the dataset, where it has several; `texts` or `images` for one side of a file of ReVision.
-        batch_size: rows in a batch, or `auto`.
-        overflow: what becomes of texts longer than the encoder's context: `truncate`, `error`, or the `mean` of their
-            windows' vectors.
-        device, dtype, compile, trust_remote_code: of the encoder, where it is given by its name.
-        shard_rows: rows in a shard, the unit that is done whole or again; by default chosen from the number of rows.
-        num_workers: processes beside each task that tokenise or decode; by default as many as pay off.
-        executor: who runs the tasks: `local` processes, `slurm` or `ray`, all through datatrove.
-        tasks: how many share the shards, each on a GPU of its own where there are any.
-        executor_options: further arguments of datatrove's executor; for Slurm also options of `sbatch`.
+        config: the options; `options` are fields of `EmbedConfig` that replace those of it. `encoder` is required: a
+            name (see `load_encoder`) or, for one task, an `Encoder`.
 
     Returns:
         the rows that could be embedded, with one column more: `List(float16, length=embed_dim)`, unit length. The other
@@ -65,32 +33,11 @@ def embed(
         where `executor` is `slurm`, which only submits the jobs.
 
     Raises:
-        InputError: the data, the column, the encoder or the output cannot be used; the settings or the source changed
-            since the run that is resumed; the disk is full.
+        InputError: the data, an option or the output cannot be used; the settings or the source changed since the run
+            that is resumed; the disk is full.
         MissingExtraError: a library that the encoder or the executor needs is not installed.
     """
-    job = EmbeddingJob(
-        data=data,
-        output=None if output is None else str(output),
-        encoder=encoder,
-        text_column=text_column,
-        image_column=image_column,
-        remove_columns=remove_columns,
-        image_root=image_root,
-        name=name,
-        split=split,
-        batch_size=batch_size,
-        overflow=overflow,
-        device=device,
-        dtype=dtype,
-        compile=compile,
-        trust_remote_code=trust_remote_code,
-        shard_rows=shard_rows,
-        num_workers=num_workers,
-        executor=executor,
-        tasks=tasks,
-        executor_options=executor_options,
-    )
+    job = EmbeddingJob.of(config, options, data=data, output=output)
     if sides := job.sides():
         embedded = {side: _embedded(each) for side, each in sides.items()}
         return None if None in embedded.values() else datasets.DatasetDict(embedded)

@@ -1,6 +1,7 @@
 """What a model answers about pictures, and what those answers are worth."""
 
-from unicorn_hf.evaluation.evaluation import Evaluation, evaluate
-from unicorn_hf.evaluation.scores import Score
+from unicorn_hf.lazy import lazy_names
 
-__all__ = ["Evaluation", "Score", "evaluate"]
+_MODULES = {"EvaluateConfig": ".config", "Evaluation": ".evaluation", "Score": ".scores", "evaluate": ".evaluation"}
+__all__ = [*_MODULES]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

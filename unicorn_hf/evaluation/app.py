@@ -8,8 +8,9 @@ import numpy as np
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.errors import InputError, require
-from unicorn_hf.evaluation.pictures import answer, encode_pictures, load_model, picture_encoder
-from unicorn_hf.evaluation.reader import check_chat_template
+from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
+from unicorn_hf.evaluation.config import AppConfig
+from unicorn_hf.evaluation.pictures import answer, encode_pictures, picture_encoder
 
 _COLUMNS = {"text_embeds": ("text", "#0072B2"), "image_embeds": ("image vectors", "#D55E00")}
 _CAPTIONS = 50_000  # that a picture is compared with
@@ -17,36 +18,26 @@ _POINTS = 1500  # of each kind in the plot
 _NEAREST = 10
 
 
-def make_page(
-    model,
-    *,
-    captions=None,
-    transfer=None,
-    encoder=None,
-    max_new_tokens: int = 256,
-    device=None,
-    dtype="auto",
-    trust_remote_code: bool = False,
-):
+def make_page(model, *, captions=None, config: AppConfig | None = None, **options):
     """The page as `gradio.Blocks`; `.launch()` serves it.
 
     Args:
         model: folder or Hub id of a trained model.
         captions: a dataset with `caption` and `image_embeds` or `text_embeds`, whose nearest captions are shown.
-        transfer: a `ModalityTransfer` that real images' vectors go through (as in `encode_pictures`).
-        encoder: another name of the pictures' encoder than the one in the model's configuration.
+        config: the options; `options` are fields of `AppConfig` that replace those of it.
 
     Raises:
-        InputError: the model or the captions cannot be used.
+        InputError: the model, the captions or an option cannot be used.
     """
+    config = AppConfig.of(config, options)
     require("gradio", "app")
     require("matplotlib", "app")
     import gradio
 
     name = model
-    model, processor = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    check_chat_template(processor, name)
-    encoder = picture_encoder(model, encoder)
+    transfer = load_transfer(config.transfer)
+    model, processor = load_trained_model(name, config)
+    encoder = picture_encoder(model, config.encoder)
     clouds = Clouds(captions, model.config) if captions is not None else None
 
     def encode(picture):
@@ -63,7 +54,7 @@ def make_page(
         vectors = encode(picture)
         written = queue.SimpleQueue()
         with ThreadPoolExecutor(1) as pool:
-            options = {"max_new_tokens": max_new_tokens, "show": written.put}
+            options = {"max_new_tokens": config.max_new_tokens, "show": written.put}
             answering = pool.submit(answer, model, processor, question, vectors, **options)
             answering.add_done_callback(lambda _: written.put(None))  # also where it failed: this would wait for ever
             yield from iter(written.get, None)
@@ -96,6 +87,19 @@ def make_page(
         if clouds is not None:
             picture.change(locate, picture, [found, plot], api_name="locate")
     return page
+
+
+def serve_page(model, *, captions=None, config: AppConfig) -> None:
+    """Serve the page until it is stopped.
+
+    Raises:
+        InputError: as of `make_page`; or the address cannot be served at.
+    """
+    page = make_page(model, captions=captions, config=config)
+    try:
+        page.launch(server_name=config.host, server_port=config.port)
+    except OSError as error:  # gradio's word for a port that is taken
+        raise InputError(f"The page cannot be served at {config.host}, port {config.port}: {error}") from error
 
 
 class Clouds:

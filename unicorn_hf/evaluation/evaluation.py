@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.config import EvaluateConfig
 from unicorn_hf.evaluation.scores import Score, measure
-
-TASKS = ("vqa", "multiple-choice", "yes-no", "caption")
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,10 @@ def evaluate(
     data,
     output=None,
     *,
-    task: str = "vqa",
-    config: str | None = None,
-    split: str = "train",
+    config: EvaluateConfig | None = None,
     processor=None,
-    encoder: str | None = None,
-    transfer=None,
-    blind: bool = False,
-    baseline: bool = True,
-    circular: bool = True,
-    suffix: str = "",
-    batch_size: int = 64,
-    max_new_tokens: int | None = None,
-    device=None,
-    trust_remote_code: bool = False,
     description: str = "answering",
+    **options,
 ) -> Evaluation:
     """Ask a model questions about pictures and score its answers, over all questions and by kind.
 
@@ -79,25 +67,14 @@ def evaluate(
             (`image_embeds`, as `embed` writes them), and the task's columns (docs/evaluation.md). Where there is a
             column `kind` or `category`, its values are scored apart.
         output: a folder to write: `evaluation.json`, `answers.jsonl` and `report.html`.
-        task: `vqa`, `multiple-choice`, `yes-no` or `caption`.
-        config, split: of the dataset, where it has several.
+        config: the options; `options` are fields of `EvaluateConfig` that replace those of it. `transfer`, the
+            `ModalityTransfer` of the training data or its folder, is needed only for the mean shift's centred space.
         processor: the model's; read from the same folder by default.
-        encoder: another name of the pictures' encoder than the one in the model's configuration, such as a folder's.
-        transfer: the `ModalityTransfer` of the training data, or its folder: `condition_image` is applied to the
-            vectors. Only the mean shift's centred space needs it.
-        blind: leave the picture out and ask the question alone.
-        baseline: ask once more before the mean of all pictures' vectors. Whatever is right there needs no picture.
-        circular: multiple choice with the options in every rotation.
-        suffix: put behind every question, such as "Answer the question using a single word or phrase."
-        batch_size: prompts in a batch.
-        max_new_tokens: the longest answer, in tokens; 32, and 64 for a caption, by default.
-        device: where the model is loaded to; a GPU by default, where there is one.
-        trust_remote_code: run the code that the model's folder brings.
         description: of the progress bar.
 
     Raises:
-        InputError: an unknown task; a column is missing or a cell holds something else; there are no pictures, or
-            vectors of another encoder; the model cannot be found; the output folder holds something.
+        InputError: an option that cannot be; a column is missing or a cell holds something else; there are no pictures,
+            or vectors of another encoder; the model cannot be found; the output folder holds something.
         MissingExtraError: captions are scored by a package of the extra `eval`.
     """
     import numpy as np
@@ -106,35 +83,38 @@ def evaluate(
     from unicorn_hf.evaluation.question_pictures import read_vectors
     from unicorn_hf.evaluation.reader import Reader, check_chat_template
 
+    config = EvaluateConfig.of(config, options)
     if output is not None:
         check_new_folder(output)
-    dataset = read_dataset(data, name=config, split=split)
+    dataset = read_dataset(data, name=config.dataset_config, split=config.split)
     source = "the dataset" if dataset is data else data
-    questions = _task(task, dataset, source, circular)
+    questions = _task(config.task, dataset, source, config.circular)
     model_name = getattr(model, "name_or_path", model)
     if not hasattr(model, "generate"):
-        model, own_processor = load_model(model, device=device, trust_remote_code=trust_remote_code)
+        model, own_processor = load_model(
+            model, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        )
         processor = processor or own_processor
     elif processor is None:
         raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
     check_chat_template(processor, model_name)
-    transfer = _check_transfer(transfer, model)
+    transfer = _check_transfer(config.transfer, model)
     vectors, picture_of = None, np.arange(len(dataset))
-    if not blind:
-        vectors, picture_of = read_vectors(dataset, source, model, processor, encoder, transfer)
+    if not config.blind:
+        vectors, picture_of = read_vectors(dataset, source, model, processor, config.encoder, transfer)
     reader = Reader(
         model=model.eval(),
         processor=processor,
         vectors=vectors,
         picture_of=picture_of,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens or questions.max_new_tokens,
-        suffix=suffix,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens or questions.max_new_tokens,
+        suffix=config.suffix,
         description=description,
     )
     answers, metrics = questions.score(reader)
     blind_answers, blind_metrics = None, {}
-    if baseline and not blind:
+    if config.baseline and not config.blind:
         blind_answers, blind_metrics = questions.score(reader.before_the_mean())
 
     column = next((name for name in ("kind", "category") if name in dataset.column_names), None)
@@ -161,12 +141,12 @@ def evaluate(
         about = {
             "model": str(model_name),
             "data": str(source),
-            "task": task,
+            "task": config.task,
             "questions": len(dataset),
-            "pictures": 0 if blind else len(np.unique(picture_of)),
+            "pictures": 0 if config.blind else len(np.unique(picture_of)),
             "image_encoder": model.config.image_encoder,
             "transfer": model.config.transfer,
-            "suffix": suffix,
+            "suffix": config.suffix,
             "unfinished": evaluation.num_unfinished,
         }
         write_report(evaluation, dataset, questions.questions, about, output)
@@ -186,11 +166,9 @@ def _task(name: str, dataset, source, circular: bool):
         from unicorn_hf.evaluation.yes_no import YesNo
 
         return YesNo(dataset, source)
-    if name == "caption":
-        from unicorn_hf.evaluation.captioning import Captions
+    from unicorn_hf.evaluation.captioning import Captions
 
-        return Captions(dataset, source)
-    raise InputError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}")
+    return Captions(dataset, source)
 
 
 def _check_transfer(transfer, model):

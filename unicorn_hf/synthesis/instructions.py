@@ -6,76 +6,55 @@ from unicorn_hf.data.dataset_folder import feature_text, write_card, write_shard
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.errors import InputError, require
+from unicorn_hf.synthesis.config import InstructionConfig
 from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.tasks import check_mix, draw_task
-from unicorn_hf.synthesis.writers import load_writer
 
 
-def write_instructions(
-    captions,
-    output=None,
-    *,
-    writer="grammar",
-    mix: dict[str, float] | None = None,
-    seed: int = 0,
-    verify: bool | None = None,
-    prompt_dir=None,
-    format: str = "messages",
-    budget: float | None = None,
-    executor: str = "local",
-    tasks: int = 1,
-    workers: int = -1,
-    executor_options: dict | None = None,
-):
+def write_instructions(captions, output=None, *, config: InstructionConfig | None = None, **options):
     """Turn every caption into a multi-turn conversation of one of the three tasks.
-
-    The options `verify`, `prompt_dir` and from `budget` on are for language models.
 
     Args:
         captions: a dataset, dataset folder or file with the columns `id` and `caption`.
         output: the folder to write; None only returns the dataset (grammar writer).
-        writer: "grammar", or a writer object: `ChatWriter`, `TransformersWriter`, `BatchWriter`.
-        mix: task -> share, e.g. `{"multiple_choice": 1, "complex_reasoning": 2}`; all three alike by default.
-        seed: of the random choices. A conversation depends on it and on its own caption only.
-        verify: let the model answer the questions a second time, from the caption alone, and keep the conversations in
-            which the two agree. On by default where the writer can do it (not in batch files); what it cost stands in
-            `summary.json` under `checking`.
-        prompt_dir: a folder with prompts that replace the package's own (see `Prompts`).
-        format: "messages", or "llava" to write `conversations.json` as LLaVA and Bunny read it beside the dataset.
-        budget, executor, tasks, workers, executor_options: see `write_captions`.
+        config: the options; `options` are fields of `InstructionConfig` that replace those of it. `writer`, the name
+            of a writer or a writer object, is required. What the option `verify` cost stands in `summary.json` under
+            `checking`.
 
     Returns:
         A `datasets.Dataset` with the columns `id`, `caption`, `task` and `messages` (chat format; the first user turn
         begins with the image placeholder `<image>`). None where it is not there yet (Slurm, batch files).
 
     Raises:
-        InputError: unusable captions, an unknown writer, task or format, or a non-empty output folder.
+        InputError: unusable captions, an option that cannot be, or a non-empty output folder.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
-    writer = load_writer(writer)
-    mix = check_mix(mix)
-    if format not in ("messages", "llava"):
-        raise InputError(f"unknown format {format!r}; expected messages or llava")
+    config = InstructionConfig.of(config, options)
+    writer = config.make_writer()
     if output is not None:
         check_new_folder(output)
     source = read_captions(captions)
+    llava = config.format == "llava"
     if hasattr(writer, "conversation"):
-        return _write_in_process(source, output, writer, mix, seed, llava=format == "llava")
+        return _write_in_process(source, output, writer, check_mix(config.mix), config.seed, llava)
 
     from unicorn_hf.synthesis.job import run_job
 
-    return run_job(
-        conversation_stage(mix, seed, verifies(writer, verify), prompt_dir),
-        source,
-        output,
-        writer,
-        budget=budget,
-        finish={"llava": format == "llava"},
-        executor=executor,
-        tasks=tasks,
-        workers=workers,
-        executor_options=executor_options,
-    )
+    return run_job(conversation_stage(config, writer), source, output, writer, config, finish={"llava": llava})
+
+
+def preview_instructions(captions, config: InstructionConfig) -> dict:
+    """What `write_instructions` would ask and cost (see `job.preview`), without a call.
+
+    Raises:
+        InputError: as of `write_instructions`; the grammar writer, which asks nobody.
+    """
+    from unicorn_hf.synthesis.job import preview
+
+    writer = config.make_writer()
+    if writer.name == "grammar":
+        raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+    return preview(conversation_stage(config, writer), read_captions(captions), writer)
 
 
 def verifies(writer, verify: bool | None) -> bool:
@@ -103,7 +82,7 @@ def read_captions(captions):
     return source.cast_column("id", datasets.Value("string"))
 
 
-def conversation_stage(mix: dict[str, float] | None = None, seed: int = 0, verify: bool = False, prompt_dir=None):
+def conversation_stage(config: InstructionConfig, writer):
     """Stage 2 for a language model, its prompts checked.
 
     Raises:
@@ -113,8 +92,9 @@ def conversation_stage(mix: dict[str, float] | None = None, seed: int = 0, verif
     require("pydantic", "synthesis")
     from unicorn_hf.synthesis.conversation_stage import ConversationStage
 
-    prompt_dir = None if prompt_dir is None else str(prompt_dir)
-    stage = ConversationStage(mix=check_mix(mix), seed=seed, verify=verify, prompt_dir=prompt_dir)
+    verify = verifies(writer, config.verify)
+    prompt_dir = None if config.prompt_dir is None else str(config.prompt_dir)
+    stage = ConversationStage(mix=check_mix(config.mix), seed=config.seed, verify=verify, prompt_dir=prompt_dir)
     for task in stage.mix:  # a broken prompt is better found now
         stage.prompts.messages(task, caption="a dog", num_turns=2)
     if verify:

@@ -10,6 +10,7 @@ from unicorn_hf.data.staging import check_new_folder, lock
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.caption_stage import CaptionStage
+from unicorn_hf.synthesis.config import RetryConfig, WriterConfig, text_encoder
 from unicorn_hf.synthesis.conversation_stage import ConversationStage
 from unicorn_hf.synthesis.dataset_writer import write_answers
 from unicorn_hf.synthesis.usage import Prices, Usage
@@ -26,21 +27,17 @@ def run_job(
     rows,
     output,
     writer,
+    config: WriterConfig,
     *,
-    budget: float | None = None,
-    finish: dict | None = None,
+    finish: dict,
     embed_text=None,
-    executor: str = "local",
-    tasks: int = 1,
-    workers: int = -1,
-    executor_options: dict | None = None,
 ):
     """Ask a language model's writer for every request of `rows`, and write the dataset.
 
     Args:
         rows: a `datasets.Dataset` with what the stage reads.
+        config: says what may be spent, and who runs the ranks.
         finish: options of `write_answers`.
-        executor, tasks, workers, executor_options: see `executors.run_ranks`.
 
     Returns:
         the dataset that was written; None where it is not there yet: a job was handed to Slurm, or a file of requests
@@ -52,38 +49,34 @@ def run_job(
     if output is None:
         raise InputError(f"the {writer.name} writer needs an output folder: its answers are kept beside it")
     check_new_folder(output)
-    executors.check_executor(executor, tasks, "synthesis")
-    check_budget(budget, writer)
+    executors.check_executor(config.executor, config.tasks, "synthesis")
+    check_budget(config.budget, writer)
     check_access(writer)
     work = WorkFolder(output)
     plan = {
         "kind": stage.name,
         "stage": stage.to_dict() | {"prompt_dir": None},
-        "finish": finish or {},
+        "finish": finish,
         "writer_name": writer.name,
         "model": writer.model,
     }
     settings = {"prices": dataclasses.asdict(writer.prices), "writer": _writer_options(writer)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(output))
-        work.prepare(rows, len(rows), plan, settings, stage.prompts, min(tasks, len(rows)))
+        work.prepare(rows, len(rows), plan, settings, stage.prompts, min(config.tasks, len(rows)))
         stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
-        if executor == "slurm":  # its last job takes the lock
+        if config.executor == "slurm":  # its last job takes the lock
             stack.close()
-        return _run(stage, work, writer, budget, embed_text, executor, workers, executor_options)
+        return _run(stage, work, writer, config, embed_text)
 
 
-def retry_failed(
-    output, *, writer=None, servers: tuple = (), budget: float | None = None, workers: int = -1, embed_text=None
-):
+def retry_failed(output, *, config: RetryConfig | None = None, writer=None, embed_text=None, **options):
     """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
 
     Args:
         output: the folder of captions or instructions; `<output>.work` must lie beside it.
-        writer: another writer; by default the one of the run, with the settings that it had.
-        servers: other servers for that writer.
-        budget: money for the whole run, with what it spent before.
-        workers: ranks at a time.
+        config: the options; `options` are fields of `RetryConfig` that replace those of it.
+        writer: another writer object; by default the one of the run, with the settings that it had.
         embed_text: as in the run.
 
     Returns:
@@ -92,19 +85,24 @@ def retry_failed(
     Raises:
         InputError: no such run is there, or nothing failed.
     """
+    config = RetryConfig.of(config, options)
     work = WorkFolder(output)
     plan = work.plan()
     stage = dataclasses.replace(STAGES[plan["kind"]].from_dict(plan["stage"]), prompt_dir=work.prompt_dir)
     if writer is None:
-        options = plan["writer"] | {"prices": Prices(**plan["prices"])} | ({"servers": servers} if servers else {})
+        options = (
+            plan["writer"]
+            | {"prices": Prices(**plan["prices"])}
+            | ({"servers": config.servers} if config.servers else {})
+        )
         writer = load_writer(plan["writer_name"], **options)
-    check_budget(budget, writer)
+    check_budget(config.budget, writer)
     check_access(writer)
     check_new_folder(output, overwrite=True)
     with lock(work.output):
         if not work.take_back_failures(stage.per_row, prices=dataclasses.asdict(writer.prices)):
             raise InputError(f"{output}: nothing failed there")
-        return _run(stage, work, writer, budget, embed_text, "local", workers, None)
+        return _run(stage, work, writer, config, embed_text or text_encoder(config.encoder))
 
 
 def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
@@ -134,9 +132,9 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
 
 
 def check_budget(budget: float | None, writer) -> None:
-    """Raise where a budget could never be reached or kept."""
-    if budget is not None and (budget <= 0 or not (writer.prices.prompt or writer.prices.completion)):
-        raise InputError(f"budget {budget}: needs a positive sum, and the prices of tokens (--price-in, --price-out)")
+    """Raise where a budget could never be kept."""
+    if budget is not None and not (writer.prices.prompt or writer.prices.completion):
+        raise InputError(f"--budget {budget:g}: needs the prices of tokens too (--price-in, --price-out)")
 
 
 def check_access(writer) -> None:
@@ -145,7 +143,7 @@ def check_access(writer) -> None:
         writer.check_access()
 
 
-def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers, executor_options):
+def _run(stage, work: WorkFolder, writer, config: WriterConfig | RetryConfig, embed_text):
     require("datatrove", "synthesis")
     from unicorn_hf.synthesis.pipeline import AnswerRequests, WriteDataset
 
@@ -161,15 +159,16 @@ def _run(stage, work: WorkFolder, writer, budget, embed_text, executor, workers,
             )
             return None
     else:
-        step = AnswerRequests(stage, writer, work, budget)
+        step = AnswerRequests(stage, writer, work, config.budget)
+        executor = getattr(config, "executor", "local")  # what failed is asked again on this machine
         if not executors.run_ranks(
             step,
             work.logging_dir(),
             extra="synthesis",
             executor=executor,
             tasks=tasks,
-            workers=workers,
-            options=executor_options,
+            workers=config.workers,
+            options=getattr(config, "executor_options", None),
             then=WriteDataset(stage, work, **finish) if executor == "slurm" else None,
         ):
             return None

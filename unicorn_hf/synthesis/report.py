@@ -12,27 +12,29 @@ from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.caption_length import count_tokens
+from unicorn_hf.synthesis.config import ReportConfig, text_encoder
 from unicorn_hf.synthesis.diversity import distinct_n, self_bleu, vendi_score
 
 _NUM_SHOWN = 24
 _BAG_DIM = 2048
 
 
-def report_captions(captions, output=None, *, sample: int = 2000, embed_text=None, seed: int = 0) -> Path:
+def report_captions(captions, output=None, *, config: ReportConfig | None = None, embed_text=None, **options) -> Path:
     """Write `report.json` and `report.html` about a dataset of captions. Returns the page's path.
 
     Args:
         captions: what `write_captions` wrote, or any dataset with the column `caption`.
         output: the folder to write; `<captions>.report` by default.
-        sample: captions that distinct-n, self-BLEU, token counts and the Vendi score look at. These depend on the size
-            of the sample, so compare reports of one size.
-        embed_text: texts -> vectors [N, D] for the Vendi score; by default the column `text_embeds`, and where there is
-            none, bags of words.
-        seed: of the sample.
+        config: the options; `options` are fields of `ReportConfig` that replace those of it. What distinct-n,
+            self-BLEU, token counts and the Vendi score say depends on the `sample`: compare reports of one size.
+        embed_text: texts -> vectors [N, D] for the Vendi score, in place of the option `encoder`; by default the column
+            `text_embeds`, and where there is none, bags of words.
 
     Raises:
         InputError: unusable captions, fewer than two, or a non-empty output folder.
     """
+    config = ReportConfig.of(config, options)
+    embed_text = embed_text or text_encoder(config.encoder)
     name = captions if isinstance(captions, str | Path) else "the captions"
     if output is None:
         if not Path(name).exists():
@@ -43,10 +45,10 @@ def report_captions(captions, output=None, *, sample: int = 2000, embed_text=Non
     check_new_folder(output)
     dataset = read_dataset(captions)
     check_columns(dataset, "caption", source=name)
-    if len(dataset) < 2 or sample < 2:
-        raise InputError(f"{name}: a report compares captions; expected two or more, and a sample of two or more")
-    rng = random.Random(seed)
-    chosen = sorted(rng.sample(range(len(dataset)), min(sample, len(dataset))))
+    if len(dataset) < 2:
+        raise InputError(f"{name}: a report compares captions; expected two or more")
+    rng = random.Random(config.seed)
+    chosen = sorted(rng.sample(range(len(dataset)), min(config.sample, len(dataset))))
     report = measure(dataset, chosen, embed_text)
     folder = Path(name) if isinstance(captions, str | Path) else None
     report |= _what_was_rejected(folder, rng)

@@ -7,33 +7,43 @@
   `TransformersWriter`). `BatchWriter` reads and writes files.
 """
 
+from typing import get_args
+
 from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.config import WriterName
 from unicorn_hf.synthesis.grammar import GrammarWriter
 
-WRITERS = ("grammar", "chat", "transformers", "batch")
+WRITERS = get_args(WriterName)
 
 
 def load_writer(writer, **options):
     """The writer of a name, made with `options`; a writer object is returned as it is.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, or what the writer refuses.
         MissingExtraError: the writer's package is not installed.
     """
-    if not isinstance(writer, str):
-        return writer
-    if writer == "grammar":
-        return GrammarWriter()
-    if writer == "chat":
+    return writer_class(writer)(**options) if isinstance(writer, str) else writer
+
+
+def writer_class(name: str) -> type:
+    """The class of a writer's name.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name == "grammar":
+        return GrammarWriter
+    if name == "chat":
         from unicorn_hf.synthesis.chat_writer import ChatWriter
 
-        return ChatWriter(**options)
-    if writer == "transformers":
+        return ChatWriter
+    if name == "transformers":
         from unicorn_hf.synthesis.transformers_writer import TransformersWriter
 
-        return TransformersWriter(**options)
-    if writer == "batch":
+        return TransformersWriter
+    if name == "batch":
         from unicorn_hf.synthesis.batch_writer import BatchWriter
 
-        return BatchWriter(**options)
-    raise InputError(f"unknown writer {writer!r}; expected one of {', '.join(WRITERS)}")
+        return BatchWriter
+    raise InputError(f"unknown writer {name!r}; expected one of {', '.join(WRITERS)}")

@@ -5,22 +5,18 @@ Reading order: `vectors` (where vectors come from), `unit_rows` (how a block of 
 `gap` and `gap_report`.
 """
 
-from unicorn_hf.transfer.anisotropic import AnisotropicTransfer
-from unicorn_hf.transfer.covariance import CovarianceTransfer
-from unicorn_hf.transfer.gap import Gap, measure_gap
-from unicorn_hf.transfer.mean_shift import MeanShift
-from unicorn_hf.transfer.modality_transfer import ModalityTransfer, NoTransfer
-from unicorn_hf.transfer.moments import Moments
-from unicorn_hf.transfer.realign import ReAlign
+from unicorn_hf.lazy import lazy_names
 
-__all__ = [
-    "AnisotropicTransfer",
-    "CovarianceTransfer",
-    "Gap",
-    "MeanShift",
-    "ModalityTransfer",
-    "Moments",
-    "NoTransfer",
-    "ReAlign",
-    "measure_gap",
-]
+_MODULES = {
+    "AnisotropicTransfer": ".anisotropic",
+    "CovarianceTransfer": ".covariance",
+    "Gap": ".gap",
+    "MeanShift": ".mean_shift",
+    "ModalityTransfer": ".modality_transfer",
+    "Moments": ".moments",
+    "NoTransfer": ".modality_transfer",
+    "ReAlign": ".realign",
+    "measure_gap": ".gap",
+}
+__all__ = [*_MODULES]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

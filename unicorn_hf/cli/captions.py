@@ -1,0 +1,37 @@
+"""`unicorn-hf captions`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Argument, Flag, Output, command
+from unicorn_hf.cli.synthesis_summary import print_preview, print_summary
+from unicorn_hf.synthesis.config import CaptionConfig
+
+
+@command(
+    app,
+    "captions",
+    examples=[
+        "unicorn-hf captions seeds.txt -o captions --writer chat --model Qwen/Qwen3-8B --base-url http://127.0.0.1:8000/v1",
+        "unicorn-hf captions birds.txt tools.txt -o captions --writer grammar --captions-per-seed 6",
+    ],
+)
+def captions(
+    seeds: Annotated[
+        list[str],
+        Argument("A file (txt, jsonl, csv, parquet), a dataset folder, a Hub id; or several files."),
+    ],
+    output: Output,
+    config: CaptionConfig,
+    dry_run: Annotated[bool, Flag("Show ten prompts and what all would cost; call nobody.")] = False,
+):
+    """Stage 1: expand caption seeds into diverse captions."""
+    from unicorn_hf.synthesis.captions import preview_captions, write_captions
+
+    source = seeds[0] if len(seeds) == 1 else [Path(name) for name in seeds]
+    if dry_run:
+        print_preview(preview_captions(source, config))
+        return
+    dataset = write_captions(source, output, config=config)
+    print_summary(output, dataset, "captions", f"unicorn-hf instructions {output} -o conversations --writer …")

@@ -1,0 +1,65 @@
+"""`unicorn-hf convert-checkpoint` and `convert-tower`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Argument, Flag, Output, command, print_next
+from unicorn_hf.errors import InputError
+
+
+@command(
+    app,
+    "convert-checkpoint",
+    examples=[
+        "unicorn-hf convert-checkpoint CHECKPOINT -o model",
+        "unicorn-hf convert-checkpoint mm_projector.bin -o model --language-model meta-llama/Meta-Llama-3-8B-Instruct",
+    ],
+)
+def convert_checkpoint(
+    source: Annotated[Path, Argument("A folder of the released training, or a lone mm_projector.bin.")],
+    output: Output,
+    language_model: Annotated[
+        str | None, Flag("Folder or Hub id of the language model of a lone projector, or under a LoRA.")
+    ] = None,
+    num_image_tokens: Annotated[int, Flag("Copies of an image's projected vector.", at_least=1, at_most=10**5)] = 576,
+    image_encoder: Annotated[str | None, Flag("Whose vectors it was trained on, for the record.")] = None,
+    transfer: Annotated[str | None, Flag("What moved them, for the record: mean_shift, ...")] = None,
+):
+    """Bring a released Unicorn checkpoint (Bunny's layout) into this package's model."""
+    from unicorn_hf.data.staging import new_folder
+    from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import convert_unicorn_checkpoint
+
+    try:
+        with new_folder(output) as folder:
+            convert_unicorn_checkpoint(
+                source,
+                folder,
+                language_model=language_model,
+                num_image_tokens=num_image_tokens,
+                image_encoder=image_encoder,
+                transfer=transfer,
+            )
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    print(f"{output}: converted")
+    print_next(f'unicorn-hf generate {output} "What is this?" --image IMAGE')
+
+
+@command(
+    app,
+    "convert-tower",
+    examples=[
+        "unicorn-hf convert-tower open_clip/ViT-B-32/laion2b_s34b_b79k -o tower",
+        "unicorn-hf convert-tower sandbox -o tower",
+    ],
+)
+def convert_tower(
+    encoder: Annotated[str, Argument("open_clip/ViT-B-32/laion2b_s34b_b79k, open_clip/hf-hub:…, a folder.")],
+    output: Output,
+):
+    """Turn an image tower of open_clip into one of transformers, for a model's `set_vision_tower`."""
+    from unicorn_hf.embedding.convert_open_clip_tower_to_hf import convert_open_clip_tower
+
+    convert_open_clip_tower(encoder, output)
+    print(f"{output}: converted")

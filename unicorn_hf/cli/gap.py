@@ -1,0 +1,44 @@
+"""`unicorn-hf gap`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Flag, command
+from unicorn_hf.cli.transfer import VECTORS
+from unicorn_hf.transfer.config import GapConfig
+
+
+@command(
+    app,
+    "gap",
+    examples=[
+        "unicorn-hf gap --text captions --image photos -o gap.html",
+        "unicorn-hf gap --text captions --image photos --transfer transfer -o gap.html --json gap.json",
+    ],
+)
+def gap(
+    text: Annotated[str, Flag(f"Text vectors: {VECTORS}")],
+    image: Annotated[str, Flag("Image vectors: as for --text.")],
+    output: Annotated[Path, Flag("The HTML report to write.", "--output", "-o")],
+    config: GapConfig,
+    transfer: Annotated[
+        list[str] | None, Flag("A folder of `transfer fit`, to measure after it; may be repeated.")
+    ] = None,
+    json: Annotated[Path | None, Flag("Write the numbers here too.")] = None,
+):
+    """Measure the modality gap, before and after transfers, and what is wrong with the sets: an HTML report."""
+    from unicorn_hf.errors import require
+    from unicorn_hf.transfer.gap import measure_gap
+
+    require("matplotlib", "gap")
+    gap = measure_gap(text, image, transfers=transfer or [], **vars(config))
+    from unicorn_hf.transfer.gap_report import write_report
+
+    write_report(gap, output)
+    if json is not None:
+        gap.save_json(json)
+    for flag in gap.flags:
+        print(f"{flag['set']}: {flag['kind']}: {flag['message']}")
+    distances = (f"{state} {values['centroid_distance']:.3g}" for state, values in gap.measures.items())
+    print(f"{output}: centroid distance {', '.join(distances)}")

@@ -1,0 +1,32 @@
+"""`unicorn-hf import`."""
+
+import dataclasses
+from typing import Annotated
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Argument, Output, command, print_next
+from unicorn_hf.hub_config import ImportConfig
+
+
+@command(
+    app,
+    "import",
+    examples=[
+        "unicorn-hf import Yu2020/Unicorn -o unicorn",
+        "unicorn-hf import SNAPSHOT -o unicorn --embeddings FOLDER --allow-pickle --encoder LLM2CLIP",
+    ],
+)
+def import_released(
+    source: Annotated[str, Argument("A Hub id (Yu2020/Unicorn), a folder, or a released JSON file.")],
+    output: Output,
+    config: ImportConfig,
+):
+    """Bring the papers' released JSON and vectors into our schema."""
+    from unicorn_hf.hub import import_released
+
+    folder = import_released(source, output, **dataclasses.asdict(config))
+    print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+    if config.embeddings is None:
+        print_next(f"unicorn-hf embed {folder} -o embedded --encoder …")
+    else:
+        print_next(f"unicorn-hf train pretrain --dataset {folder} --model_name_or_path LANGUAGE_MODEL --output_dir …")

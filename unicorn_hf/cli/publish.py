@@ -1,0 +1,43 @@
+"""`unicorn-hf publish`."""
+
+from typing import Annotated
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Flag, Output, command, print_next
+from unicorn_hf.hub_config import PublishConfig
+
+
+@command(
+    app,
+    "publish",
+    examples=[
+        "unicorn-hf publish --pretrain moved --instruction conversations -o unicorn --license apache-2.0",
+        "unicorn-hf publish --pretrain moved -o unicorn --push-to-hub ORG/NAME --private",
+    ],
+)
+def publish(
+    pretrain: Annotated[str, Flag("A dataset with the columns id, caption, image_embeds.")],
+    output: Output,
+    config: PublishConfig,
+    instruction: Annotated[str | None, Flag("A dataset with the columns id, caption, task, messages.")] = None,
+):
+    """Write captions and conversations in the Hub's layout, for `load_dataset`, and push them."""
+    from unicorn_hf import hub
+
+    folder = hub.publish(
+        pretrain,
+        instruction,
+        output,
+        title=config.title,
+        license=config.license,
+        transfer=config.transfer,
+        steps=config.steps,
+        shard_size=config.shard_size,
+        overwrite=config.overwrite,
+    )
+    print(folder)
+    if config.push_to_hub:
+        private = True if config.private else None
+        to = {"private": private, "revision": config.revision, "create_pr": config.create_pr}
+        print(hub.push_to_hub(folder, config.push_to_hub, **to))
+    print_next(f"unicorn-hf train pretrain --dataset {folder} --model_name_or_path LANGUAGE_MODEL --output_dir stage-1")

@@ -1,0 +1,183 @@
+"""A project as one file: steps in their order, each a command with its options, run one after the other.
+
+    steps:
+      - captions: {seeds: seeds.txt, output: captions, writer: grammar}
+      - embed: {data: captions, output: embedded, encoder: sandbox}
+
+What a step was run with, and what its inputs looked like, is written down in the folder where the road is run, so that
+a second run passes over what is done and goes on where the first one stopped.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from unicorn_hf.cli.command import COMMANDS, option_words, read_yaml, shown_line
+from unicorn_hf.errors import InputError
+
+DONE, TO_DO = "done", "to do"
+_SOME_ROWS_FAILED = 3
+_TRAIN = ("train pretrain", "train finetune")
+_NO_STEPS = ("demo", "app")  # commands that write nothing a step could read
+
+
+@dataclasses.dataclass
+class Step:
+    """One command with its options, by the names that they have in a YAML."""
+
+    command: str
+    options: dict
+
+    def check(self) -> None:
+        """Raise `InputError` where the command or an option cannot be; the options of training are the recipe's own."""
+        known = [*(name for name in COMMANDS if name not in _NO_STEPS), *_TRAIN]
+        if self.command not in known:
+            raise InputError(f"there is no step {self.command[:100]!r}; expected one of {', '.join(known)}")
+        if self.command not in _TRAIN:
+            COMMANDS[self.command].read(self.options)
+        elif "output_dir" not in self.options:
+            raise InputError(f"{self.command}: output_dir is missing; name the folder of the model")
+
+    @property
+    def words(self) -> list[str]:
+        """The command as words of a command line."""
+        if self.command in _TRAIN:
+            return [*self.command.split(), *option_words(self.options)]
+        return COMMANDS[self.command].words(self.options)
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What it writes."""
+        names = ("output_dir",) if self.command in _TRAIN else ("output", "moved", "json")
+        return [Path(self.options[name]) for name in names if self.options.get(name) is not None]
+
+    def fingerprint(self) -> str:
+        """A hash of the options, and of the names, sizes and times of change of the files that they name."""
+        digest = hashlib.sha256(json.dumps([self.command, self.options], sort_keys=True, default=str).encode())
+        outputs = {path.absolute() for path in self.outputs}
+        for value in self.options.values():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and Path(text).absolute() not in outputs:
+                    for line in _files_of(Path(text)):
+                        digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+class Road:
+    """The steps of a project, and which of them are done."""
+
+    def __init__(self, name: str, steps: list[Step]):
+        self.steps = steps
+        self.record_file = Path(f".{name}.done.json")
+
+    @classmethod
+    def read(cls, path: Path) -> "Road":
+        """The steps of a YAML file, checked; paths in it start from the folder where the road is run.
+
+        Raises:
+            InputError: the file cannot be read, or a step or an option in it cannot be.
+        """
+        road = read_yaml(path)
+        if set(road) != {"steps"} or not isinstance(road["steps"], list) or not road["steps"]:
+            raise InputError(f"{path}: expected a list under 'steps', and nothing else")
+        steps = []
+        for number, item in enumerate(road["steps"], 1):
+            if not isinstance(item, dict) or len(item) != 1:
+                raise InputError(f"{path}: step {number} is {str(item)[:100]!r}; expected COMMAND: {{OPTION: VALUE}}")
+            ((command, options),) = item.items()
+            if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+                raise InputError(f"{path}: step {number} ({command}): expected options, each as NAME: VALUE")
+            steps.append(Step(str(command), {name.replace("-", "_"): value for name, value in options.items()}))
+            try:
+                steps[-1].check()
+            except InputError as error:
+                raise InputError(f"{path}: step {number} ({command}): {error}") from None
+        return cls(Path(path).stem, steps)
+
+    def plan(self) -> str:
+        """The steps as commands, and which of them are done."""
+        record, lines, remade = self.record(), [], False
+        for number, step in enumerate(self.steps, 1):
+            # What follows a step that runs again may have other inputs by then.
+            state = DONE if not remade and self.is_done(step, record) else TO_DO
+            remade = remade or state == TO_DO
+            lines.append(f"{number:3} {state:6} {shown_line(step.words)}")
+        return "\n".join(lines)
+
+    def run(self) -> int:
+        """Run the steps that are not done; returns the exit status.
+
+        A step that fails ends the road with its status. One that is done but for some rows (status 3) does not: the
+        road goes on, and ends with that status.
+        """
+        status = 0
+        for number, step in enumerate(self.steps, 1):
+            if self.is_done(step, self.record()):
+                continue
+            print(f"--- step {number} of {len(self.steps)}: {step.command}", flush=True)
+            fingerprint, started = step.fingerprint(), time.monotonic()
+            ended = subprocess.run([sys.executable, "-m", "unicorn_hf", *step.words]).returncode
+            if ended not in (0, _SOME_ROWS_FAILED):
+                print(f"unicorn-hf: step {number} ({step.command}) ended with status {ended}", file=sys.stderr)
+                return ended if ended > 0 else 128 - ended  # by a signal
+            status = status or ended
+            self.write_record(step, fingerprint)
+            print(f"--- step {number} took {time.monotonic() - started:.0f} s", flush=True)
+        return status
+
+    def is_done(self, step: Step, record: dict) -> bool:
+        """Whether a step was run with these options on these inputs, and what it wrote is there.
+
+        Raises:
+            InputError: it was run with others, and what it wrote is in the way.
+        """
+        outputs = step.outputs
+        key = _key(step)
+        if not outputs or not all(path.exists() for path in outputs):
+            return False
+        if key in record and record[key] != step.fingerprint():
+            raise InputError(
+                f"{outputs[0]}: was made with other options or from other inputs than `{step.command}` has now; remove "
+                "it, or name another output"
+            )
+        return key in record
+
+    def record(self) -> dict:
+        """output -> fingerprint of the step that wrote it."""
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.record_file}: is damaged; remove it, and what the steps wrote") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{self.record_file}: is damaged; remove it, and what the steps wrote")
+        return record
+
+    def write_record(self, step: Step, fingerprint: str) -> None:
+        from unicorn_hf.data.staging import write_json
+
+        write_json({**self.record(), _key(step): fingerprint}, self.record_file)
+
+
+def _key(step: Step) -> str:
+    return f"{step.command}: {', '.join(map(str, step.outputs))}"
+
+
+def _files_of(path: Path) -> list[str]:
+    """A line for a file, or for each file in a folder, that changes with it; none for what is no path."""
+    try:
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        else:
+            return []
+        return [f"{file}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n" for file in files]
+    except OSError:  # a name that no file can have
+        return []

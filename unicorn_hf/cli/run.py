@@ -1,0 +1,23 @@
+"""`unicorn-hf run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unicorn_hf.cli import app
+
+
+@app.command("run", epilog="Examples:\n\nunicorn-hf run road.yaml --dry-run\n\nunicorn-hf run road.yaml")
+def run(
+    file: Annotated[Path, typer.Argument(help="A YAML of steps, each a command and its options (docs/road.md).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and run nothing.")] = False,
+):
+    """Run all steps of a project from one file; what is done already is passed over."""
+    from unicorn_hf.cli.road import Road
+    from unicorn_hf.cli.train import find_recipe
+
+    road = Road.read(find_recipe(file))
+    print(road.plan())
+    if not dry_run:
+        raise typer.Exit(road.run())

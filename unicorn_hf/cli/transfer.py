@@ -1,0 +1,136 @@
+"""`unicorn-hf transfer fit`, `apply` and `moments`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unicorn_hf.cli import app
+from unicorn_hf.cli.command import Argument, Flag, Output, command, print_next
+from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.config import ApplyConfig, FitConfig, MomentsConfig
+
+group = typer.Typer(help="Stage 3: move text vectors into image space.")
+app.add_typer(group, name="transfer")
+
+VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, .pkl."
+
+
+@command(
+    group,
+    "fit",
+    prefix="transfer",
+    examples=[
+        "unicorn-hf transfer fit --text captions --image photos -o transfer",
+        "unicorn-hf transfer fit text-0.safetensors text-1.safetensors image.safetensors -o transfer",
+    ],
+)
+def transfer_fit(
+    output: Output,
+    config: FitConfig,
+    moments: Annotated[list[Path] | None, Argument("Files of `transfer moments`, in place of vectors.")] = None,
+    text: Annotated[str | None, Flag(f"Text vectors: {VECTORS}")] = None,
+    image: Annotated[str | None, Flag("Image vectors, unpaired: as for --text.")] = None,
+    moved: Annotated[
+        Path | None, Flag("Write the moved text too, as `transfer apply` would, in one pass less.")
+    ] = None,
+):
+    """Learn a transfer from two unpaired sets, or from moments measured apart."""
+    from unicorn_hf.data.staging import new_folder
+    from unicorn_hf.transfer import ModalityTransfer
+    from unicorn_hf.transfer.moments import merge_files
+
+    measured = merge_files(moments or [])
+    if "aligned" in measured and text is not None:
+        raise InputError("--text and moments measured with --aligned-by exclude each other: give one of them")
+    if moved is not None and (output in (moved, *moved.parents) or moved in output.parents):
+        raise InputError(f"--moved {moved} and --output {output} lie in one another: name two places")
+    if text is None and "text" not in measured:
+        raise InputError("There is no text to fit on: give --text VECTORS, or files with the text's moments")
+    aligned = {"aligned": measured["aligned"]} if "aligned" in measured else {}
+    with new_folder(output) as folder:
+        transfer = ModalityTransfer.fit(
+            text or measured["text"],
+            image or measured.get("image"),
+            method=config.method,
+            moved=moved,
+            **config.reading(),
+            **config.method_options(),
+            **aligned,
+        )
+        transfer.save_pretrained(folder)
+    _print_skipped(transfer.config["skipped"])
+    before, after = transfer.config["centroid_distance_before"], transfer.config["centroid_distance_after"]
+    distance = "" if before is None else f"; centroid distance {before:.3g}"
+    distance += "" if after is None else f" -> {after:.3g}"
+    counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
+    print(f"{output}: {config.method} fitted on {counts}{distance}")
+    if moved is not None:
+        print(f"{moved}: moved into image space")
+        print_next(f"unicorn-hf publish --pretrain {moved} -o unicorn")
+    else:
+        print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o moved")
+
+
+@command(
+    group,
+    "apply",
+    prefix="transfer",
+    examples=[
+        "unicorn-hf transfer apply captions --transfer transfer -o moved",
+        "unicorn-hf transfer apply captions.npy --transfer transfer -o moved.npy",
+    ],
+)
+def transfer_apply(
+    data: Annotated[str, Argument(f"Text vectors: {VECTORS}")],
+    transfer: Annotated[str, Flag("A folder of `transfer fit`, or a Hub id.")],
+    output: Annotated[Path, Flag("A dataset folder to write, or a .npy file.", "--output", "-o")],
+    config: ApplyConfig,
+):
+    """Move text vectors into image space: the dataset with one column more, or a .npy file of the vectors."""
+    from unicorn_hf.transfer import ModalityTransfer
+
+    ModalityTransfer.from_pretrained(transfer).apply(data, output, **vars(config))
+    print(f"{output}: moved into image space")
+    print_next(f"unicorn-hf publish --pretrain {output} -o unicorn")
+
+
+@command(
+    group,
+    "moments",
+    prefix="transfer",
+    examples=[
+        "unicorn-hf transfer moments texts-0 --modality text -o texts-0.safetensors",
+        "unicorn-hf transfer moments photos --modality image --covariance -o images.safetensors",
+    ],
+)
+def transfer_moments(
+    data: Annotated[str, Argument(f"Vectors: {VECTORS}")],
+    output: Annotated[Path, Flag("The .safetensors file to write.", "--output", "-o")],
+    config: MomentsConfig,
+    aligned_by: Annotated[list[Path] | None, Flag("ReAlign's second round: files of the first.")] = None,
+):
+    """Measure one shard, so that shards on different machines can be fitted together (`transfer fit FILE...`)."""
+    from unicorn_hf.transfer import Moments, ReAlign
+    from unicorn_hf.transfer.moments import merge_files
+
+    modality, column = config.modality, config.column or f"{config.modality}_embeds"
+    options = {name: getattr(config, name) for name in ("encoder", "skip_non_finite", "allow_pickle")}
+    if aligned_by:
+        first = merge_files(aligned_by)
+        if modality != "text" or not {"text", "image"} <= set(first):
+            raise InputError("--aligned-by needs --modality text, and the files of all text and all image moments")
+        moments = ReAlign.measure_aligned(data, column, text=first["text"], image=first["image"], **options)
+        modality = "aligned"
+    else:
+        moments = Moments.measure(data, column, covariance=config.covariance, **options)
+    moments.save(output, modality=modality, **moments.info)
+    _print_skipped(moments.skipped)
+    print(f"{output}: {moments.count:,} vectors of {len(moments.mean)} dimensions")
+    print_next(f"unicorn-hf transfer fit {output} … -o transfer")
+
+
+def _print_skipped(rows: list[str]) -> None:
+    if rows:
+        print(f"left out {len(rows)} rows that hold NaN, Inf or zeros: {', '.join(rows)}", file=sys.stderr)

@@ -1,0 +1,85 @@
+"""The options of the `transfer` commands and of `gap`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unicorn_hf.options import LIMITS, MODEL, Options, option
+
+Method = Literal["none", "mean_shift", "realign", "covariance", "anisotropic"]
+
+
+@dataclass(kw_only=True)
+class VectorsOptions(Options):
+    """How sets of vectors are read."""
+
+    encoder: str | None = option(None, "The encoder that made the vectors, where the data do not say it.")
+    skip_non_finite: bool = option(False, "Leave out rows that hold NaN, Inf or zeros, and list them.")
+    allow_pickle: bool = option(False, "Read .pkl files too, with a reader that admits plain data only.")
+
+
+@dataclass(kw_only=True)
+class FitConfig(VectorsOptions):
+    """The options of `transfer fit`; the method's own are None for its defaults."""
+
+    method: Method = option("realign", "How text vectors are moved (docs/transfer.md).")
+    text_column: str = option("text_embeds", "The column of --text.")
+    image_column: str = option("image_embeds", "The column of --image.")
+    out_column: str = option("image_embeds", "The column that --moved gets.")
+    sigma: float | None = option(
+        None, "mean_shift: noise added to every coordinate; 0 by default.", panel=MODEL, at_least=0, at_most=10**6
+    )
+    seed: int | None = option(
+        None, "mean_shift: of the noise; 0 by default.", panel=MODEL, at_least=0, at_most=2**32 - 1
+    )
+    centred: bool | None = option(None, "mean_shift: stay in the centred space.", panel=MODEL)
+    shrinkage: Literal["ledoit_wolf"] | float | None = option(
+        None, "covariance: 0 to 1, or ledoit_wolf, the default.", panel=MODEL, at_least=0, at_most=1
+    )
+    rank: int | None = option(
+        None, "covariance, anisotropic: how many directions; all that matter by default.", panel=MODEL, at_least=1
+    )
+    ridge: float | None = option(
+        None, "covariance: share of the mean variance to add; 0 by default.", panel=MODEL, at_least=0, at_most=10**6
+    )
+    bound: float | None = option(
+        None, "anisotropic: the largest gain of a direction; from the data by default.", panel=MODEL, at_least=1
+    )
+
+    def method_options(self) -> dict:
+        """Those of the method's own options that are given."""
+        names = ("sigma", "seed", "centred", "shrinkage", "rank", "ridge", "bound")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def reading(self) -> dict:
+        """The options of `ModalityTransfer.fit` that say how the sets are read."""
+        names = ("text_column", "image_column", "out_column", "encoder", "skip_non_finite", "allow_pickle")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class ApplyConfig(VectorsOptions):
+    """The options of `transfer apply`."""
+
+    column: str = option("text_embeds", "The column with the text vectors.")
+    out_column: str = option("image_embeds", "The column to add.")
+
+
+@dataclass(kw_only=True)
+class MomentsConfig(VectorsOptions):
+    """The options of `transfer moments`."""
+
+    modality: Literal["text", "image"] = option(None, "What the vectors are of.", required=True)
+    column: str | None = option(None, "The column; text_embeds or image_embeds by default.")
+    covariance: bool = option(False, "Measure the covariance too, for the methods covariance and anisotropic.")
+
+
+@dataclass(kw_only=True)
+class GapConfig(Options):
+    """The options of `gap`."""
+
+    paired: bool = option(False, "Row i of both sets belong together: measure retrieval too.")
+    text_column: str = option("text_embeds", "The column of --text.")
+    image_column: str = option("image_embeds", "The column of --image.")
+    sample_size: int = option(5000, "Rows of each set that are measured.", panel=LIMITS, at_least=2, at_most=10**7)
+    seed: int = option(0, "Of the sample.", at_least=0, at_most=2**32 - 1)
+    allow_pickle: bool = option(False, "Read .pkl files too, with a reader that admits plain data only.")
