@@ -73,8 +73,8 @@ class Options:
                 choices = choices_of(hints[field.name])
                 one_of = f"one of {', '.join(choices)}" if choices else field.metadata["help"].rstrip(".")
                 raise InputError(f"{flag_of(field.name)} is missing; name {one_of}")
-            if value is None and field.default is None:
-                continue
+            if value is None and types.NoneType not in arms_of(hints[field.name]):
+                value = default_of(field)  # an empty value in a YAML
             setattr(self, field.name, read_value(flag_of(field.name), value, hints[field.name], field.metadata))
 
     def given(self) -> list[str]:

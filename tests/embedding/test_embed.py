@@ -64,7 +64,7 @@ def test_the_folder_is_read_by_load_dataset_and_says_which_encoder_it_is_of(sour
 
 
 def test_rows_that_fail_and_rows_that_succeed_are_the_input(source, tmp_path):
-    embed(source, tmp_path / "out", shard_rows=50)
+    embed(source, tmp_path / "out", encoder="sandbox", shard_rows=50)
     failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
     assert failed == [
         {"row": 17, "id": "c17", "reason": "there is no text"},
@@ -77,15 +77,15 @@ def test_rows_that_fail_and_rows_that_succeed_are_the_input(source, tmp_path):
 
 def test_rows_without_a_vector_are_told_of_where_there_is_no_folder(source):
     with pytest.warns(UserWarning, match=r"2 rows have no vector .*'row': 17"):
-        assert len(embed(source)) == 118
+        assert len(embed(source, encoder="sandbox")) == 118
 
 
 def test_an_earlier_column_s_provenance_is_kept(source, tmp_path, encoder):
-    embed(source, tmp_path / "once")
+    embed(source, tmp_path / "once", encoder="sandbox")
     pictures = datasets.load_dataset(str(tmp_path / "once"), split="train").rename_column("text_embeds", "image_embeds")
     other = {"image_embeds": {"encoder": "another", "embed_dim": 128}}
     write_dataset(pictures, tmp_path / "twice", title="Both", provenance=other)
-    embed(tmp_path / "twice", tmp_path / "out", text_column="caption")
+    embed(tmp_path / "twice", tmp_path / "out", encoder="sandbox", column="caption")
     assert read_provenance(tmp_path / "out") == {
         **other,
         "text_embeds": {"encoder": "sandbox", "embed_dim": encoder.embed_dim},
@@ -93,16 +93,16 @@ def test_an_earlier_column_s_provenance_is_kept(source, tmp_path, encoder):
 
 
 def test_worker_processes_give_the_same_folder(source, tmp_path):
-    embed(source, tmp_path / "alone", shard_rows=20, num_workers=0)
-    embed(source, tmp_path / "helped", shard_rows=20, num_workers=2)
+    embed(source, tmp_path / "alone", encoder="sandbox", shard_rows=20, num_workers=0)
+    embed(source, tmp_path / "helped", encoder="sandbox", shard_rows=20, num_workers=2)
     assert contents(tmp_path / "alone") == contents(tmp_path / "helped")
 
 
 def test_columns_can_be_left_out(source, tmp_path):
-    dataset = embed(source, tmp_path / "out", remove_columns=["caption"])
+    dataset = embed(source, tmp_path / "out", encoder="sandbox", remove_columns=["caption"])
     assert dataset.column_names == ["id", "text_embeds"]
     with pytest.raises(InputError, match="has no column 'picture'"):
-        embed(source, tmp_path / "other", remove_columns=["picture"])
+        embed(source, tmp_path / "other", encoder="sandbox", remove_columns=["picture"])
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -116,12 +116,14 @@ def test_other_file_types_are_read(suffix, source, tmp_path, encoder):
 def test_overflowing_texts_are_counted(tmp_path):
     texts = ["short", "a very long caption " * 50, "short too"]
     data = datasets.Dataset.from_dict({"caption": texts})
-    embed(data, tmp_path / "cut")
+    embed(data, tmp_path / "cut", encoder="sandbox")
     assert json.loads((tmp_path / "cut" / "summary.json").read_text())["overflowing"] == 1
-    cut, mean = (vectors_of(embed(data, overflow=each), "text_embeds") for each in ("truncate", "mean"))
+    cut, mean = (
+        vectors_of(embed(data, encoder="sandbox", overflow=each), "text_embeds") for each in ("truncate", "mean")
+    )
     assert np.abs(cut - mean)[[0, 2]].max() < 1e-3 < np.abs(cut - mean)[1].max()
     with pytest.raises(InputError, match=r"text \{'row': 1\} .* is longer than the encoder's"):
-        embed(data, tmp_path / "refused", overflow="error")
+        embed(data, tmp_path / "refused", encoder="sandbox", overflow="error")
 
 
 def test_vectors_that_are_not_finite_are_failures(source, encoder, monkeypatch):
@@ -224,7 +226,7 @@ def test_a_finished_run_is_not_done_again(source, tmp_path, encoder, monkeypatch
 
 
 def test_sigkill_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_path):
-    options = {"shard_rows": 4, "num_workers": 1}
+    options = {"encoder": "sandbox", "shard_rows": 4, "num_workers": 1}
     embed(source, tmp_path / "whole", **options)
     out, work = tmp_path / "out", tmp_path / ".out.embedding"
     process = multiprocessing.get_context("fork").Process(target=embed, args=(source, out), kwargs=options)
@@ -277,19 +279,20 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(source, tmp_path, encod
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"text_column": "title"}, "has no column 'title'"),
-        ({"text_column": "caption", "image_column": "id"}, "both given"),
+        ({"column": "title"}, "has no column 'title'"),
+        ({"encoder": None}, "--encoder is missing; name sandbox, open_clip/"),
+        ({"modality": "sound"}, "--modality is 'sound'; expected one of text, image"),
         ({"encoder": "clip"}, "encoder 'clip' is not known"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": "all"}, "batch_size is 'all'"),
-        ({"overflow": "wrap"}, "overflow 'wrap' is not known"),
-        ({"tasks": 0}, "tasks is 0"),
+        ({"batch_size": 0}, "--batch-size is 0; expected auto or a whole number from 1"),
+        ({"batch_size": "all"}, "--batch-size is 'all'"),
+        ({"overflow": "wrap"}, "--overflow is 'wrap'; expected one of truncate, error, mean"),
+        ({"tasks": 0}, "--tasks is 0"),
         ({"tasks": 2, "output": None}, "several tasks need an output folder"),
         ({"executor": "kubernetes"}, "'kubernetes'"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_one_sentence_and_leaves_nothing(options, reason, source, tmp_path):
-    options = {"output": tmp_path / "out", **options}
+    options = {"output": tmp_path / "out", "encoder": "sandbox", **options}
     with pytest.raises(InputError, match=reason) as error:
         embed(source, **options)
     assert "\n" not in str(error.value)

@@ -27,13 +27,13 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def expected(source, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("expected") / "out"
-    embed(source, folder, shard_rows=20)
+    embed(source, folder, encoder="sandbox", shard_rows=20)
     return contents(folder)
 
 
 @pytest.mark.parametrize("tasks", [2, 4])
 def test_local_tasks_give_the_folder_that_one_gives(tasks, source, expected, tmp_path, capfd):
-    embed(source, tmp_path / "out", shard_rows=20, tasks=tasks)
+    embed(source, tmp_path / "out", encoder="sandbox", shard_rows=20, tasks=tasks)
     assert contents(tmp_path / "out") == expected
     if tasks == 2:  # the server that the ranks are forked from keeps the terminal of the first run
         printed = "".join(capfd.readouterr())
@@ -42,19 +42,19 @@ def test_local_tasks_give_the_folder_that_one_gives(tasks, source, expected, tmp
 
 
 def test_another_number_of_tasks_goes_on_where_a_run_stopped(source, expected, tmp_path):
-    job = EmbeddingJob(data=source, output=tmp_path / "out", shard_rows=20, tasks=4)
+    job = EmbeddingJob(data=source, output=tmp_path / "out", encoder="sandbox", shard_rows=20, tasks=4)
     job.open_source()
     job.start()
     job.run_rank(1, 4)  # what four tasks leave when only the second came to its end
     assert job.done_shards() == {1}
-    embed(source, tmp_path / "out", shard_rows=20)
+    embed(source, tmp_path / "out", encoder="sandbox", shard_rows=20)
     assert contents(tmp_path / "out") == expected
 
 
 def test_a_rank_refuses_a_source_that_has_changed_since_the_run_began(tmp_path):
     source = tmp_path / "captions.parquet"
     datasets.Dataset.from_dict({"caption": captions(30)}).to_parquet(source)
-    job = EmbeddingJob(data=source, output=tmp_path / "out", shard_rows=20, tasks=2)
+    job = EmbeddingJob(data=source, output=tmp_path / "out", encoder="sandbox", shard_rows=20, tasks=2)
     job.open_source()
     job.start()
     datasets.Dataset.from_dict({"caption": captions(31)}).to_parquet(source)
@@ -67,7 +67,13 @@ def test_ray_gives_the_folder_that_one_task_gives(source, expected, tmp_path):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     try:
         embed(
-            source, tmp_path / "out", shard_rows=20, executor="ray", tasks=2, executor_options={"mem_per_cpu_gb": 0.1}
+            source,
+            tmp_path / "out",
+            encoder="sandbox",
+            shard_rows=20,
+            executor="ray",
+            tasks=2,
+            executor_options={"mem_per_cpu_gb": 0.1},
         )
     finally:
         ray.shutdown()
@@ -113,7 +119,10 @@ def slurm(tmp_path, monkeypatch) -> Path:
 def test_slurm_jobs_are_submitted_and_give_the_folder_that_one_task_gives(slurm, source, expected, tmp_path):
     options = {"partition": "gpu", "time": "01:00:00", "gpus_per_task": 1, "sbatch.account": "lab"}
     out = tmp_path / "out"
-    assert embed(source, out, shard_rows=20, executor="slurm", tasks=2, executor_options=options) is None
+    assert (
+        embed(source, out, encoder="sandbox", shard_rows=20, executor="slurm", tasks=2, executor_options=options)
+        is None
+    )
     embedding, last = [path.read_text() for path in sorted(slurm.glob("*.sh")) if "launch_pickled" in path.read_text()]
     for directive in ("partition=gpu", "time=01:00:00", "gpus=1", "account=lab", "array=0-1", "job-name=embed"):
         assert f"#SBATCH --{directive}\n" in embedding
@@ -125,4 +134,4 @@ def test_slurm_jobs_are_submitted_and_give_the_folder_that_one_task_gives(slurm,
 
 def test_slurm_without_a_partition_is_one_sentence(slurm, source, tmp_path):
     with pytest.raises(InputError, match="partition"):
-        embed(source, tmp_path / "out", executor="slurm", tasks=2)
+        embed(source, tmp_path / "out", encoder="sandbox", executor="slurm", tasks=2)

@@ -163,7 +163,9 @@ def test_paths_and_bytes_in_plain_columns_are_read(folder, encoder):
     paths = sorted(str(path) for path in folder.glob("*.webp"))
     expected = encoder.encode_images(paths)
     for column in (paths, [Path(path).read_bytes() for path in paths]):
-        dataset = embed(datasets.Dataset.from_dict({"picture": column}), encoder=encoder, image_column="picture")
+        dataset = embed(
+            datasets.Dataset.from_dict({"picture": column}), encoder=encoder, column="picture", modality="image"
+        )
         np.testing.assert_allclose(dataset.with_format("numpy")["image_embeds"][:], expected, atol=1e-3)
 
 
@@ -184,7 +186,7 @@ def test_webdataset_tars_are_embedded_a_shard_each(photograph, tmp_path, open_cl
     for tar in range(2):
         samples = {f"{tar}{i}": {"jpg": bad if i == 3 else good, "txt": f"{tar}{i}".encode()} for i in range(5)}
         write_tar(tmp_path / "tars" / f"{tar}.tar", samples)
-    dataset = embed(tmp_path / "tars", tmp_path / "out", encoder=open_clip_vit, image_column="jpg")
+    dataset = embed(tmp_path / "tars", tmp_path / "out", encoder=open_clip_vit, column="jpg")
     assert dataset["txt"][:] == ["00", "01", "02", "04", "10", "11", "12", "14"]
     assert dataset[0]["jpg"].size == photograph.size
     failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]

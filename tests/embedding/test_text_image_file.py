@@ -53,9 +53,9 @@ def test_the_command_says_what_came_of_each_side(data_file, tmp_path, open_clip_
 
 def test_one_side_is_asked_for_by_its_name(data_file, open_clip_vit):
     encoder = load_encoder(open_clip_vit, device="cpu")
-    assert embed(data_file, encoder=encoder, name="texts").column_names == ["id", "text", "text_embeds"]
+    assert embed(data_file, encoder=encoder, dataset_config="texts").column_names == ["id", "text", "text_embeds"]
     with pytest.raises(InputError, match="no configuration 'audio'; it has texts and images"):
-        embed(data_file, encoder=encoder, name="audio")
+        embed(data_file, encoder=encoder, dataset_config="audio")
 
 
 @pytest.mark.parametrize(

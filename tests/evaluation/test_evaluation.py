@@ -161,7 +161,7 @@ def break_vectors(rows):
 @pytest.mark.parametrize(
     ("task", "data", "message"),
     [
-        ("poetry", {"question": ["?"]}, "unknown task 'poetry'; expected one of vqa, multiple-choice, yes-no, caption"),
+        ("poetry", {"question": ["?"]}, "--task is 'poetry'; expected one of vqa, multiple-choice, yes-no, caption"),
         ("vqa", {"question": ["?"]}, "has no column 'answer'"),
         ("vqa", {"answer": ["?"]}, "has no column 'question'"),
         ("vqa", {"question": ["?", None], "answer": ["a", "b"]}, "row 1: the question is None"),

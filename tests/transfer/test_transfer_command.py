@@ -75,7 +75,7 @@ def test_moments_of_shards_fit_as_the_whole_does(run, files, text, image, tmp_pa
     aligned_by = " ".join(f"--aligned-by {file}" for file in first.split())
     for shard in range(3):
         run(f"transfer moments text-{shard}.npy --modality text -o a{shard}.safetensors {aligned_by}")
-    result = run(f"transfer fit --moments {first} a1.safetensors a0.safetensors a2.safetensors -o fitted")
+    result = run(f"transfer fit {first} a1.safetensors a0.safetensors a2.safetensors -o fitted")
     assert result.exit_code == 0, result.output
     moved = ModalityTransfer.from_pretrained(tmp_path / "fitted").apply(text)
     np.testing.assert_allclose(moved, ModalityTransfer.fit(text, image).apply(text), rtol=0, atol=1e-6)
@@ -83,7 +83,7 @@ def test_moments_of_shards_fit_as_the_whole_does(run, files, text, image, tmp_pa
 
 def test_moments_of_images_serve_text_vectors_as_they_are(run, files, text, image, tmp_path):
     run("transfer moments image.npy --modality image -o i.safetensors")
-    assert run("transfer fit --text text.npy --moments i.safetensors -o fitted").exit_code == 0
+    assert run("transfer fit i.safetensors --text text.npy -o fitted").exit_code == 0
     moved = ModalityTransfer.from_pretrained(tmp_path / "fitted").apply(text)
     np.testing.assert_allclose(moved, ModalityTransfer.fit(text, image).apply(text), rtol=0, atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_skipped_rows_are_counted_and_listed(run, files, text, tmp_path):
 
 
 BAD = {
-    "fit --text text.npy --image image.npy --method magic -o fitted": "no transfer method 'magic'",
+    "fit --text text.npy --image image.npy --method magic -o fitted": "--method is 'magic'; expected one of none, mean_shift",
     "fit --text text.npy -o fitted": "needs image vectors",
     "fit --image image.npy -o fitted": "no text to fit on",
     "fit --text missing.npy --image image.npy -o fitted": "no such file",
@@ -105,14 +105,14 @@ BAD = {
     "fit --text nan.npy --image image.npy -o fitted": "row 5 holds NaN",
     "fit --text narrow.npy --image image.npy -o fitted": "must come from one encoder",
     "fit --text chunk.pkl --image image.npy -o fitted": "--allow-pickle",
-    "fit --moments text.npy -o fitted": "no file of moments",
+    "fit text.npy -o fitted": "no file of moments",
     "fit --text text.npy --image image.npy -o fitted --moved taken": "not an empty folder",
     "fit --text text.npy --image image.npy -o fitted --moved fitted": "name two places",
     "fit --text text.npy --image image.npy -o fitted --moved fitted/moved.npy": "name two places",
     "fit --text text.npy --image image.npy -o fitted/in --moved fitted": "name two places",
-    "fit --moments m.safetensors --image image.npy -o fitted --moved m.npy": "from the text's moments alone",
+    "fit m.safetensors --image image.npy -o fitted --moved m.npy": "from the text's moments alone",
     "apply text.npy --transfer nowhere/at/all -o fitted": "neither a folder nor a repository",
-    "moments text.npy --modality sound -o fitted": "expected text or image",
+    "moments text.npy --modality sound -o fitted": "expected one of text, image",
 }
 
 
@@ -137,7 +137,7 @@ def test_the_whole_process_says_one_sentence_with_status_2(files, tmp_path):
     command = [*unicorn_hf, "transfer", "fit", "--text", "text.npy", "--image", "image.npy", "--method", "x", "-o", "f"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
-    assert re.fullmatch(r"unicorn-hf: There is no transfer method 'x'; [^\n]*\n", result.stderr)
+    assert re.fullmatch(r"unicorn-hf: --method is 'x'; [^\n]*\n", result.stderr)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")

@@ -40,7 +40,7 @@ def main() -> None:
         except typer.Abort:
             print("unicorn-hf: stopped; the same command goes on where it can", file=sys.stderr)
             status = 130
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def quieten_progress() -> None:
