@@ -53,11 +53,17 @@ def seeds(tmp_path):
 )
 def test_seeds_that_cannot_be_used(run, tmp_path, content, word):
     (tmp_path / "seeds.txt").write_bytes(content)
-    check(run("captions", tmp_path / "seeds.txt", "-o", tmp_path / "out"), tmp_path / "out", word)
+    check(
+        run("captions", tmp_path / "seeds.txt", "-o", tmp_path / "out", "--writer", "grammar"), tmp_path / "out", word
+    )
 
 
 def test_seeds_that_do_not_exist(run, tmp_path):
-    check(run("captions", tmp_path / "none.txt", "-o", tmp_path / "out"), tmp_path / "out", "none.txt")
+    check(
+        run("captions", tmp_path / "none.txt", "-o", tmp_path / "out", "--writer", "grammar"),
+        tmp_path / "out",
+        "none.txt",
+    )
 
 
 def test_an_unknown_writer(run, tmp_path, seeds):
@@ -67,7 +73,7 @@ def test_an_unknown_writer(run, tmp_path, seeds):
 def test_an_output_folder_that_holds_something(run, tmp_path, seeds):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    status, message = run("captions", seeds, "-o", tmp_path / "out")
+    status, message = run("captions", seeds, "-o", tmp_path / "out", "--writer", "grammar")
     assert status == 2 and "not an empty folder" in message
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
@@ -134,7 +140,7 @@ def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
 
 
 def test_an_unknown_stage(run, tmp_path):
-    check(run("train", "posttrain"), tmp_path / "out", "'posttrain'", "pretrain or finetune")
+    check(run("train", "posttrain"), tmp_path / "out", "'posttrain'", "unicorn-hf train --help")
 
 
 def test_a_model_that_does_not_exist(run, tmp_path):

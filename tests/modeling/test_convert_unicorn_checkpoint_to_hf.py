@@ -141,8 +141,8 @@ def released(tokenizer, tmp_path):
     return write
 
 
-def convert(*arguments) -> None:
-    result = CliRunner().invoke(app, ["convert-checkpoint", *map(str, arguments)])
+def convert(source, output, *options) -> None:
+    result = CliRunner().invoke(app, ["convert-checkpoint", *map(str, (source, "-o", output, *options))])
     if result.exception is not None:
         raise result.exception
 
@@ -206,7 +206,7 @@ def test_all_samples_have_the_released_ids_and_labels(family, tmp_path):
     lone = tmp_path / "mm_projector.bin"
     torch.save({"weight": torch.zeros(32, EMBED_DIM), "bias": torch.zeros(32)}, lone)
     torch.save({f"model.mm_projector.{name}": value for name, value in torch.load(lone).items()}, lone)
-    convert(lone, "-o", tmp_path / "unicorn", "--language-model", tmp_path / "lm", "--num-image-tokens", 1)
+    convert(lone, tmp_path / "unicorn", "--language-model", tmp_path / "lm", "--num-image-tokens", 1)
     processor = AutoProcessor.from_pretrained(tmp_path / "unicorn")
 
     def as_released(ids):
@@ -267,7 +267,7 @@ def converted_logits(folder, vector: torch.Tensor) -> tuple[torch.Tensor, str]:
 def test_generate_asks_a_converted_model_as_the_released_code_does(released, tmp_path, name):
     tokenizer = family_tokenizer(name)
     source, causal_lm, projector = released(name.split("-")[0], tokenizer=tokenizer)
-    convert(source, "-o", tmp_path / "unicorn")
+    convert(source, tmp_path / "unicorn")
     vector = torch.randn(EMBED_DIM)
     logits, _ = converted_logits(tmp_path / "unicorn", vector)
     text = f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT:"
@@ -298,8 +298,8 @@ def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_pa
     others = {f"base_model.model.model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
     torch.save(others, source / "non_lora_trainables.bin")
     with pytest.raises(InputError, match=r"holds a LoRA adapter alone: name its language model \(--language-model\)"):
-        convert(source, "-o", tmp_path / "unicorn")
-    convert(source, "-o", tmp_path / "unicorn", "--language-model", tmp_path / "lm")
+        convert(source, tmp_path / "unicorn")
+    convert(source, tmp_path / "unicorn", "--language-model", tmp_path / "lm")
     vector = torch.randn(EMBED_DIM)
     logits, prompt = converted_logits(tmp_path / "unicorn", vector)
     with torch.no_grad():
@@ -309,10 +309,10 @@ def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_pa
     config = json.loads((source / "adapter_config.json").read_text())
     (source / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
     with pytest.raises(InputError, match=r"adapter_model\.safetensors: \d+ of its LoRA weights do not fit"):
-        convert(source, "-o", tmp_path / "other", "--language-model", tmp_path / "lm")
+        convert(source, tmp_path / "other", "--language-model", tmp_path / "lm")
     (source / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"has non_lora_trainables\.bin, but no adapter_model"):
-        convert(source, "-o", tmp_path / "other", "--language-model", tmp_path / "lm")
+        convert(source, tmp_path / "other", "--language-model", tmp_path / "lm")
     assert not (tmp_path / "other").exists()
 
 
@@ -327,7 +327,7 @@ def test_bunnys_phi_has_a_head_without_bias(released, tokenizer, tmp_path, is_wh
         torch.save(
             {f"model.mm_projector.{k}": v for k, v in projector.state_dict().items()}, source / "mm_projector.bin"
         )
-    convert(source, "-o", tmp_path / "unicorn", *([] if is_whole else ["--language-model", tmp_path / "lm"]))
+    convert(source, tmp_path / "unicorn", *([] if is_whole else ["--language-model", tmp_path / "lm"]))
     causal_lm.lm_head.bias.data.zero_()
     vector = torch.randn(EMBED_DIM)
     logits, prompt = converted_logits(tmp_path / "unicorn", vector)
@@ -341,7 +341,7 @@ def test_what_the_trainer_leaves_beside_the_weights_is_not_read(released, tmp_pa
     source, _, _ = released(layout=layout)
     for name in ("training_args.bin", "optimizer.bin"):
         (source / name).write_bytes(pickle.dumps(Hostile()))
-    convert(source, "-o", tmp_path / "unicorn")
+    convert(source, tmp_path / "unicorn")
     assert (tmp_path / "unicorn" / "config.json").is_file()
 
 
@@ -360,14 +360,14 @@ def test_other_projectors_are_refused_in_a_sentence(released, tmp_path, kind, na
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"mm_projector_type": kind}))
     with pytest.raises(InputError, match=f"mm_projector_type '{kind}', reads an image's patches; expected linear"):
-        convert(source, "-o", tmp_path / "unicorn")
+        convert(source, tmp_path / "unicorn")
     lone = tmp_path / "mm_projector.bin"
     torch.save({f"model.mm_projector.{name}": torch.zeros(4, 4) for name in names}, lone)
     with pytest.raises(InputError, match=r"mm_projector\.bin: has (a projector of another kind|no weights)"):
-        convert(lone, "-o", tmp_path / "unicorn", "--language-model", source)
+        convert(lone, tmp_path / "unicorn", "--language-model", source)
     torch.save({"mm_projector.0.weight": torch.zeros(32, EMBED_DIM)}, lone)
     with pytest.raises(InputError, match=r"mm_projector\.bin: its projector of 1 layers lacks mm_projector\.0\.bias"):
-        convert(lone, "-o", tmp_path / "unicorn", "--language-model", source)
+        convert(lone, tmp_path / "unicorn", "--language-model", source)
     assert not (tmp_path / "unicorn").exists()
 
 
