@@ -189,7 +189,8 @@ def test_the_command_writes_report_and_numbers(paired, tmp_path, monkeypatch):
         np.save(f"{name}.npy", rows)
     for method in ("mean_shift", "realign"):
         ModalityTransfer.fit(*paired, method=method).save_pretrained(method)
-    command = "gap --text text.npy --image image.npy --paired --transfer mean_shift --transfer realign -o r.html --json r.json"
+    command = "gap --text text.npy --image image.npy --paired -o r.html --json r.json"
+    command += " --transfer mean_shift --transfer realign"
     result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
     assert result.exit_code == 0
     numbers = json.loads((tmp_path / "r.json").read_text())

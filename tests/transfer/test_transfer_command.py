@@ -97,7 +97,7 @@ def test_skipped_rows_are_counted_and_listed(run, files, text, tmp_path):
 
 
 BAD = {
-    "fit --text text.npy --image image.npy --method magic -o fitted": "--method is 'magic'; expected one of none, mean_shift",
+    "fit --text text.npy --image image.npy --method magic -o fitted": "--method is 'magic'; expected one of none",
     "fit --text text.npy -o fitted": "needs image vectors",
     "fit --image image.npy -o fitted": "no text to fit on",
     "fit --text missing.npy --image image.npy -o fitted": "no such file",
