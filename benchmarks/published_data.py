@@ -90,9 +90,8 @@ def build(num_rows: str, work: str) -> dict:
     """The outputs of two steps: captions with vectors, and conversations without."""
     import pyarrow as pa
     from datasets import Dataset, Features, List, Value
-    from unicorn_hf.dataset_scripts.sources import as_lists
-
     from unicorn_hf.data.parquet_shards import write_parquet_shards
+    from unicorn_hf.dataset_scripts.sources import as_lists
 
     start, rows, work = time.perf_counter(), int(num_rows), Path(work)
     features = Features(

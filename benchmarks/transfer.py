@@ -111,7 +111,6 @@ def write_parquet(vectors: np.ndarray, folder: Path, column: str) -> None:
     """As `embed` writes them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
     from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 
     schema = with_plain_vectors(pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)}))

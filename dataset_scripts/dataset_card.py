@@ -16,8 +16,8 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from unicorn_hf.data.dataset_folder import feature_text, fingerprint
-from unicorn_hf.data.parquet_shards import Shards
+from unicorn_hf.data.dataset_folder import feature_text
+from unicorn_hf.data.shards import Shards
 
 NUM_SAMPLES = 3
 HISTOGRAM_BINS = 10
@@ -94,7 +94,7 @@ def make_card(
         )
         configs[config] = {
             # Keeps the cache of `load_dataset` from taking this folder for another of the same name.
-            "description": f"content {fingerprint(folder / config)}",
+            "description": f"content {shards.fingerprint}",
             "data_files": [{"split": "train", "path": f"{config}/train-*.parquet"}],
         }
     configs[next(iter(written))]["default"] = True

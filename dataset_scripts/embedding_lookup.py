@@ -10,7 +10,7 @@ import pickle
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ class EmbeddingLookup:
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
         from unicorn_hf.data.pickles import usable_blocks
-        from unicorn_hf.data.vectors import FileVectors, open_vectors
+        from unicorn_hf.data.vectors import FileVectors, TableVectors, open_vectors
 
         path = Path(source) if isinstance(source, str | Path) else None
         if path is not None and path.suffix == ".safetensors" and path.is_file():
@@ -108,14 +108,14 @@ class EmbeddingLookup:
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
         if isinstance(vectors, FileVectors):
             ids = read_ids(path, vectors.num_rows)
-            if not vectors.bfloat16:
-                rows = RowFile(vectors.path, vectors.dtype, vectors.offset, vectors.num_rows, vectors.embed_dim)
-                return cls(ids, rows, str(source))
-            pairs = zip(_batches(ids, 512), vectors.blocks(512), strict=True)
-        else:
-            pairs = ((_table_ids(table, source), block) for table, block in vectors.tables())
+        elif (ids := vectors.ids()) is None:
+            raise InputError(f"{vectors.name}: has no column 'id'; expected one, to match the vectors by")
+        if places := isinstance(vectors, FileVectors | TableVectors) and vectors.places():
+            return cls(ids, RowFile(places, vectors.dtype, vectors.embed_dim), vectors.name)
+        listed = iter(ids)
+        pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
         ids, rows = spill(pairs, scratch, vectors.embed_dim)
-        return cls(ids, rows, str(source) if path is not None else vectors.name)
+        return cls(ids, rows, vectors.name)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -217,18 +217,23 @@ class DatasetColumn:
 
 
 class RowFile:
-    """A matrix in a file, its rows read one by one.
+    """Rows of vectors in some files, read one by one.
 
     Not mapped into memory: mapped pages count as the process's, and random rows soon touch all of them.
+
+    Args:
+        places: runs of rows: the file, the place of the first number in it, the number of rows.
     """
 
-    def __init__(self, path: Path, dtype, offset: int, num_rows: int, embed_dim: int):
-        self._state = (Path(path), np.dtype(dtype), offset, num_rows, embed_dim)
+    def __init__(self, places: list[tuple[Path, int, int]], dtype, embed_dim: int):
+        self._state = (places, np.dtype(dtype), embed_dim)
         self._open()
 
     def _open(self) -> None:
-        path, self._dtype, self._offset, self._num_rows, self.embed_dim = self._state
-        self._file = path.open("rb", buffering=0)
+        places, self._dtype, self.embed_dim = self._state
+        self._files = {path: path.open("rb", buffering=0) for path, _, _ in places}
+        self._runs = [(self._files[path].fileno(), offset) for path, offset, _ in places]
+        *self._starts, self._num_rows = accumulate((count for _, _, count in places), initial=0)
         self._row_bytes = self._dtype.itemsize * self.embed_dim
 
     def __len__(self) -> int:
@@ -240,10 +245,12 @@ class RowFile:
     def rows(self, rows: Sequence[int]) -> np.ndarray:
         result = np.empty((len(rows), self.embed_dim), self._dtype)
         view = memoryview(result).cast("B")
-        file, size, offset = self._file.fileno(), self._row_bytes, self._offset
+        runs, starts, size = self._runs, self._starts, self._row_bytes
         for place, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
-            if os.preadv(file, [view[place * size : (place + 1) * size]], offset + row * size) != size:
-                raise InputError(f"{self._state[0]}: was cut short while it was read")
+            run = bisect_right(starts, row) - 1
+            file, offset = runs[run]
+            if os.preadv(file, [view[place * size : (place + 1) * size]], offset + (row - starts[run]) * size) != size:
+                raise InputError(f"{self._state[0][run][0]}: was cut short while it was read")
         return result
 
     def __getstate__(self):
@@ -263,7 +270,7 @@ def spill(pairs: Iterable[tuple[list, np.ndarray]], scratch, embed_dim: int) -> 
             with np.errstate(over="ignore"):  # an overflow becomes Inf, which whoever writes the vectors refuses
                 file.write(memoryview(np.ascontiguousarray(block, np.float16)).cast("B"))
         file.flush()
-        return ids, RowFile(Path(file.name), np.float16, 0, len(ids), embed_dim)
+        return ids, RowFile([(Path(file.name), 0, len(ids))], np.float16, embed_dim)
 
 
 def read_ids(path: Path, num_rows: int) -> list[str]:
@@ -288,21 +295,18 @@ def read_ids(path: Path, num_rows: int) -> list[str]:
 
 def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
     """The ids and rows of a `.safetensors` file that holds a vector for each id; None where it holds a matrix."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            tensors = json.loads(file.read(min(length, path.stat().st_size)))
-        except ValueError as error:
-            raise InputError(f"{path}: is no .safetensors file, or a damaged one") from error
-    tensors.pop("__metadata__", None)
-    if not tensors or any(len(tensor["shape"]) != 1 for tensor in tensors.values()):
+    from unicorn_hf.data.vectors import safetensors_header
+
+    tensors = safetensors_header(path)
+    if not tensors or any(len(shape) != 1 for _, shape, _ in tensors.values()):
         return None
-    kinds = {(tensor["dtype"], tensor["shape"][0]) for tensor in tensors.values()}
+    kinds = {(kind, shape[0]) for kind, shape, _ in tensors.values()}
     if len(kinds) != 1 or next(iter(kinds))[0] not in ("F16", "F32"):
         raise InputError(f"{path}: holds vectors of {sorted(kinds)}; expected one type, F16 or F32, and one length")
     ((kind, embed_dim),) = kinds
-    ids = sorted(tensors, key=lambda key: tensors[key]["data_offsets"][0])
-    return ids, RowFile(path, {"F16": np.float16, "F32": np.float32}[kind], 8 + length, len(ids), embed_dim)
+    first = next(iter(tensors.values()))[2]
+    dtype = {"F16": np.float16, "F32": np.float32}[kind]
+    return list(tensors), RowFile([(path, first, len(tensors))], dtype, embed_dim)
 
 
 def _hash(key) -> int:
@@ -313,13 +317,3 @@ def _hash(key) -> int:
 def _column_values(dataset, column: str) -> Iterator:
     for table in dataset.select_columns(column).iter(10_000):
         yield from table.column(column).to_pylist()
-
-
-def _table_ids(table, source) -> list[str]:
-    if "id" not in table.column_names:
-        raise InputError(f"{source}: has no column 'id'; expected one, to match the vectors by")
-    return [str(key) for key in table.column("id").to_pylist()]
-
-
-def _batches(items: list, size: int) -> Iterator[list]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,25 +1,25 @@
-"""Where the rows of a configuration come from: our steps' Parquet shards, a `datasets.Dataset`, or the released JSON.
+"""Where the rows of a configuration come from: our steps' shards, a `datasets.Dataset`, or the released JSON.
 
 A source knows its features, its files and its shards (what can be read side by side), and gives whole tables of rows in
 the published schema, with the vectors joined by id where the rows themselves have none.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
-from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup, spill
+from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup
 from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
-from unicorn_hf.data.data_files import find_data_files, is_hub_id, read_card
+from unicorn_hf.data.data_files import is_hub_id, read_card
 from unicorn_hf.data.dataset_folder import feature_text
+from unicorn_hf.data.shards import as_lists
 from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.tables import DatasetTables, open_tables, table_files
+from unicorn_hf.data.vectors import TableVectors
 from unicorn_hf.errors import InputError
 
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
@@ -30,7 +30,6 @@ RELEASED_NAMES = {
     INSTRUCTION: ("instruct", "471k", "finetune", "sft"),
 }
 VECTOR_COLUMNS = ("text_embeds", "image_embeds")
-BATCH_ROWS = 1000
 
 _TEXT_FEATURES = {
     PRETRAIN: {"id": Value("string"), "caption": Value("string")},
@@ -52,7 +51,7 @@ def make_features(config: str, embed_dims: dict[str, int]) -> Features:
 def open_source(
     config: str, data, *, embeddings=None, column: str = "image_embeds", allow_pickle: bool = False, scratch=None
 ) -> "TableSource | ReleasedSource":
-    """The rows of `config` in a folder of Parquet shards, or in released JSON (a file, or its folder).
+    """The rows of `config` in a folder of shards, or in released JSON (a file, or its folder).
 
     Args:
         embeddings: where the vectors are, if `data` has none (see `open_lookup`); looked for beside released JSON,
@@ -97,7 +96,7 @@ def has_released_name(config: str, file: Path) -> bool:
 def expected_and_found(configs: Sequence[str], path: Path) -> str:
     parts = " or ".join(repr(part) for config in configs for part in RELEASED_NAMES[config])
     found = _listed(_json_files(path), path) if path.is_dir() else path.name
-    return f"expected a JSON file with {parts} in its name, or Parquet shards; found {found or 'neither'}"
+    return f"expected a JSON file with {parts} in its name, or shards of Arrow or Parquet; found {found or 'neither'}"
 
 
 def find_embeddings(path: Path) -> Path | None:
@@ -111,22 +110,11 @@ def find_embeddings(path: Path) -> Path | None:
 
 
 def shards_of(config: str, path: Path) -> list[Path]:
-    """The Parquet shards of `config` in a published folder, else those of the folder's only dataset.
-
-    Raises:
-        InputError: one of the shards that the names promise is missing.
-    """
+    """The shards of `config` in a published folder, else those of the folder's only dataset."""
     name = config_name(config, path)
-    if name is None and not read_card(path).get("configs") and not any(_under(path, ".parquet")):
+    if name is None and not read_card(path).get("configs") and not any(_under(path, ".arrow", ".parquet")):
         return []  # released JSON, or nothing
-    found = find_data_files(path, name)
-    files = found.of_split("train") if found.format == "parquet" else []
-    promised = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
-    if promised and promised != {len(files)}:
-        raise InputError(
-            f"{files[0].parent}: holds {len(files)} of {max(promised)} shards; fetch or write the folder again"
-        )
-    return files
+    return table_files(path, name)
 
 
 def config_name(config: str, path: Path) -> str | None:
@@ -142,14 +130,15 @@ class TableSource:
         self.config = config
         self.name = str(data) if isinstance(data, str | Path) else "the dataset"
         shards = shards_of(config, Path(data)) if isinstance(data, str | Path) and Path(data).is_dir() else None
-        self.reader = ParquetReader(shards) if shards else DatasetReader(_load(data, config))
-        self.files, self.shards, self.num_rows = self.reader.files, self.reader.shards, self.reader.num_rows
+        self.reader = open_tables(shards, self.name) if shards else DatasetTables(_load(data, config), self.name)
+        self.files, self.shards, self.num_rows = self.reader.files, self.reader.pieces, self.reader.num_rows
         schema = self.reader.schema
         for column in _TEXT_FEATURES[config]:
             if column not in schema.names:
                 raise InputError(f"{self.name}: has no column {column!r}; its columns are {', '.join(schema.names)}")
         wanted = VECTOR_COLUMNS if config == PRETRAIN else ("image_embeds",)
-        embed_dims = {name: embed_dim_of(self.reader, name, self.name) for name in wanted if name in schema.names}
+        self.vectors = {name: TableVectors(self.reader, name, {}) for name in wanted if name in schema.names}
+        embed_dims = {name: vectors.embed_dim for name, vectors in self.vectors.items()}
         self.lookup = None
         if "image_embeds" not in embed_dims:
             if embeddings is None:
@@ -166,29 +155,31 @@ class TableSource:
         stored = [name for name in self.features if name in self.reader.schema.names]
         text = [name for name in stored if name not in VECTOR_COLUMNS]
         schema = self.features.arrow_schema
-        for where, table in self.reader.tables(shards, stored):
-            columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
-            ids = columns["id"].to_pylist()
-            for name in text:
-                if name != "task" and columns[name].null_count:
-                    row = columns[name].is_null().to_pylist().index(True)
-                    raise InputError(
-                        f"{where}: the row with id {ids[row]!r} has no {name}; fill it in, or leave it out"
-                    )
-            for name in VECTOR_COLUMNS:
-                if name in stored:
-                    vectors = vector_block(table, name, self.features[name].length, where, ids)
-                elif name in self.features:
-                    vectors = self._look_up(ids, where)
-                else:
-                    continue
-                bad = np.flatnonzero(not_finite(vectors))
-                if len(bad):
-                    raise InputError(
-                        f"{where}: the {name} of id {ids[bad[0]]!r} hold NaN or Inf in float16; leave the row out"
-                    )
-                columns[name] = as_lists(vectors)
-            yield pa.table([columns[name] for name in self.features], schema=schema)
+        for piece in shards:
+            where = self.reader.where(piece)
+            for table in self.reader.read(piece, stored):
+                columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
+                ids = columns["id"].to_pylist()
+                for name in text:
+                    if name != "task" and columns[name].null_count:
+                        row = columns[name].is_null().to_pylist().index(True)
+                        raise InputError(
+                            f"{where}: the row with id {ids[row]!r} has no {name}; fill it in, or leave it out"
+                        )
+                for name in VECTOR_COLUMNS:
+                    if name in stored:
+                        vectors = vector_block(table, name, self.features[name].length, where, ids)
+                    elif name in self.features:
+                        vectors = self._look_up(ids, where)
+                    else:
+                        continue
+                    bad = np.flatnonzero(not_finite(vectors))
+                    if len(bad):
+                        raise InputError(
+                            f"{where}: the {name} of id {ids[bad[0]]!r} hold NaN or Inf in float16; leave the row out"
+                        )
+                    columns[name] = as_lists(vectors)
+                yield pa.table([columns[name] for name in self.features], schema=schema)
 
     def _look_up(self, ids: list[str], where) -> np.ndarray:
         rows = self.lookup.find(ids)
@@ -239,58 +230,6 @@ class ReleasedSource:
         return [rows[place] for place in good], vectors[good]
 
 
-class ParquetReader:
-    """Parquet shards of one schema, read by row groups in batches of bounded size."""
-
-    def __init__(self, files: list[Path]):
-        self.files = files
-        self.shards: list[tuple[Path, int]] = []
-        self.num_rows = 0
-        self.schema = None
-        for file in files:
-            try:
-                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                    schema, metadata = parquet.schema_arrow, parquet.metadata
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
-            self.schema = self.schema or schema
-            if difference := _difference(schema, self.schema):
-                raise InputError(
-                    f"{file}: its schema is not that of {files[0].name}: {difference}; write both with the same options"
-                )
-            self.shards += [(file, group) for group in range(metadata.num_row_groups)]
-            self.num_rows += metadata.num_rows
-        if not self.num_rows:
-            raise InputError(f"{files[0].parent}: has no row; expected at least one")
-
-    def tables(self, shards: Sequence[tuple[Path, int]], columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
-        for file, groups in groupby(shards, key=lambda shard: shard[0]):
-            try:
-                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                    for batch in parquet.iter_batches(
-                        BATCH_ROWS, row_groups=[group for _, group in groups], columns=columns
-                    ):
-                        yield file, pa.Table.from_batches([batch]).select(columns)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{file}: cannot be read as Parquet ({_first_line(error)}); write it again") from error
-
-
-class DatasetReader:
-    """A `datasets.Dataset`, read in ranges of rows."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-        self.files: list[Path] = []
-        self.num_rows = len(dataset)
-        self.schema = dataset.features.arrow_schema
-        self.shards = [(start, start + BATCH_ROWS) for start in range(0, len(dataset), BATCH_ROWS)]
-
-    def tables(self, shards: Sequence[tuple[int, int]], columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
-        rows = self.dataset.select_columns(columns).with_format("arrow")
-        for start, stop in shards:
-            yield f"rows from {start}", rows[start:stop].select(columns)
-
-
 def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=None) -> EmbeddingLookup:
     """The vectors of `column` by id, of a dataset, a folder (published or a step's) or a file."""
     if column not in VECTOR_COLUMNS:
@@ -298,33 +237,9 @@ def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=
     if isinstance(embeddings, Dataset):
         return EmbeddingLookup.from_dataset(embeddings, column)
     files = shards_of(PRETRAIN, Path(embeddings)) if Path(embeddings).is_dir() else []
-    if not files:
-        return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
-    reader, name = ParquetReader(files), str(embeddings)
-    for needed in ("id", column):
-        if needed not in reader.schema.names:
-            raise InputError(f"{name}: has no column {needed!r}; its columns are {', '.join(reader.schema.names)}")
-    embed_dim = embed_dim_of(reader, column, name)
-
-    def blocks():
-        for where, table in reader.tables(reader.shards, ["id", column]):
-            ids = [str(key) for key in table.column("id").to_pylist()]
-            yield ids, vector_block(table, column, embed_dim, where, ids)
-
-    ids, rows = spill(blocks(), scratch, embed_dim)
-    return EmbeddingLookup(ids, rows, name)
-
-
-def embed_dim_of(reader: "ParquetReader | DatasetReader", column: str, name: str) -> int:
-    kind = reader.schema.field(column).type
-    if pa.types.is_fixed_size_list(kind):
-        return kind.list_size
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        _, table = next(reader.tables(reader.shards[:1], [column]))
-        first = table.column(column)[0].as_py()
-        if first:
-            return len(first)
-    raise InputError(f"{name}: the column {column!r} holds {kind}; expected lists of numbers")
+    if files:
+        embeddings = TableVectors(open_tables(files, str(embeddings)), column, {})
+    return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
 
 
 def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[str]) -> np.ndarray:
@@ -351,11 +266,6 @@ def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
         raise InputError(
             f"{where}: the column {name!r} holds {column.schema.field(name).type}; expected {feature_text(feature)}"
         ) from error
-
-
-def as_lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
-    """Rows [n, D] of float16 as a column of lists of length D."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 def not_finite(vectors: np.ndarray) -> np.ndarray:
@@ -391,27 +301,3 @@ def _under(root: Path, *suffixes: str) -> Iterator[Path]:
 
 def _listed(files: list[Path], root: Path) -> str:
     return ", ".join(str(file.relative_to(root)) for file in files[:8])
-
-
-def _difference(schema: pa.Schema, expected: pa.Schema) -> str | None:
-    """How the columns differ from those expected; not in their order, nor in how a list says its length."""
-    if len(set(schema.names)) < len(schema.names):
-        return f"it has a column twice, of {', '.join(schema.names)}"
-    for name in expected.names:
-        if name not in schema.names:
-            return f"it lacks the column {name!r}"
-        found, wanted = schema.field(name).type, expected.field(name).type
-        both_fixed = pa.types.is_fixed_size_list(found) and pa.types.is_fixed_size_list(wanted)
-        if found != wanted and not (is_list(found) and is_list(wanted) and not both_fixed):
-            return f"{name!r} holds {found}, not {wanted}"
-    if further := [name for name in schema.names if name not in expected.names]:
-        return f"it has the further column {further[0]!r}"
-    return None
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -207,7 +207,7 @@ def test_a_folder_that_is_no_dataset_is_never_overwritten(tmp_path):
 
 
 def test_shards_have_the_size_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("unicorn_hf.data.shards.ROW_GROUP_BYTES", 1)
     dataset = captions(3000)
     folder = publish(dataset, None, tmp_path / "out", shard_size="20KB")
     assert len(list((folder / "unicorn-1.2m").iterdir())) > 2
@@ -425,7 +425,7 @@ def test_a_pull_request_leaves_the_branch_alone(hub, published):
 
 def test_shards_of_an_earlier_version_are_removed(hub, published, tmp_path, monkeypatch):
     push_to_hub(published, "org/name")
-    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("unicorn_hf.data.shards.ROW_GROUP_BYTES", 1)
     publish(captions(2000), conversations(), published, overwrite=True, shard_size="30KB")
     push_to_hub(published, "org/name")
     there = {path for path in hub.repo("org/name").files() if path.startswith("unicorn-1.2m/")}

@@ -242,7 +242,7 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
     """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
     from tqdm.auto import tqdm
 
-    from unicorn_hf.data.parquet_shards import write_parquet_shards
+    from unicorn_hf.data.shards import write_shards
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
     from unicorn_hf.dataset_scripts.released_json import Rejected
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
@@ -258,7 +258,8 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
             if config == PRETRAIN:
                 tables = _unique(tables, source.name)
             tables = _counted(seen.watch(tables), progress)
-            shards = write_parquet_shards(tables, folder / config, source.features, shard_size=shard_size)
+            schema = source.features.arrow_schema
+            shards = write_shards(tables, folder / config, schema, shard_size=shard_size, suffix=".parquet")
         if not shards.num_rows:
             raise InputError(f"{source.name}: no row can be used: {rejected}")
         if rejected.counts:

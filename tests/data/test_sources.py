@@ -3,8 +3,9 @@ import pytest
 from datasets import Dataset, Image, load_dataset
 
 from unicorn_hf import InputError
-from unicorn_hf.data.dataset_folder import write_dataset, write_shards
+from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.shards import write_shards
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.data.staging import new_folder
 
@@ -19,13 +20,12 @@ def test_what_is_written_is_read_back_by_load_dataset_with_its_provenance(tmp_pa
     assert read_provenance(tmp_path / "out") == provenance
 
 
-def test_a_large_dataset_is_written_in_shards_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 1)
+def test_a_large_dataset_is_written_in_shards_in_order(tmp_path):
     rows = Dataset.from_dict({"id": list(range(5000))}).select(range(4999, -1, -1))
-    write_shards(rows, tmp_path, shard_size=1)
+    write_shards(rows.with_format("arrow").iter(1000), tmp_path, rows.features.arrow_schema, shard_size=1)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"train-{index:05d}-of-00005.parquet" for index in range(5)]
-    read = load_dataset("parquet", data_files=[str(tmp_path / name) for name in names], split="train")
+    assert names == [f"train-{index:05d}-of-00005.arrow" for index in range(5)]
+    read = load_dataset("arrow", data_files=[str(tmp_path / name) for name in names], split="train")
     assert read["id"][:] == rows["id"][:]
 
 

@@ -206,7 +206,7 @@ def test_killed_at_any_write_and_run_again_the_folder_is_the_same_to_the_byte(so
 def test_a_finished_shard_is_not_done_again(source, tmp_path, encoder, monkeypatch):
     options = {"encoder": encoder, "shard_rows": 40, "num_workers": 0}
     assert run_and_die_at(9, monkeypatch, source, tmp_path / "out", **options)
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.embedding").rglob("train-*.parquet")}
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.embedding").rglob("train-*.arrow")}
     assert done
     seen = []
     real = encoder.tokenizer.encode
@@ -232,7 +232,7 @@ def test_sigkill_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_pa
     process = multiprocessing.get_context("fork").Process(target=embed, args=(source, out), kwargs=options)
     process.start()
     deadline = time.monotonic() + 60
-    while not list(work.rglob("train-*.parquet")) and time.monotonic() < deadline:
+    while not list(work.rglob("train-*.arrow")) and time.monotonic() < deadline:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(source, tmp_path, enc
     options = {"encoder": encoder, "shard_rows": 40, "num_workers": 0}
     embed(source, tmp_path / "whole", **options)
     assert run_and_die_at(9, monkeypatch, source, tmp_path / "out", **options)
-    full = tmp_path / ".out.embedding" / "dataset" / "data" / ".train-00002-of-00003.parquet.partial"
+    full = tmp_path / ".out.embedding" / "dataset" / "data" / ".train-00002-of-00003.arrow.partial"
     full.symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"the disk is full \(.*No space left on device.*run the same command again"):
         embed(source, tmp_path / "out", **options)

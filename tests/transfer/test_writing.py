@@ -44,7 +44,7 @@ def test_many_shards_are_written_whole_and_in_order(transfer, text, make_dataset
     pq.write_table(make_dataset(text).data.table, tmp_path / "rows.parquet", row_group_size=400)
     transfer.apply(tmp_path / "rows.parquet", tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out" / "data").iterdir())
-    assert names == [f"train-{index:05d}-of-00004.parquet" for index in range(4)]
+    assert names == [f"train-{index:05d}-of-00004.arrow" for index in range(4)]
     moved = datasets.load_dataset(str(tmp_path / "out"), split="train")
     assert moved["id"][:] == [f"a{row}" for row in range(len(text))]
     np.testing.assert_array_equal(np.array(moved["image_embeds"][:]), transfer.apply(text).astype(np.float16))

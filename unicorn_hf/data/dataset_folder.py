@@ -1,66 +1,62 @@
-"""The folder that a step writes: shards in `data/`, and a card that `datasets.load_dataset(folder)` reads."""
+"""The folder that a step writes: Arrow shards in `data/`, and a card that `datasets.load_dataset(folder)` reads."""
 
 from pathlib import Path
 
+from unicorn_hf.data.shards import Shards, write_shards
 from unicorn_hf.data.staging import new_folder
 
 
 def write_dataset(dataset, output, *, title: str, provenance: dict | None = None) -> Path:
-    """Write `dataset` as Parquet shards with a card. Returns the folder.
+    """Write `dataset` as Arrow shards with a card. Returns the folder.
 
     Raises:
         InputError: `output` exists and is not an empty folder.
     """
     with new_folder(output) as folder:
-        write_shards(dataset, folder / "data")
-        columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
-        write_card(folder, title=title, num_rows=len(dataset), columns=columns, provenance=provenance)
+        write_rows(dataset, folder, title=title, provenance=provenance)
     return Path(output)
 
 
-def write_card(folder, *, title: str, num_rows: int, columns: dict[str, str], provenance: dict | None = None) -> None:
-    """Write the card of a folder with shards `data/train-*.parquet`; `columns` maps a name to its type in words."""
-    from huggingface_hub import DatasetCard, DatasetCardData
+def write_rows(dataset, folder: Path, *, title: str, provenance: dict | None = None) -> Shards:
+    """Write `dataset`, pictures that it holds as paths included, and its card to a folder that may hold other files."""
+    from datasets.table import embed_table_storage
+
+    tables = map(embed_table_storage, dataset.with_format("arrow").iter(1000))
+    shards = write_shards(tables, folder / "data", dataset.features.arrow_schema)
+    columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
+    write_card(
+        folder,
+        title=title,
+        num_rows=len(dataset),
+        columns=columns,
+        provenance=provenance,
+        fingerprint=shards.fingerprint,
+    )
+    return shards
+
+
+def write_card(
+    folder, *, title: str, num_rows: int, columns: dict[str, str], provenance: dict | None = None, fingerprint: str
+) -> None:
+    """Write the card of a folder with shards `data/train-*.arrow`.
+
+    Args:
+        columns: the name of a column -> its type in words.
+        fingerprint: of the shards. It keeps `load_dataset` from taking one folder for another: its cache knows a folder
+            with a card by the folder's last name and the card's configurations only.
+    """
+    import yaml
 
     config = {
         "config_name": "default",
-        "description": f"content {fingerprint(folder)}",
-        "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
+        "description": f"content {fingerprint}",
+        "data_files": [{"split": "train", "path": "data/train-*.arrow"}],
     }
-    card_data = DatasetCardData(
-        pretty_name=title,
-        configs=[config],
-        unicorn=provenance or {},
-    )
+    metadata = {"pretty_name": title, "configs": [config], "unicorn": provenance or {}}
     rows = "\n".join(f"| `{name}` | {kind} |" for name, kind in columns.items())
     text = f"# {title}\n\n{num_rows:,} rows.\n\n| column | type |\n| --- | --- |\n{rows}\n"
-    DatasetCard(f"---\n{card_data}\n---\n\n{text}").save(folder / "README.md")
-
-
-def fingerprint(folder) -> str:
-    """A hash of the shards' Parquet footers (sizes, offsets, statistics).
-
-    In a card it keeps `load_dataset` from taking one folder for another: its cache knows a folder with a card by the
-    folder's last name and the card's configurations only.
-    """
-    import hashlib
-
-    digest = hashlib.sha256()
-    for shard in sorted(Path(folder).rglob("*.parquet")):
-        with shard.open("rb") as file:
-            file.seek(max(0, shard.stat().st_size - (64 << 10)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
-def write_shards(dataset, folder: Path, split: str = "train", shard_size: int = 500 << 20) -> None:
-    """Write `dataset` to `folder` as `<split>-00000-of-0000N.parquet`, pictures that it holds as paths included."""
-    from datasets.table import embed_table_storage
-
-    from unicorn_hf.data.parquet_shards import write_parquet_shards
-
-    tables = dataset.with_format("arrow").iter(1000)
-    write_parquet_shards(map(embed_table_storage, tables), folder, dataset.features, shard_size=shard_size, split=split)
+    card = f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n{text}"
+    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
 
 
 def feature_text(feature) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.vectors import BLOCK_ROWS, TABLE_ROWS, TableVectors
+from unicorn_hf.data.vectors import BLOCK_ROWS, TABLE_ROWS, Vectors
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def read_pickle(path):
         raise InputError(f"{path}: is damaged, or no pickle of vectors ({reason})") from error
 
 
-class PickleVectors(TableVectors):
+class PickleVectors(Vectors):
     """The vectors of one pickle or of a folder of them, one file in memory at a time."""
 
     def __init__(self, path: Path, *, allow_pickle: bool):
@@ -65,6 +65,9 @@ class PickleVectors(TableVectors):
                 "caption": [str(record.get("caption", "")) for record in records],
             }
             yield pa.table(columns, schema=self.schema), np.stack([record["embed"] for record in records])
+
+    def table_schema(self):
+        return self.schema
 
     def row_id(self, row: int) -> str | None:
         for file in self.files:

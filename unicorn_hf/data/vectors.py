@@ -10,32 +10,32 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.data_files import find_data_files
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.errors import InputError
 
 BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
-TABLE_ROWS = 1000  # whole rows at once, where a table is written again: a row group of Parquet
+TABLE_ROWS = 1000  # whole rows at once, where a table is written again
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Safetensors' names of element types; bfloat16 has no NumPy type and is widened to float32 while it is read.
 _SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
 # A row group of Parquet up to this size is decoded in one go, several at a time on as many threads.
-_ROW_GROUP_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 20
 
 
 def open_vectors(source, column: str | None = None, *, allow_pickle: bool = False) -> "Vectors":
     """The vectors of `source`, without reading them yet.
 
     Args:
-        source: an array or tensor [N, D], a `datasets.Dataset`, a dataset folder or Hub id, a data file (Parquet, JSON
-            lines), a `.npy` or `.safetensors` file, or, with `allow_pickle`, a `.pkl` file of the released code or a
-            folder of such. A `Vectors` is returned as it is.
+        source: an array or tensor [N, D], a `datasets.Dataset`, a dataset folder or Hub id, a data file (Arrow,
+            Parquet, JSON lines), a `.npy` or `.safetensors` file, or, with `allow_pickle`, a `.pkl` file of the
+            released code or a folder of such. A `Vectors` is returned as it is.
         column: the column of a dataset, the tensor of a `.safetensors` file.
 
     Raises:
@@ -59,15 +59,14 @@ def open_vectors(source, column: str | None = None, *, allow_pickle: bool = Fals
             from unicorn_hf.data.pickles import PickleVectors
 
             return PickleVectors(path, allow_pickle=allow_pickle)
-        files = parquet_files(path)
-        if files:
-            return ParquetVectors(files, column, name=str(source), provenance=read_provenance(source))
-    return DatasetVectors(
-        read_dataset(source),
-        column,
-        name=str(source) if isinstance(source, str | Path) else "the dataset",
-        provenance=read_provenance(source),
-    )
+        from unicorn_hf.data.tables import open_tables, table_files
+
+        if files := table_files(path):
+            return TableVectors(open_tables(files, str(source)), column, read_provenance(source))
+    from unicorn_hf.data.tables import DatasetTables
+
+    name = str(source) if isinstance(source, str | Path) else "the dataset"
+    return TableVectors(DatasetTables(read_dataset(source), name), column, read_provenance(source))
 
 
 def is_tensor(value) -> bool:
@@ -96,6 +95,25 @@ class Vectors:
     def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
         """`function` of every block, in order, on several threads."""
         return parallel_map(function, self.blocks(rows), threads)
+
+    def table_schema(self):
+        """The `pyarrow.Schema` of `tables`; bare vectors have an `id`, their row's number."""
+        import pyarrow as pa
+
+        return pa.schema({"id": pa.string()})
+
+    def tables(self) -> Iterator:
+        """Pairs of a `pyarrow.Table` of whole rows, at most `TABLE_ROWS`, and the block of their vectors."""
+        import pyarrow as pa
+
+        row = 0
+        for block in self.blocks(TABLE_ROWS):
+            yield pa.table({"id": [str(index) for index in range(row, row + len(block))]}), block
+            row += len(block)
+
+    def map_tables(self, function: Callable) -> Iterator:
+        """`tables` with `function` of every block, in order, on several threads."""
+        return parallel_map(lambda pair: (pair[0], function(pair[1])), self.tables())
 
     def row_id(self, row: int) -> str | None:
         """The row's `id`, where it has one."""
@@ -154,8 +172,8 @@ class FileVectors(Vectors):
                     np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 )
                 shape, fortran_order, dtype = read_header(file)
-            except ValueError as error:
-                raise InputError(f"{path}: is no .npy file ({error})") from error
+            except Exception as error:  # the header is a Python literal, which can be wrong in many ways
+                raise InputError(f"{path}: is no .npy file ({_reason(error)})") from error
             if fortran_order or dtype.kind not in "fiu":
                 order = " by columns" if fortran_order else ""
                 raise InputError(f"{path}: holds {dtype}{order}; expected numbers by rows")
@@ -163,29 +181,19 @@ class FileVectors(Vectors):
 
     @classmethod
     def from_safetensors(cls, path: Path, column: str | None) -> "FileVectors":
-        with path.open("rb") as file:
-            try:
-                length = int.from_bytes(file.read(8), "little")
-                tensors = json.loads(file.read(min(length, path.stat().st_size)))
-            except ValueError as error:
-                raise InputError(f"{path}: is no .safetensors file") from error
-        tensors.pop("__metadata__", None)
+        tensors = safetensors_header(path)
         if column not in tensors:
             if len(tensors) != 1:
-                raise InputError(f"{path}: has no tensor {column!r}; its tensors are {', '.join(tensors)}")
+                raise InputError(f"{path}: has no tensor {column!r}; its tensors are {', '.join(tensors)[:300]}")
             column = next(iter(tensors))
-        tensor = tensors[column]
-        if tensor["dtype"] not in _SAFETENSORS_TYPES:
-            expected = ", ".join(_SAFETENSORS_TYPES)
-            raise InputError(f"{path}: {column!r} holds {tensor['dtype']}; expected one of {expected}")
-        return cls(
-            path,
-            tensor["shape"],
-            _SAFETENSORS_TYPES[tensor["dtype"]],
-            8 + length + tensor["data_offsets"][0],
-            column,
-            bfloat16=tensor["dtype"] == "BF16",
-        )
+        kind, shape, offset = tensors[column]
+        if kind not in _SAFETENSORS_TYPES:
+            raise InputError(f"{path}: {column!r} holds {kind}; expected one of {', '.join(_SAFETENSORS_TYPES)}")
+        return cls(path, shape, _SAFETENSORS_TYPES[kind], offset, column, bfloat16=kind == "BF16")
+
+    def places(self) -> list[tuple[Path, int, int]] | None:
+        """Where the rows lie: file, place in it, number of rows; None where they are not stored as they are read."""
+        return None if self.bfloat16 else [(self.path, self.offset, self.num_rows)]
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         return self.map_blocks(lambda block: block, rows, threads=1)
@@ -198,223 +206,166 @@ class FileVectors(Vectors):
 
     def _read(self, file: int, start: int, rows: int) -> np.ndarray:
         block = np.empty((min(rows, self.num_rows - start), self.embed_dim), self.dtype)
-        view, offset = memoryview(block).cast("B"), self.offset + start * block[0].nbytes
-        while len(view):
-            count = os.preadv(file, [view], offset)
-            if not count:
-                raise InputError(f"{self.path}: was cut short while it was read")
-            view, offset = view[count:], offset + count
+        read_into(block, file, self.offset + start * block[0].nbytes, self.path)
         return (block.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else block
 
 
+def read_into(block: np.ndarray, file: int, offset: int, path: Path) -> None:
+    """Fill an array with the bytes of an open file."""
+    view = memoryview(block).cast("B")
+    while len(view):
+        count = os.preadv(file, [view], offset)
+        if not count:
+            raise InputError(f"{path}: was cut short while it was read")
+        view, offset = view[count:], offset + count
+
+
+def safetensors_header(path: Path) -> dict[str, tuple[str, list[int], int]]:
+    """Type, shape and place in the file of every tensor of a `.safetensors` file, in the order of their places.
+
+    Raises:
+        InputError: it is none, or its header does not agree with itself or with the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The library checks every field. Its access to one tensor takes the longer the more there are.
+        with safe_open(path, "numpy"), path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no .safetensors file ({_reason(error)})") from error
+    header.pop("__metadata__", None)
+    tensors = {
+        name: (tensor["dtype"], tensor["shape"], 8 + length + tensor["data_offsets"][0])
+        for name, tensor in header.items()
+    }
+    return dict(sorted(tensors.items(), key=lambda item: item[1][2]))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class TableVectors(Vectors):
-    """A column of vectors of a table that has other columns too."""
+    """A column of vectors of `Tables`, which have other columns too.
 
-    schema = None  # pyarrow.Schema with the features' metadata
+    A column of Arrow lists of one length is read as a `.npy` file is, with plain reads from its place in the file;
+    anything else is decoded, each piece by the thread that works on it.
+    """
 
-    def tables(self) -> Iterator:
-        """Pairs of a `pyarrow.Table` of whole rows, of bounded size, and the block of their vectors."""
-        raise NotImplementedError
-
-    def _open_column(self, column: str | None) -> None:
+    def __init__(self, source, column: str | None, provenance: dict):
         import pyarrow as pa
 
-        self.column = column
+        from unicorn_hf.data.tables import is_list
+
+        self.source, self.column, self.provenance = source, column, provenance
+        self.name, self.schema, self.num_rows = source.name, source.schema, source.num_rows
         if column not in self.schema.names:
             raise InputError(f"{self.name}: has no column {column!r}; its columns are {', '.join(self.schema.names)}")
-        kind = self.schema.field(column).type
-        if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-            raise InputError(f"{self.name}: the column {column!r} holds {kind}; expected lists of numbers")
-        self.embed_dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-
-    def _lists(self) -> Iterator:
-        """The column in `pyarrow` arrays."""
-        raise NotImplementedError
+        self.kind = self.schema.field(column).type
+        numbers = is_list(self.kind) and self.kind.value_type
+        if not numbers or not (
+            pa.types.is_floating(numbers) or pa.types.is_integer(numbers) or pa.types.is_null(numbers)
+        ):
+            raise InputError(f"{self.name}: the column {column!r} holds {self.kind}; expected lists of numbers")
+        is_fixed = pa.types.is_fixed_size_list(self.kind)
+        self._check_shape((self.num_rows, self.kind.list_size if is_fixed else self._first_length()))
+        self.dtype = np.dtype(np.float32 if pa.types.is_null(numbers) else numbers.to_pandas_dtype())
 
     def _first_length(self) -> int:
         """The length of the first vector, before which there may be rows without one."""
-        for lists in self._lists():
-            if lists.null_count < len(lists):
-                return len(lists.drop_null()[0])
+        for table in self.source.read_all([self.column]):
+            lists = table.column(self.column).drop_null()
+            if len(lists):
+                return len(lists[0])
         raise InputError(f"{self.name}: has no vector in {self.column!r}; expected some")
 
-    def _as_block(self, lists, first_row: int) -> np.ndarray:
-        """A `pyarrow` array of lists as an array [n, D], without a copy where no value is missing."""
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        return self.map_blocks(lambda block: block, rows, threads=1)
+
+    def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
+        return self._map(function, lambda *piece: self._blocks(*piece, rows), threads)
+
+    def tables(self) -> Iterator:
+        return self._map(lambda pair: pair, self._tables, threads=1)
+
+    def map_tables(self, function: Callable) -> Iterator:
+        return self._map(lambda pair: (pair[0], function(pair[1])), self._tables)
+
+    def _map(self, function: Callable, read: Callable, threads: int | None = None) -> Iterator:
+        pieces = self.source.pieces
+        starts = accumulate((piece.num_rows for piece in pieces), initial=0)
+        items = list(zip(pieces, starts, strict=False))
+        if max(piece.num_bytes for piece in pieces) > _PIECE_BYTES:
+            return parallel_map(function, (each for item in items for each in read(*item)), threads)
+        return chain.from_iterable(parallel_map(lambda item: [function(each) for each in read(*item)], items, threads))
+
+    def _blocks(self, piece, first_row: int, rows: int) -> Iterator[np.ndarray]:
+        if place := self._find(piece):
+            path, offset = place
+            with path.open("rb", buffering=0) as file:
+                for start in range(0, piece.num_rows, rows):
+                    block = np.empty((min(rows, piece.num_rows - start), self.embed_dim), self.dtype)
+                    read_into(block, file.fileno(), offset + start * block[0].nbytes, path)
+                    yield block
+            return
+        for table in self.source.read(piece, [self.column]):
+            block = self._as_block(table, piece, first_row)
+            first_row += len(block)
+            yield from (block[start : start + rows] for start in range(0, len(block), rows))
+
+    def _tables(self, piece, first_row: int) -> Iterator:
         import pyarrow as pa
 
-        if lists.null_count:
-            valid = lists.is_valid().to_numpy(zero_copy_only=False)
-            block = np.full((len(lists), self.embed_dim), np.nan, np.float32)
-            if valid.any():
-                block[valid] = self._as_block(lists.drop_null(), first_row)
-            return block
-        if not (pa.types.is_fixed_size_list(lists.type) and lists.type.list_size == self.embed_dim):
-            lengths = lists.value_lengths().to_numpy()
-            wrong = np.flatnonzero(lengths != self.embed_dim)
-            if len(wrong):
-                raise InputError(
-                    f"{self.name}: {self.row_name(first_row + int(wrong[0]))} has {lengths[wrong[0]]} dimensions in "
-                    f"{self.column!r}; expected {self.embed_dim} as in the rows before it"
-                )
+        if not self._find(piece):
+            for table in self.source.read(piece):
+                yield table, self._as_block(table, piece, first_row)
+                first_row += len(table)
+            return
+        # The vectors are written from memory of our own: pages of a mapped file count as this process's.
+        (block,) = self._blocks(piece, first_row, piece.num_rows)
+        others = [name for name in self.schema.names if name != self.column]
+        columns = next(iter(self.source.read(piece, others))).columns if others else []
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=self.kind)
+        columns.insert(self.schema.names.index(self.column), lists)
+        yield pa.table(columns, schema=self.schema), block
+
+    def places(self) -> list[tuple[Path, int, int]] | None:
+        """Where the rows lie, as `FileVectors` has it; None where some are not stored as they are read."""
+        places = [(*place, piece.num_rows) for piece in self.source.pieces if (place := self._find(piece))]
+        return places if len(places) == len(self.source.pieces) else None
+
+    def _find(self, piece) -> tuple[Path, int] | None:
+        find = getattr(self.source, "find", None)
+        return find(piece, self.column) if find else None
+
+    def _as_block(self, table, piece, first_row: int) -> np.ndarray:
+        """The vectors of a table as an array [n, D], without a copy where none is missing; NaN where one is."""
+        lists = table.column(self.column).combine_chunks()
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)  # NaN where there is no list
+        wrong = np.flatnonzero((lengths != self.embed_dim) & (lengths == lengths))
+        if len(wrong):
+            raise InputError(
+                f"{self.source.where(piece)}: {self.row_name(first_row + int(wrong[0]))} has {int(lengths[wrong[0]])} "
+                f"dimensions in {self.column!r}; expected {self.embed_dim} as in the rows before it"
+            )
         values = lists.flatten()
-        return values.to_numpy(zero_copy_only=values.null_count == 0).reshape(len(lists), self.embed_dim)
+        values = values.to_numpy(zero_copy_only=values.null_count == 0).reshape(-1, self.embed_dim)
+        if not lists.null_count:
+            return values
+        block = np.full((len(lists), self.embed_dim), np.nan, np.float32)
+        block[lists.is_valid().to_numpy(zero_copy_only=False)] = values
+        return block
 
-
-class ParquetVectors(TableVectors):
-    """A column of vectors in Parquet files, decoded ahead of the reader on several threads.
-
-    Decoding is the limit here (Parquet stores a list's numbers one by one), so row groups are decoded side by side.
-    """
-
-    def __init__(self, files: list[Path], column: str | None, name: str, provenance: dict):
-        import pyarrow.parquet as pq
-
-        self.files, self.name, self.provenance = files, name, provenance
-        try:
-            self.metadata = [pq.read_metadata(file) for file in files]
-        except Exception as error:
-            raise InputError(f"{name}: cannot be read as Parquet ({error})") from error
-        schemas = [metadata.schema.to_arrow_schema() for metadata in self.metadata]
-        for file, schema in zip(files, schemas, strict=True):
-            check_names(schema.names, schemas[0].names, file, files[0])
-        self.schema = with_known_types(schemas)
-        self._open_column(column)
-        num_rows = sum(metadata.num_rows for metadata in self.metadata)
-        self._check_shape((num_rows, num_rows and (self.embed_dim or self._first_length())))
-
-    def _lists(self) -> Iterator:
-        return (batch.column(0) for batch in self._batches(BLOCK_ROWS, [self.column]))
-
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        first_row = 0
-        for batch in self._batches(rows, [self.column]):
-            yield self._as_block(batch.column(0), first_row)
-            first_row += len(batch)
-
-    def tables(self) -> Iterator:
-        import pyarrow as pa
-
-        first_row = 0
-        for batch in self._batches(TABLE_ROWS, None):
-            table = self._in_schema(pa.Table.from_batches([batch]), first_row)
-            yield table, self._as_block(batch.column(self.column), first_row)
-            first_row += len(batch)
-
-    def _in_schema(self, table, first_row: int):
-        """A table with its columns in the order and the types of the first file: shards are joined by name."""
-        import pyarrow as pa
-
-        table = table.select(self.schema.names)
-        for index, field in enumerate(self.schema):
-            if table.schema.field(index).type != field.type:
-                try:
-                    table = table.set_column(index, field.name, table.column(index).cast(field.type))
-                except pa.ArrowException as error:
-                    raise InputError(
-                        f"{self.name}: {field.name!r} holds {table.schema.field(index).type} from row {first_row} on, "
-                        f"and {field.type} before; write all files with the same types"
-                    ) from error
-        return table
-
-    def _batches(self, rows: int, columns: list[str] | None) -> Iterator:
-        groups = [(file, group) for file, data in enumerate(self.metadata) for group in range(data.num_row_groups)]
-        largest = max(self.metadata[file].row_group(group).total_byte_size for file, group in groups)
-        if largest <= _ROW_GROUP_BYTES and len(groups) > 1:
-            for batches in parallel_map(lambda group: list(self._read(*group, rows, columns)), groups):
-                yield from batches
-        else:
-            for group in groups:
-                yield from self._read(*group, rows, columns)
-
-    def _read(self, file: int, group: int, rows: int, columns: list[str] | None) -> Iterator:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with pq.ParquetFile(self.files[file], metadata=self.metadata[file], buffer_size=1 << 20) as parquet:
-                yield from parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.files[file]}: cannot be read as Parquet ({error})") from error
-
-    def ids(self) -> list[str] | None:
-        import pyarrow.parquet as pq
-
-        if "id" not in self.schema.names:
-            return None
-        return [str(value) for file in self.files for value in pq.read_table(file, columns=["id"])["id"].to_pylist()]
+    def table_schema(self):
+        return self.schema
 
     def row_id(self, row: int) -> str | None:
-        ids = self.ids()
-        return None if ids is None else ids[row]
-
-
-class DatasetVectors(TableVectors):
-    """A column of vectors of a `datasets.Dataset`, read from its Arrow table."""
-
-    def __init__(self, dataset, column: str | None, name: str, provenance: dict):
-        self.dataset, self.name, self.provenance = dataset, name, provenance
-        self.schema = dataset.features.arrow_schema
-        self._open_column(column)
-        self._check_shape((len(dataset), self.embed_dim or self._first_length()))
-
-    def _lists(self) -> Iterator:
-        tables = self._batches(self.dataset.select_columns(self.column), BLOCK_ROWS)
-        return (table.column(0).combine_chunks() for table in tables)
-
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        first_row = 0
-        for table in self._batches(self.dataset.select_columns(self.column), rows):
-            for chunk in table.column(0).chunks:
-                yield self._as_block(chunk, first_row)
-                first_row += len(chunk)
-
-    def tables(self) -> Iterator:
-        first_row = 0
-        for table in self._batches(self.dataset, TABLE_ROWS):
-            yield table, self._as_block(table.column(self.column).combine_chunks(), first_row)
-            first_row += len(table)
-
-    def _batches(self, dataset, rows: int) -> Iterator:
-        return dataset.with_format("arrow").iter(rows)
+        return self.source.row_id(row)
 
     def ids(self) -> list[str] | None:
-        return [str(value) for value in self.dataset["id"]] if "id" in self.dataset.column_names else None
-
-    def row_id(self, row: int) -> str | None:
-        return str(self.dataset[row]["id"]) if "id" in self.dataset.column_names else None
-
-
-def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files that `read_dataset(path)` would read; empty where it holds something else.
-
-    `datasets` takes seconds to import and gigabytes to convert; Parquet files need neither.
-    """
-    if not path.exists():
-        return []
-    found = find_data_files(path)
-    return found.of_split("train") if found.format == "parquet" else []
-
-
-def check_names(names: list[str], expected: list[str], file, first) -> None:
-    """Raise `InputError` unless a file has the columns of the first one, each once, in whatever order."""
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{file}: has several columns {twice[0]!r}; expected each name once")
-    if differing := sorted(set(names) ^ set(expected)):
-        what = "lacks the column" if differing[0] in expected else "has a further column"
-        raise InputError(f"{file}: {what} {differing[0]!r} compared to {first}; write both with the same columns")
-
-
-def with_known_types(schemas: list):
-    """The first schema, its columns of nothing but null in the type of the first schema that knows one."""
-    import pyarrow as pa
-
-    first = schemas[0]
-    for index, field in enumerate(first):
-        if pa.types.is_null(field.type):
-            known = (schema.field(field.name) for schema in schemas)
-            field = next((each for each in known if not pa.types.is_null(each.type)), field)
-            first = first.set(index, field)
-    return first
+        return self.source.ids()
 
 
 def unit_rows(block: np.ndarray, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ import torch
 from datasets.table import embed_table_storage
 
 from unicorn_hf.data.dataset_folder import feature_text, write_card
-from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.shards import as_lists, fingerprint, write_arrow
 from unicorn_hf.data.sources import check_columns
 from unicorn_hf.data.staging import check_new_folder, finish_folder, lock, read_json, rename_durably, write_json
 from unicorn_hf.embedding.config import EmbedConfig
@@ -233,6 +233,10 @@ class EmbeddingJob(EmbedConfig):
                 write_json(self.settings(), self.work / "settings.json")
             for folder in ("dataset/data", "shards"):
                 (self.work / folder).mkdir(parents=True, exist_ok=True)
+            for shard in (self.work / "dataset" / "data").glob("train-*.parquet"):  # of an earlier version
+                write_arrow(pq.read_table(shard), partial := shard.with_suffix(".partial"))
+                partial.rename(shard.with_suffix(".arrow"))
+                shard.unlink()
         return self.count(self.done_shards())
 
     def check_settings(self) -> None:
@@ -346,7 +350,7 @@ class EmbeddingJob(EmbedConfig):
         return add_vectors(dataset.remove_columns(self.remove_columns), self.embeds_column, shard.vectors), failures
 
     def shard_file(self, shard: int) -> Path:
-        return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
+        return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.arrow"
 
     def counts_file(self, shard: int) -> Path:
         return self.work / "shards" / f"{shard:05d}.json"
@@ -361,11 +365,7 @@ class EmbeddingJob(EmbedConfig):
             write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
-            table = embed_table_storage(table)
-            schema = with_plain_vectors(table.schema, {self.embeds_column})
-            table = pa.table(table.columns, schema=schema)
-            # `Dataset.to_parquet` takes eight times as long over the vectors, which its dictionaries cannot compress.
-            pq.write_table(table, partial, row_group_size=1_000, **column_options(schema))
+            write_arrow(embed_table_storage(table), partial)
             rename_durably(partial, path)
 
     def finish(self) -> dict:
@@ -382,7 +382,8 @@ class EmbeddingJob(EmbedConfig):
             )
         records = [read_json(self.counts_file(shard)) for shard in range(self.num_shards)]
         dataset = self.work / "dataset"
-        features = datasets.Features.from_arrow_schema(pq.read_schema(self.shard_file(0)))
+        with pa.memory_map(str(self.shard_file(0))) as file, pa.ipc.open_stream(file) as shard:
+            features = datasets.Features.from_arrow_schema(shard.schema)
         embed_dim = features[self.embeds_column].length
         counts = self.count(done)
         summary = {
@@ -407,6 +408,7 @@ class EmbeddingJob(EmbedConfig):
                     **read_provenance(self.data),
                     self.embeds_column: {"encoder": self.encoder_name, "embed_dim": embed_dim},
                 },
+                fingerprint=fingerprint(map(self.shard_file, range(self.num_shards))),
             )
             finish_folder(dataset, Path(self.output))
         if self.executor == "slurm":  # the rank that does this has a log there
@@ -434,7 +436,7 @@ def add_vectors(dataset: datasets.Dataset, name: str, vectors: np.ndarray) -> pa
         if isinstance(feature, datasets.Image):
             features[column] = datasets.Image()  # it was read without decoding
     features[name] = datasets.List(datasets.Value("float16"), length=vectors.shape[1])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    column = as_lists(vectors)
     return dataset.with_format("arrow")[:].append_column(name, column).cast(features.arrow_schema)
 
 

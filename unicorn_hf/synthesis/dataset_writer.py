@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -17,9 +18,6 @@ from unicorn_hf.synthesis.journal import DEAD, OK
 from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
-
-_ROWS_A_GROUP = 10_000
-_SHARD_BYTES = 500 << 20
 
 
 class Account:
@@ -95,7 +93,7 @@ def write_answers(
                 if again:
                     reject("semantic_duplicate", row, record)
             kept = [pair for pair, again in zip(kept, repeated, strict=True) if not again]
-        columns = _write_shards(stage, kept, staged / "data", account)
+        shards, columns = _write_shards(stage, kept, staged / "data", account)
     summary = account.to_dict(requested, Prices(**plan["prices"])) | {
         "writer": plan["writer_name"],
         "model": plan["model"],
@@ -116,7 +114,14 @@ def write_answers(
         )
     write_json(summary, staged / "summary.json")
     provenance = {"synthesis": {key: summary[key] for key in ("writer", "model", "prompts")}}
-    write_card(staged, title=stage.title, num_rows=account.rows, columns=columns, provenance=provenance)
+    write_card(
+        staged,
+        title=stage.title,
+        num_rows=account.rows,
+        columns=columns,
+        provenance=provenance,
+        fingerprint=shards.fingerprint,
+    )
     if llava:
         write_llava(staged)
     finish_folder(staged, work.output, overwrite=True)  # a retry replaces what the run before it has written
@@ -167,44 +172,31 @@ def _distinct(stage, pairs, threshold: float | None, reject) -> Iterator[tuple[d
             yield row, record
 
 
-def _write_shards(stage, pairs, folder: Path, account: Account) -> dict[str, str]:
-    """Write rows as `train-00000-of-0000N.parquet`; returns column -> type in words."""
+def _write_shards(stage, pairs, folder: Path, account: Account):
+    """Write the rows; returns the shards, and column -> type in words."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from unicorn_hf.data.shards import BATCH_ROWS, write_shards
 
     turn = pa.struct({"role": pa.string(), "content": pa.string()})
     schema = pa.schema([(name, pa.list_(turn) if name == "messages" else pa.string()) for name in stage.columns])
-    folder.mkdir()
-    shards, group, writer = [], [], None
 
-    def flush():
-        nonlocal writer
-        if writer is None or shards[-1].stat().st_size >= _SHARD_BYTES:
-            if writer is not None:
-                writer.close()
-            shards.append(folder / f"{len(shards):05d}.partial")
-            writer = pq.ParquetWriter(shards[-1], schema)
-        writer.write_table(pa.Table.from_pylist(group, schema=schema))
-        group.clear()
+    def tables():
+        pairs_left = iter(pairs)
+        while batch := list(itertools.islice(pairs_left, BATCH_ROWS)):
+            for _, record in batch:
+                account.rows += 1
+                if "task" in record:
+                    account.tasks[record["task"]] += 1
+                    if record["task"] == "multiple_choice":
+                        answers = (turn["content"] for turn in record["messages"] if turn["role"] == "assistant")
+                        account.right_letters.update(answer[-2] for answer in answers)
+            yield pa.Table.from_pylist([stage.output_row(row, record) for row, record in batch], schema=schema)
 
-    for row, record in pairs:
-        output_row = stage.output_row(row, record)
-        account.rows += 1
-        if "task" in record:
-            account.tasks[record["task"]] += 1
-            if record["task"] == "multiple_choice":
-                answers = (message["content"] for message in record["messages"] if message["role"] == "assistant")
-                account.right_letters.update(answer[-2] for answer in answers)
-        group.append(output_row)
-        if len(group) == _ROWS_A_GROUP:
-            flush()
-    if group:
-        flush()
-    if writer is not None:
-        writer.close()
-    for index, shard in enumerate(shards):
-        shard.rename(folder / f"train-{index:05d}-of-{len(shards):05d}.parquet")
-    return {name: "List({role: string, content: string})" if name == "messages" else "string" for name in stage.columns}
+    columns = {
+        name: "List({role: string, content: string})" if name == "messages" else "string" for name in stage.columns
+    }
+    return write_shards(tables(), folder, schema), columns
 
 
 def _write_line(file, value: dict) -> None:

@@ -2,7 +2,7 @@
 
 from tqdm.auto import tqdm
 
-from unicorn_hf.data.dataset_folder import feature_text, write_card, write_shards
+from unicorn_hf.data.dataset_folder import write_rows
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.errors import InputError, require
@@ -113,9 +113,7 @@ def _write_in_process(captions, output, writer, mix: dict[str, float], seed: int
     dataset = datasets.Dataset.from_list(rows)
     if output is not None:
         with new_folder(output) as folder:
-            write_shards(dataset, folder / "data")
-            columns = {name: feature_text(dataset.features[name]) for name in dataset.column_names}
-            write_card(folder, title="Instructions", num_rows=len(dataset), columns=columns)
+            write_rows(dataset, folder, title="Instructions")
             if llava:
                 write_llava(folder)
     return dataset

@@ -20,15 +20,7 @@ from unicorn_hf.data.float16 import float32_to_float16
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import check_new_file, check_new_folder, new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
-from unicorn_hf.data.vectors import (
-    ArrayVectors,
-    DatasetVectors,
-    ParquetVectors,
-    Vectors,
-    is_tensor,
-    open_vectors,
-    parallel_map,
-)
+from unicorn_hf.data.vectors import ArrayVectors, TableVectors, Vectors, is_tensor, open_vectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.moments import Moments, no_direction
 
@@ -215,10 +207,10 @@ class ModalityTransfer:
             return self._map_array(np.asarray(x), self._map)
         vectors = open_vectors(x, column, allow_pickle=allow_pickle)
         self._check(vectors, encoder)
-        if output is None and isinstance(vectors, ParquetVectors | DatasetVectors):
+        if output is None and isinstance(vectors, TableVectors):
             return self._map_dataset(vectors, x, out_column)
         if output is None:
-            return np.concatenate([block for _, block in self.moved_blocks(vectors)])
+            return np.concatenate([moved for _, _, moved in self.moved_tables(vectors)])
         self._write(vectors, Path(output), out_column, skip_non_finite, overwrite=overwrite)
         return Path(output)
 
@@ -303,19 +295,20 @@ class ModalityTransfer:
             self, vectors, output, out_column, skip_non_finite=skip_non_finite, overwrite=overwrite, total=total
         )
 
-    def moved_blocks(
+    def moved_tables(
         self,
         vectors: Vectors,
         *,
-        blocks=None,
+        with_tables: bool = False,
         function=None,
         half: bool = False,
         keep_bad: bool = False,
         total: np.ndarray | None = None,
     ) -> Iterator:
-        """Pairs of the bad rows' indices in a block, and the block's moved rows (float16 with `half`), in order.
+        """For every block: the table of its rows, the bad rows' indices in it, its moved rows (float16 with `half`).
 
-        With `keep_bad` the bad rows are there too, and mean nothing. The good rows are added to `total` [D], float64.
+        The table is None unless `with_tables` is set. With `keep_bad` the bad rows are there too, and mean nothing. The
+        good rows are added to `total` [D], float64.
 
         Raises:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
@@ -333,8 +326,10 @@ class ModalityTransfer:
             return block, float32_to_float16(moved) if half else moved, bad, lost, added
 
         first_row = 0
-        results = vectors.map_blocks(of_block) if blocks is None else parallel_map(of_block, blocks)
-        for block, moved, bad, lost, added in results:
+        results = (
+            vectors.map_tables(of_block) if with_tables else ((None, each) for each in vectors.map_blocks(of_block))
+        )
+        for table, (block, moved, bad, lost, added) in results:
             if len(bad) and not keep_bad:
                 raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
             if len(lost) and not keep_bad:
@@ -345,7 +340,7 @@ class ModalityTransfer:
             first_row += len(block)
             if total is not None:
                 total += added
-            yield lost, moved
+            yield table, lost, moved
 
     def _check(self, vectors: Vectors, encoder: str | None = None) -> None:
         if vectors.embed_dim != self.config["embed_dim"]:
@@ -365,7 +360,7 @@ class ModalityTransfer:
         self._check(vectors)
         result = np.empty((vectors.num_rows, vectors.embed_dim), np.float32)
         row = 0
-        for _, moved in self.moved_blocks(vectors, function=function):
+        for _, _, moved in self.moved_tables(vectors, function=function):
             result[row : row + len(moved)] = moved
             row += len(moved)
         return result.reshape(array.shape)
@@ -410,11 +405,12 @@ class ModalityTransfer:
         features[out_column] = datasets.List(datasets.Value("float16"), length=vectors.embed_dim)
 
         def add_column(table, indices):
-            from unicorn_hf.transfer.writing import as_lists
+            from unicorn_hf.data.shards import as_lists
+            from unicorn_hf.data.tables import DatasetTables
 
-            batch = DatasetVectors(datasets.Dataset(table.select([column])), column, vectors.name, {})
+            batch = TableVectors(DatasetTables(datasets.Dataset(table.select([column])), vectors.name), column, {})
             batch.row_name = lambda row: vectors.row_name(indices[row])
-            moved = np.concatenate([moved for _, moved in self.moved_blocks(batch, half=True)])
+            moved = np.concatenate([moved for _, _, moved in self.moved_tables(batch, half=True)])
             return table.append_column(out_column, as_lists(moved))
 
         mapped = dataset.with_format("arrow").map(

@@ -3,7 +3,6 @@
 import functools
 import json
 import logging
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from unicorn_hf.data.dataset_folder import write_card
 from unicorn_hf.data.staging import new_file, new_folder
-from unicorn_hf.data.vectors import TABLE_ROWS, TableVectors, Vectors
+from unicorn_hf.data.vectors import Vectors
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -48,13 +47,6 @@ def write_moved(
     return vectors.num_rows - len(skipped)
 
 
-def as_lists(moved: np.ndarray):
-    """float16 rows [n, D] as a `pyarrow` array of lists of length D."""
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(moved.reshape(-1)), moved.shape[1])
-
-
 def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
     """In the type of the source where that is float16, else float32."""
     half = getattr(vectors, "dtype", np.float16) == np.float16
@@ -62,7 +54,7 @@ def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
     with output.open("wb") as file:
         rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
         written = 0
-        for moved, _ in kept_rows(half=half):
+        for _, moved, _ in kept_rows(half=half):
             file.write(memoryview(moved).cast("B"))
             written += len(moved)
         if written != rows:
@@ -79,64 +71,29 @@ def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
 
 def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path, out_column: str) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
+    from unicorn_hf.data.shards import as_lists, write_shards
 
-    tables: deque = deque()
-    source_schema = vectors.schema if isinstance(vectors, TableVectors) else pa.schema({"id": pa.string()})
-    if out_column in source_schema.names:
+    schema = vectors.table_schema()
+    if out_column in schema.names:
         raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with --out-column")
-    schema = source_schema.append(pa.field(out_column, pa.list_(pa.float16(), vectors.embed_dim)))
-    schema = schema.with_metadata(_with_feature(source_schema.metadata, out_column, vectors.embed_dim))
-    schema = with_plain_vectors(schema, {vectors.column, out_column})
-    options = column_options(schema)
+    metadata = _with_feature(schema.metadata, out_column, vectors.embed_dim)
+    schema = schema.append(pa.field(out_column, pa.list_(pa.float16(), vectors.embed_dim))).with_metadata(metadata)
 
-    def blocks():
-        for table, block in _tables_and_blocks(vectors):
-            tables.append(table)
-            yield block
-
-    (folder / "data").mkdir()
-    shards, writer, num_rows = [], None, 0
-    try:
-        for moved, kept in kept_rows(blocks()):
-            table = tables.popleft()
+    def tables():
+        for table, moved, kept in kept_rows(with_tables=True):
             table = table if kept is None else table.take(kept)
-            table = pa.table([*table.columns, as_lists(moved)], schema=schema)
-            if writer is None or shards[-1].stat().st_size > SHARD_BYTES:
-                if writer is not None:
-                    writer.close()
-                shards.append(folder / "data" / f"{len(shards)}.parquet")
-                writer = pq.ParquetWriter(shards[-1], schema, **options)
-            writer.write_table(table)
-            num_rows += len(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    for index, shard in enumerate(shards):
-        shard.rename(shard.with_name(f"train-{index:05d}-of-{len(shards):05d}.parquet"))
+            yield pa.table([*table.columns, as_lists(moved)], schema=schema)
+
+    shards = write_shards(tables(), folder / "data", schema, shard_size=SHARD_BYTES)
     write_card(
         folder,
         title=f"{out_column} by the {transfer.method} transfer",
-        num_rows=num_rows,
+        num_rows=shards.num_rows,
         columns={field.name: _type_text(field.type) for field in schema},
         provenance={**vectors.provenance, out_column: transfer.provenance},
+        fingerprint=shards.fingerprint,
     )
-
-
-def _tables_and_blocks(vectors: Vectors):
-    """The other columns of each block of vectors, and the block; bare vectors get an `id`, their row's number."""
-    import pyarrow as pa
-
-    if isinstance(vectors, TableVectors):
-        yield from vectors.tables()
-        return
-    row = 0
-    for block in vectors.blocks(TABLE_ROWS):
-        ids = [vectors.row_id(index) or str(index) for index in range(row, row + len(block))]
-        yield pa.table({"id": ids}), block
-        row += len(block)
 
 
 def _with_feature(metadata: dict | None, column: str, embed_dim: int) -> dict | None:
@@ -157,13 +114,18 @@ def _type_text(kind) -> str:
     return str(kind)
 
 
-def _kept(transfer, vectors: Vectors, blocks=None, *, skip: bool, skipped: list[str], total, half: bool = True):
-    """Pairs of moved rows, and the indices in their block of those that are kept (None: all).
+def _kept(
+    transfer, vectors: Vectors, *, skip: bool, skipped: list[str], total, half: bool = True, with_tables: bool = False
+):
+    """The table of a block's rows (None without `with_tables`), its moved rows, and the indices of those (None: all).
 
     Names what is left out in `skipped`, and adds what is kept to `total`.
     """
     first_row = 0
-    for lost, moved in transfer.moved_blocks(vectors, blocks=blocks, half=half, keep_bad=skip, total=total):
+    for table, lost, moved in transfer.moved_tables(
+        vectors, with_tables=with_tables, half=half, keep_bad=skip, total=total
+    ):
         skipped += [vectors.row_name(first_row + int(row)) for row in lost]
         first_row += len(moved)
-        yield (np.delete(moved, lost, axis=0), np.delete(np.arange(len(moved)), lost)) if len(lost) else (moved, None)
+        kept = np.delete(np.arange(len(moved)), lost) if len(lost) else None
+        yield table, (moved if kept is None else moved[kept]), kept

@@ -1,13 +1,17 @@
+import json
 import random
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Value
+import pytest
+from datasets import Features, Value, load_dataset
 from small_datasets import captions, vectors
-from unicorn_hf.dataset_scripts.sources import PRETRAIN, as_lists, make_features
+from unicorn_hf.dataset_scripts.sources import PRETRAIN, make_features
 
-from unicorn_hf.data.parquet_shards import with_plain_vectors, write_parquet_shards
+from unicorn_hf import InputError
+from unicorn_hf.data.shards import as_lists, fingerprint, with_plain_vectors, write_shards
+from unicorn_hf.data.tables import open_tables
 
 
 def long_captions(num_rows, embed_dim=64):
@@ -20,21 +24,50 @@ def long_captions(num_rows, embed_dim=64):
     return [table.slice(start, 100) for start in range(0, num_rows, 100)], features
 
 
-def test_shards_are_named_by_their_number_and_hold_every_row_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("unicorn_hf.data.parquet_shards.ROW_GROUP_BYTES", 20_000)
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
+def test_shards_are_named_by_their_number_and_hold_every_row_once(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.data.shards.ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr("unicorn_hf.data.shards.BATCH_ROWS", 100)
     tables, features = long_captions(3000)
-    shards = write_parquet_shards(tables, tmp_path / "config", features, shard_size=100_000)
+    folder = tmp_path / "config"
+    shards = write_shards(tables, folder, features.arrow_schema, shard_size=100_000, suffix=suffix)
     assert len(shards.files) > 3 and shards.num_rows == 3000
-    names = [f"train-{index:05d}-of-{len(shards.files):05d}.parquet" for index in range(len(shards.files))]
-    assert sorted(file.name for file in (tmp_path / "config").iterdir()) == names
+    names = [f"train-{index:05d}-of-{len(shards.files):05d}{suffix}" for index in range(len(shards.files))]
+    assert sorted(file.name for file in folder.iterdir()) == names
     assert all(file.stat().st_size < 150_000 for file in shards.files)
-    ids = [key for file in shards.files for key in pq.read_table(file)["id"].to_pylist()]
-    assert ids == [str(row) for row in range(3000)]
+    rows = open_tables(shards.files, "the shards")
+    assert rows.ids() == [str(row) for row in range(3000)]
+    assert rows.row_id(2345) == "2345"
+    assert shards.fingerprint == fingerprint(shards.files)
+
+
+def test_arrow_shards_are_loaded_and_streamed_by_datasets(tmp_path):
+    tables, features = long_captions(2500)
+    write_shards(tables, tmp_path / "data", features.arrow_schema, shard_size=100_000)
+    config = {"split": "train", "path": "data/train-*.arrow"}
+    (tmp_path / "README.md").write_text(
+        f"---\nconfigs: {json.dumps([{'config_name': 'default', 'data_files': [config]}])}\n---"
+    )
+    for streaming in (False, True):
+        rows = load_dataset(str(tmp_path), split="train", streaming=streaming)
+        assert rows.features == features
+        assert [row["id"] for row in rows] == [str(row) for row in range(2500)]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 1000, -1, -8, -200])
+def test_an_arrow_shard_that_is_cut_short_is_refused(kept, tmp_path):
+    tables, features = long_captions(2500)
+    (file,) = write_shards(tables, tmp_path, features.arrow_schema).files
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"train-00000-of-00001\.arrow: cannot be read as Arrow .*write it again"):
+        open_tables([file], "the shard")
 
 
 def test_vectors_are_plain_lists_and_text_is_compressed_with_a_page_index(tmp_path):
     tables, features = long_captions(300)
-    (file,) = write_parquet_shards(tables, tmp_path / "config", features, shard_size=1 << 30).files
+    (file,) = write_shards(
+        tables, tmp_path / "config", features.arrow_schema, shard_size=1 << 30, suffix=".parquet"
+    ).files
     group = pq.read_metadata(file).row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     vectors_column, text = columns["image_embeds.list.element"], columns["caption"]
@@ -59,7 +92,11 @@ def test_one_row_more_leaves_most_of_the_file_as_it_was(tmp_path):
 
     def write(name, rows):
         table = pa.table({"caption": rows}, schema=features.arrow_schema)
-        return write_parquet_shards([table], tmp_path / name, features, shard_size=1 << 30).files[0].read_bytes()
+        return (
+            write_shards([table], tmp_path / name, features.arrow_schema, shard_size=1 << 30, suffix=".parquet")
+            .files[0]
+            .read_bytes()
+        )
 
     before, after = write("before", texts), write("after", ["one more", *texts])
     pieces = [before[start : start + 64] for start in range(0, len(before) - 64, 4096)]
@@ -68,6 +105,8 @@ def test_one_row_more_leaves_most_of_the_file_as_it_was(tmp_path):
 
 def test_vectors_survive_bit_by_bit(tmp_path):
     dataset = captions()
-    shards = write_parquet_shards([dataset.data.table], tmp_path / "c", dataset.features, shard_size=1 << 30)
+    shards = write_shards(
+        [dataset.data.table], tmp_path / "c", dataset.features.arrow_schema, shard_size=1 << 30, suffix=".parquet"
+    )
     column = pq.read_table(shards.files[0])["image_embeds"].combine_chunks()
     assert (column.flatten().to_numpy().reshape(60, -1) == vectors()).all()
