@@ -64,10 +64,12 @@ def run(rows: int, folder: Path | None, with_released: bool) -> list[dict]:
         if with_released:
             commands = [[*fit, "fitted-apart"], apply]
             results.append(measure("ours: .npy, fit, then apply", rows, work, commands, "*.npy", runs=3))
-            commands = [
-                [*cli, "fit", "--text", "texts", "--image", "images", "-o", "fitted-parquet", "--moved", "moved"]
-            ]
-            results.append(measure("ours: Parquet folders", rows, work, commands, "*/data/*.parquet", runs=3))
+            fit = [*cli, "fit", "--text", "texts", "--image", "images", "-o"]
+            apply = [*cli, "apply", "texts", "--transfer", "fitted-folders", "-o", "moved"]
+            commands = [[*fit, "fitted-at-once", "--moved", "moved-at-once"]]
+            results.append(measure("ours: folders", rows, work, commands, "*s/data/*.arrow", runs=3))
+            commands = [[*fit, "fitted-folders"], apply]
+            results.append(measure("ours: folders, fit, then apply", rows, work, commands, "*s/data/*.arrow", runs=3))
         report(results, work, rows)
         return results
 
@@ -86,7 +88,7 @@ def step_command(name: str, work: Path, *rows: int) -> list[str]:
 
 
 def write_vectors(work: Path, rows: int, with_released: bool = True) -> None:
-    """The same text and image vectors as .npy, as Parquet folders and as pickles."""
+    """The same text and image vectors as .npy, as folders and as pickles."""
     for name, seed in (("text", 1), ("image", 2)):
         rng = np.random.default_rng(seed)
         centre = rng.standard_normal(DIM, dtype=np.float32)
@@ -103,25 +105,34 @@ def write_vectors(work: Path, rows: int, with_released: bool = True) -> None:
                 records = [{"id": str(start + i), "caption": "", "embed": row} for i, row in enumerate(part)]
                 with (work / f"{name}-{chunk:03d}.pkl").open("wb") as pickled:
                     pickle.dump(records, pickled)
-            write_parquet(file, work / f"{name}s", f"{name}_embeds")
+            write_folder(file, work / f"{name}s", f"{name}_embeds")
         del file
 
 
-def write_parquet(vectors: np.ndarray, folder: Path, column: str) -> None:
+def write_folder(vectors: np.ndarray, folder: Path, column: str) -> None:
     """As `embed` writes them."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    from unicorn_hf.data.parquet_shards import column_options, with_plain_vectors
 
-    schema = with_plain_vectors(pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)}))
-    file = folder / "data" / "train-00000-of-00001.parquet"
-    file.parent.mkdir(parents=True)
-    with pq.ParquetWriter(file, schema, **column_options(schema)) as writer:
+    from unicorn_hf.data.dataset_folder import write_card
+    from unicorn_hf.data.shards import as_lists, write_shards
+
+    schema = pa.schema({"id": pa.string(), column: pa.list_(pa.float16(), DIM)})
+
+    def tables():
         for start in range(0, len(vectors), 1000):
-            block = np.ascontiguousarray(vectors[start : start + 1000])
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), DIM)
+            block = np.array(vectors[start : start + 1000])
             ids = [str(row) for row in range(start, start + len(block))]
-            writer.write_table(pa.table([pa.array(ids), lists], schema=schema))
+            yield pa.table([pa.array(ids), as_lists(block)], schema=schema)
+
+    shards = write_shards(tables(), folder / "data", schema)
+    write_card(
+        folder,
+        title=column,
+        num_rows=len(vectors),
+        columns={"id": "string", column: f"List(float16, length={DIM})"},
+        provenance={column: {"encoder": "random", "embed_dim": DIM}},
+        fingerprint=shards.fingerprint,
+    )
 
 
 def released(work: Path) -> None:
@@ -222,7 +233,7 @@ def read(path: Path) -> None:
 def report(results: list[dict], work: Path, rows: int) -> None:
     print(f"\n{rows:,} text and {rows:,} image vectors, {DIM} x float16, ReAlign; whole processes")
     for result in results:
-        line = f"  {result['name']:28} {result['seconds']:7.2f} s, CPU {result['cpu_seconds']:7.2f} s"
+        line = f"  {result['name']:30} {result['seconds']:7.2f} s, CPU {result['cpu_seconds']:7.2f} s"
         if len(results) > 1:
             for kind in ("seconds", "cpu_seconds"):
                 result[f"{kind}_ratio"] = results[0][kind] / result[kind]

@@ -45,9 +45,8 @@ def test_arrow_shards_are_loaded_and_streamed_by_datasets(tmp_path):
     tables, features = long_captions(2500)
     write_shards(tables, tmp_path / "data", features.arrow_schema, shard_size=100_000)
     config = {"split": "train", "path": "data/train-*.arrow"}
-    (tmp_path / "README.md").write_text(
-        f"---\nconfigs: {json.dumps([{'config_name': 'default', 'data_files': [config]}])}\n---"
-    )
+    card = json.dumps({"configs": [{"config_name": "default", "data_files": [config]}]})
+    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n")
     for streaming in (False, True):
         rows = load_dataset(str(tmp_path), split="train", streaming=streaming)
         assert rows.features == features
@@ -65,9 +64,7 @@ def test_an_arrow_shard_that_is_cut_short_is_refused(kept, tmp_path):
 
 def test_vectors_are_plain_lists_and_text_is_compressed_with_a_page_index(tmp_path):
     tables, features = long_captions(300)
-    (file,) = write_shards(
-        tables, tmp_path / "config", features.arrow_schema, shard_size=1 << 30, suffix=".parquet"
-    ).files
+    (file,) = write_shards(tables, tmp_path / "config", features.arrow_schema, suffix=".parquet").files
     group = pq.read_metadata(file).row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     vectors_column, text = columns["image_embeds.list.element"], columns["caption"]
@@ -92,11 +89,7 @@ def test_one_row_more_leaves_most_of_the_file_as_it_was(tmp_path):
 
     def write(name, rows):
         table = pa.table({"caption": rows}, schema=features.arrow_schema)
-        return (
-            write_shards([table], tmp_path / name, features.arrow_schema, shard_size=1 << 30, suffix=".parquet")
-            .files[0]
-            .read_bytes()
-        )
+        return write_shards([table], tmp_path / name, features.arrow_schema, suffix=".parquet").files[0].read_bytes()
 
     before, after = write("before", texts), write("after", ["one more", *texts])
     pieces = [before[start : start + 64] for start in range(0, len(before) - 64, 4096)]
@@ -105,8 +98,6 @@ def test_one_row_more_leaves_most_of_the_file_as_it_was(tmp_path):
 
 def test_vectors_survive_bit_by_bit(tmp_path):
     dataset = captions()
-    shards = write_shards(
-        [dataset.data.table], tmp_path / "c", dataset.features.arrow_schema, shard_size=1 << 30, suffix=".parquet"
-    )
+    shards = write_shards([dataset.data.table], tmp_path / "c", dataset.features.arrow_schema, suffix=".parquet")
     column = pq.read_table(shards.files[0])["image_embeds"].combine_chunks()
     assert (column.flatten().to_numpy().reshape(60, -1) == vectors()).all()

@@ -17,8 +17,6 @@ def read_provenance(source) -> dict:
     Raises:
         InputError: there is a card, and it cannot be read.
     """
-    from huggingface_hub import hf_hub_download
-
     if not isinstance(source, str | Path):
         return {}
     folder = Path(source).expanduser()
@@ -27,6 +25,8 @@ def read_provenance(source) -> dict:
             with contextlib.suppress(InputError):  # no dataset, or several: nothing is said about it
                 folder = find_data_files(folder).root
     elif is_hub_id(source):
+        from huggingface_hub import hf_hub_download
+
         try:
             folder = Path(hf_hub_download(source, "README.md", repo_type="dataset")).parent
         except OSError:  # no card, or no way to the Hub
