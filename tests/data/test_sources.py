@@ -1,6 +1,6 @@
 import PIL.Image
 import pytest
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 
 from unicorn_hf import InputError
 from unicorn_hf.data.dataset_folder import write_dataset
@@ -27,6 +27,14 @@ def test_a_large_dataset_is_written_in_shards_in_order(tmp_path):
     assert names == [f"train-{index:05d}-of-00005.arrow" for index in range(5)]
     read = load_dataset("arrow", data_files=[str(tmp_path / name) for name in names], split="train")
     assert read["id"][:] == rows["id"][:]
+
+
+def test_folders_of_one_name_that_differ_in_a_number_alone_are_told_apart(tmp_path):
+    features = Features(id=Value("string"), image_embeds=List(Value("float16"), length=2))
+    for parent, number in (("a", 0.5), ("b", 0.25)):
+        rows = Dataset.from_dict({"id": ["x"], "image_embeds": [[number, 1]]}, features=features)
+        write_dataset(rows, tmp_path / parent / "same", title="Same")
+        assert load_dataset(str(tmp_path / parent / "same"), split="train").to_dict() == rows.to_dict()
 
 
 def test_pictures_are_written_with_the_dataset_and_not_as_paths(tmp_path):
