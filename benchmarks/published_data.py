@@ -90,8 +90,8 @@ def build(num_rows: str, work: str) -> dict:
     """The outputs of two steps: captions with vectors, and conversations without."""
     import pyarrow as pa
     from datasets import Dataset, Features, List, Value
-    from unicorn_hf.data.parquet_shards import write_parquet_shards
-    from unicorn_hf.dataset_scripts.sources import as_lists
+
+    from unicorn_hf.data.shards import as_lists, write_shards
 
     start, rows, work = time.perf_counter(), int(num_rows), Path(work)
     features = Features(
@@ -104,7 +104,7 @@ def build(num_rows: str, work: str) -> dict:
             columns = [[f"{row:010d}" for row in block], [caption(row) for row in block], as_lists(vectors(block))]
             yield pa.table(columns, schema=features.arrow_schema)
 
-    shards = write_parquet_shards(tables(), work / "pretrain" / "data", features, shard_size=500 << 20)
+    shards = write_shards(tables(), work / "pretrain" / "data", features.arrow_schema)
     chosen = random.Random(0).sample(range(rows), int(rows * INSTRUCTIONS_SHARE))
 
     def conversations():
@@ -114,8 +114,8 @@ def build(num_rows: str, work: str) -> dict:
             yield {"id": f"{row:010d}", "caption": caption(row), "task": "question_answering", "messages": messages}
 
     instruction = Dataset.from_generator(conversations, cache_dir=str(work / "cache"))
-    (work / "instruction").mkdir()
-    instruction.to_parquet(work / "instruction" / "train-00000-of-00001.parquet")
+    batches = instruction.with_format("arrow").iter(1000)
+    write_shards(batches, work / "instruction" / "data", instruction.features.arrow_schema)
     shutil.rmtree(work / "cache")
     return {"seconds": time.perf_counter() - start, "gb": sum(file.stat().st_size for file in shards.files) / 1e9}
 
