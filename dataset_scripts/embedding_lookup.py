@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
+from unicorn_hf.data.vectors import parallel_map, read_into, safetensors_header
 from unicorn_hf.errors import InputError
 
 # Stands after the last hash and is larger than any.
@@ -42,18 +44,33 @@ class EmbeddingLookup:
         vectors: "DatasetColumn | RowFile",
         name: str,
         *,
+        skip_non_finite: bool = False,
         keep_last: bool = False,
         unusable: dict[str, str] | None = None,
     ):
         self.name = name
         self.vectors = vectors
         self.unusable = unusable or {}
+        wrong = dict(find_wrong_rows(vectors))
+        if wrong:
+            ids = list(ids)
+            row, what = next(iter(wrong.items()))
+            if not skip_non_finite:
+                raise InputError(
+                    f"{name}: row {row} (id {ids[row]!r}) holds {what}; expected a finite vector that is not zero; "
+                    "mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+                )
         hashes = np.fromiter(map(_hash, ids), np.uint64, len(vectors))
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         if keep_last:
             last = np.append(hashes[1:] != hashes[:-1], True)
             hashes, order = hashes[last], order[last]
+        if wrong:
+            usable = ~np.isin(order, list(wrong))
+            for row in order[~usable].tolist():
+                self.unusable[str(ids[row])] = reason_of(wrong[row])
+            hashes, order = hashes[usable], order[usable]
         twice = np.flatnonzero(hashes[1:] == hashes[:-1])
         if len(twice):
             first, second = sorted(order[twice[0] : twice[0] + 2].tolist())
@@ -71,16 +88,21 @@ class EmbeddingLookup:
         self._hashes, self._rows, self._starts = map(memoryview, self._index)
 
     @classmethod
-    def from_dataset(cls, dataset, column: str = "image_embeds") -> "EmbeddingLookup":
-        """Look up a column of fixed-length lists of a `datasets.Dataset`."""
-        name = f"the dataset's {column}"
-        # The ids are read through a mapping of their own: its pages go away with it.
-        ids = pickle.loads(pickle.dumps(dataset.select_columns("id"))).with_format("arrow")
-        return cls(_column_values(ids, "id"), DatasetColumn(dataset, column), name)
+    def from_dataset(cls, dataset, column: str = "image_embeds", *, skip_non_finite: bool = False) -> "EmbeddingLookup":
+        """Look up a column of fixed-length lists of a `datasets.Dataset`; see `open` for `skip_non_finite`."""
+        ids = _own_mapping(dataset.select_columns("id")).with_format("arrow")
+        rows = DatasetColumn(dataset, column)
+        return cls(_column_values(ids, "id"), rows, f"the dataset's {column}", skip_non_finite=skip_non_finite)
 
     @classmethod
     def open(
-        cls, source, column: str = "image_embeds", *, scratch=None, allow_pickle: bool = False
+        cls,
+        source,
+        column: str = "image_embeds",
+        *,
+        skip_non_finite: bool = False,
+        scratch=None,
+        allow_pickle: bool = False,
     ) -> "EmbeddingLookup":
         """Look up the vectors of a file or folder.
 
@@ -89,6 +111,7 @@ class EmbeddingLookup:
                 line, or `NAME.ids.json`); a `.safetensors` file with a vector for each id; a dataset or dataset folder;
                 or, with `allow_pickle`, a released `.pkl` file or a folder of such.
             column: of a dataset.
+            skip_non_finite: leave out vectors that are NaN, Inf or zero; `unusable` has their ids and the reasons.
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
         from unicorn_hf.data.pickles import usable_blocks
@@ -98,24 +121,26 @@ class EmbeddingLookup:
         if path is not None and path.suffix == ".safetensors" and path.is_file():
             by_id = _safetensors_by_id(path)
             if by_id is not None:
-                return cls(by_id[0], by_id[1], str(source))
+                return cls(*by_id, str(source), skip_non_finite=skip_non_finite)
         if path is not None and (path.suffix in (".pkl", ".pickle") or any(path.glob("*.pkl"))):
             unusable: dict[str, str] = {}
             blocks = usable_blocks(path, unusable, allow_pickle=allow_pickle)
             first = next(blocks)
             ids, rows = spill(chain([first], blocks), scratch, first[1].shape[1])
-            return cls(ids, rows, str(source), keep_last=True, unusable=unusable)
+            name = str(source)
+            return cls(ids, rows, name, skip_non_finite=skip_non_finite, keep_last=True, unusable=unusable)
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
         if isinstance(vectors, FileVectors):
             ids = read_ids(path, vectors.num_rows)
         elif (ids := vectors.ids()) is None:
             raise InputError(f"{vectors.name}: has no column 'id'; expected one, to match the vectors by")
         if places := isinstance(vectors, FileVectors | TableVectors) and vectors.places():
-            return cls(ids, RowFile(places, vectors.dtype, vectors.embed_dim), vectors.name)
-        listed = iter(ids)
-        pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
-        ids, rows = spill(pairs, scratch, vectors.embed_dim)
-        return cls(ids, rows, vectors.name)
+            rows = RowFile(places, vectors.dtype, vectors.embed_dim)
+        else:
+            listed = iter(ids)
+            pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
+            ids, rows = spill(pairs, scratch, vectors.embed_dim)
+        return cls(ids, rows, vectors.name, skip_non_finite=skip_non_finite)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -166,6 +191,24 @@ class EmbeddingLookup:
         self._view_index()
 
 
+def find_wrong_rows(vectors: "DatasetColumn | RowFile") -> Iterator[tuple[int, str]]:
+    """The rows that are NaN, Inf or zero, and what they hold."""
+    first_row = 0
+    for count, wrong in parallel_map(
+        lambda block: (len(block), [(row, what_is_wrong(block[row])) for row in find_unusable(block).tolist()]),
+        vectors.blocks(),
+    ):
+        yield from ((first_row + row, what) for row, what in wrong)
+        first_row += count
+
+
+def reason_of(what: str) -> str:
+    """Why a record is rejected whose vector holds what `what_is_wrong` says."""
+    return {"NaN": "embedding not finite", "Inf": "embedding not finite", "only zeros": "embedding of zeros"}.get(
+        what, "embedding beyond float16"
+    )
+
+
 class DatasetColumn:
     """A column of fixed-length lists of a `datasets.Dataset`, read from its Arrow table without `datasets`' formatting.
 
@@ -195,6 +238,11 @@ class DatasetColumn:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows in order."""
+        own = DatasetColumn(_own_mapping(self.dataset), self.column)
+        return (block[start : start + 1000] for block in own._blocks for start in range(0, len(block), 1000))
 
     def row(self, row: int) -> np.ndarray:
         block = bisect_right(self._starts, row) - 1
@@ -238,6 +286,14 @@ class RowFile:
 
     def __len__(self) -> int:
         return self._num_rows
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows in order."""
+        for path, offset, num_rows in self._state[0]:
+            for start in range(0, num_rows, 1000):
+                block = np.empty((min(1000, num_rows - start), self.embed_dim), self._dtype)
+                read_into(block, self._files[path].fileno(), offset + start * self._row_bytes, path)
+                yield block
 
     def row(self, row: int) -> np.ndarray:
         return self.rows([row])[0]
@@ -295,8 +351,6 @@ def read_ids(path: Path, num_rows: int) -> list[str]:
 
 def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
     """The ids and rows of a `.safetensors` file that holds a vector for each id; None where it holds a matrix."""
-    from unicorn_hf.data.vectors import safetensors_header
-
     tensors = safetensors_header(path)
     if not tensors or any(len(shape) != 1 for _, shape, _ in tensors.values()):
         return None
@@ -312,6 +366,11 @@ def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
 def _hash(key) -> int:
     # 63 bits, the same in every process; that two of a million ids meet has a chance of 5 in 10^8.
     return xxh3_64_intdigest((key if type(key) is str else str(key)).encode()) >> 1
+
+
+def _own_mapping(dataset):
+    """A dataset whose files are mapped anew: the pages that are read through it go away with it."""
+    return pickle.loads(pickle.dumps(dataset)) if dataset.cache_files else dataset
 
 
 def _column_values(dataset, column: str) -> Iterator:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
-from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup
+from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup, reason_of
 from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
 from unicorn_hf.data.data_files import is_hub_id, read_card
@@ -19,6 +19,7 @@ from unicorn_hf.data.dataset_folder import feature_text
 from unicorn_hf.data.shards import as_lists
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.tables import DatasetTables, open_tables, table_files
+from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
 from unicorn_hf.data.vectors import TableVectors
 from unicorn_hf.errors import InputError
 
@@ -73,7 +74,7 @@ def open_source(
         embeddings = find_embeddings(path)
     lookup = None
     if embeddings is not None:
-        lookup = open_lookup(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+        lookup = open_lookup(embeddings, column, skip_non_finite=True, allow_pickle=allow_pickle, scratch=scratch)
     return ReleasedSource(config, file, lookup, column)
 
 
@@ -126,8 +127,17 @@ def config_name(config: str, path: Path) -> str | None:
 class TableSource:
     """Rows that have the published columns already, `image_embeds` perhaps excepted."""
 
-    def __init__(self, config: str, data, embeddings=None, *, allow_pickle: bool = False, scratch=None):
-        self.config = config
+    def __init__(
+        self,
+        config: str,
+        data,
+        embeddings=None,
+        *,
+        skip_non_finite: bool = False,
+        allow_pickle: bool = False,
+        scratch=None,
+    ):
+        self.config, self.skip_non_finite = config, skip_non_finite
         self.name = str(data) if isinstance(data, str | Path) else "the dataset"
         shards = shards_of(config, Path(data)) if isinstance(data, str | Path) and Path(data).is_dir() else None
         self.reader = open_tables(shards, self.name) if shards else DatasetTables(_load(data, config), self.name)
@@ -146,49 +156,70 @@ class TableSource:
                     f"{self.name}: has no column 'image_embeds' (its columns are {', '.join(schema.names)}); "
                     "add it with `transfer apply`, or name the embeddings to take it from"
                 )
-            self.lookup = open_lookup(embeddings, "image_embeds", allow_pickle=allow_pickle, scratch=scratch)
+            self.lookup = open_lookup(
+                embeddings,
+                "image_embeds",
+                skip_non_finite=skip_non_finite,
+                allow_pickle=allow_pickle,
+                scratch=scratch,
+            )
             embed_dims["image_embeds"] = self.lookup.embed_dim
         self.features = make_features(config, embed_dims)
 
     def tables(self, shards: Sequence, rejected: Rejected | None = None) -> Iterator[pa.Table]:
-        """Tables in the schema of `self.features`. A row that is wrong is an error: these rows are of our making."""
-        stored = [name for name in self.features if name in self.reader.schema.names]
-        text = [name for name in stored if name not in VECTOR_COLUMNS]
-        schema = self.features.arrow_schema
-        for piece in shards:
-            where = self.reader.where(piece)
-            for table in self.reader.read(piece, stored):
-                columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
-                ids = columns["id"].to_pylist()
-                for name in text:
-                    if name != "task" and columns[name].null_count:
-                        row = columns[name].is_null().to_pylist().index(True)
-                        raise InputError(
-                            f"{where}: the row with id {ids[row]!r} has no {name}; fill it in, or leave it out"
-                        )
-                for name in VECTOR_COLUMNS:
-                    if name in stored:
-                        vectors = vector_block(table, name, self.features[name].length, where, ids)
-                    elif name in self.features:
-                        vectors = self._look_up(ids, where)
-                    else:
-                        continue
-                    bad = np.flatnonzero(not_finite(vectors))
-                    if len(bad):
-                        raise InputError(
-                            f"{where}: the {name} of id {ids[bad[0]]!r} hold NaN or Inf in float16; leave the row out"
-                        )
-                    columns[name] = as_lists(vectors)
-                yield pa.table([columns[name] for name in self.features], schema=schema)
+        """Tables in the schema of `self.features`. A row that is wrong is an error: these rows are of our making.
 
-    def _look_up(self, ids: list[str], where) -> np.ndarray:
+        With `skip_non_finite`, one whose vector is NaN, Inf or zero goes to `rejected`.
+        """
+        stored = [name for name in self.features if name in self.reader.schema.names]
+        for piece in shards:
+            for table in self.reader.read(piece, stored):
+                yield self._published(table, self.reader.where(piece), rejected)
+
+    def _published(self, table: pa.Table, where: str, rejected: "Rejected | None") -> pa.Table:
+        text = [name for name in table.column_names if name not in VECTOR_COLUMNS]
+        columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
+        ids = columns["id"].to_pylist()
+        for name in text:
+            if name != "task" and columns[name].null_count:
+                row = columns[name].is_null().to_pylist().index(True)
+                raise InputError(f"{where}: the row with id {ids[row]!r} has no {name}; fill it in, or leave it out")
+        left_out: dict[int, str] = {}
+        for name in VECTOR_COLUMNS:
+            if name in table.column_names:
+                vectors = vector_block(table, name, self.features[name].length, where, ids)
+            elif name in self.features:
+                vectors = self._look_up(ids, where, left_out)
+            else:
+                continue
+            half, unusable = as_float16(vectors)
+            for row in unusable:
+                what = what_is_wrong(vectors[row])
+                if not self.skip_non_finite:
+                    held = what if np.isfinite(half[row]).all() else "NaN or Inf in float16"
+                    raise InputError(
+                        f"{where}: the {name} of id {ids[row]!r} hold {held}; expected finite vectors that are not "
+                        "zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+                    )
+                left_out.setdefault(int(row), reason_of(what))
+            columns[name] = as_lists(half)
+        result = pa.table([columns[name] for name in self.features], schema=self.features.arrow_schema)
+        if left_out:
+            for row, reason in sorted(left_out.items()):
+                rejected.add(reason, {name: columns[name][row].as_py() for name in text})
+            result = result.filter(pa.array([row not in left_out for row in range(len(table))]))
+        return result
+
+    def _look_up(self, ids: list[str], where, left_out: dict[int, str]) -> np.ndarray:
         rows = self.lookup.find(ids)
-        missing = np.flatnonzero(rows < 0)
-        if len(missing):
-            raise InputError(
-                f"{where}: id {ids[missing[0]]!r} is not in {self.lookup.name}, so it has no image_embeds; embed it too"
-            )
-        return self.lookup.rows(rows).astype(np.float16, copy=False)
+        for row in np.flatnonzero(rows < 0):
+            reason = self.lookup.unusable.get(ids[row])
+            if reason is None or not self.skip_non_finite:
+                raise InputError(
+                    f"{where}: id {ids[row]!r} is not in {self.lookup.name}, so it has no image_embeds; embed it too"
+                )
+            left_out[int(row)] = reason
+        return self.lookup.rows(np.maximum(rows, 0))
 
 
 class ReleasedSource:
@@ -218,32 +249,35 @@ class ReleasedSource:
     def _join(self, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
         ids = [str(row["record"]["id"]) for row in rows]  # a row's own may have been made unique
         places = self.lookup.find(ids)
-        with np.errstate(over="ignore"):
-            vectors = self.lookup.rows(np.maximum(places, 0)).astype(np.float16, copy=False)
-        bad = not_finite(vectors)
-        for row, id_, place, is_bad in zip(rows, ids, places, bad, strict=True):
+        for row, id_, place in zip(rows, ids, places, strict=True):
             if place < 0:
                 rejected.add(self.lookup.unusable.get(id_, "no embedding"), row["record"])
-            elif is_bad:
-                rejected.add("embedding not finite", row["record"])
-        good = np.flatnonzero((places >= 0) & ~bad)
-        return [rows[place] for place in good], vectors[good]
+        found = np.flatnonzero(places >= 0)
+        vectors = self.lookup.rows(places[found])
+        half, unusable = as_float16(vectors)
+        for place in unusable:
+            rejected.add(reason_of(what_is_wrong(vectors[place])), rows[found[place]]["record"])
+        return [rows[row] for row in np.delete(found, unusable)], np.delete(half, unusable, axis=0)
 
 
-def open_lookup(embeddings, column: str, *, allow_pickle: bool = False, scratch=None) -> EmbeddingLookup:
+def open_lookup(
+    embeddings, column: str, *, skip_non_finite: bool = False, allow_pickle: bool = False, scratch=None
+) -> EmbeddingLookup:
     """The vectors of `column` by id, of a dataset, a folder (published or a step's) or a file."""
     if column not in VECTOR_COLUMNS:
         raise InputError(f"column {column!r}: expected one of {', '.join(VECTOR_COLUMNS)}")
     if isinstance(embeddings, Dataset):
-        return EmbeddingLookup.from_dataset(embeddings, column)
+        return EmbeddingLookup.from_dataset(embeddings, column, skip_non_finite=skip_non_finite)
     files = shards_of(PRETRAIN, Path(embeddings)) if Path(embeddings).is_dir() else []
     if files:
         embeddings = TableVectors(open_tables(files, str(embeddings)), column, {})
-    return EmbeddingLookup.open(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+    return EmbeddingLookup.open(
+        embeddings, column, skip_non_finite=skip_non_finite, allow_pickle=allow_pickle, scratch=scratch
+    )
 
 
 def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[str]) -> np.ndarray:
-    """A column of lists as float16 [n, embed_dim]; a list of another length is an error that names its row's id."""
+    """A column of lists as an array [n, embed_dim]; a list of another length is an error that names its row's id."""
     lists = table.column(column).combine_chunks()
     lengths = lists.value_lengths()
     wrong = np.flatnonzero(lengths.fill_null(-1).to_numpy(zero_copy_only=False) != embed_dim)
@@ -253,8 +287,7 @@ def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[
             f"{where}: the {column} of id {ids[row]!r} have {lengths[row].as_py() or 'no'} dimensions; "
             f"expected {embed_dim}"
         )
-    with np.errstate(over="ignore"):
-        return lists.flatten().to_numpy(zero_copy_only=False).astype(np.float16, copy=False).reshape(-1, embed_dim)
+    return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, embed_dim)
 
 
 def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
@@ -266,11 +299,6 @@ def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
         raise InputError(
             f"{where}: the column {name!r} holds {column.schema.field(name).type}; expected {feature_text(feature)}"
         ) from error
-
-
-def not_finite(vectors: np.ndarray) -> np.ndarray:
-    """Which float16 rows hold NaN or Inf, bool [n]. Both have all exponent bits set; NumPy's own test is far slower."""
-    return ((np.ascontiguousarray(vectors).view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1)
 
 
 def _load(data, config: str) -> Dataset:

@@ -34,6 +34,7 @@ def publish(
     provenance: dict | None = None,
     transfer=None,
     steps: Sequence = (),
+    skip_non_finite: bool = False,
     shard_size: int | str = "500MB",
     overwrite: bool = False,
 ) -> Path:
@@ -50,6 +51,7 @@ def publish(
         transfer: the folder or Hub id of the transfer that made the vectors; its gap before and after goes on the
             card.
         steps: folders of earlier steps (captions, text embeddings) whose records go on the card.
+        skip_non_finite: leave out rows whose vector is NaN, Inf or zero, and list them in `rejected.jsonl`.
         shard_size: bytes, or a text such as "500MB".
         overwrite: replace `output` where an earlier run has written it and nothing in it was added or changed since;
             otherwise it must not exist, or be empty. It is never an input.
@@ -64,9 +66,11 @@ def publish(
     from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
 
     with _dataset_folder(output, overwrite, [pretrain, instruction, transfer, *steps]) as (folder, scratch):
-        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain)}
+        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain, skip_non_finite=skip_non_finite)}
         if instruction is not None:
-            sources[INSTRUCTION] = TableSource(INSTRUCTION, instruction, pretrain, scratch=scratch)
+            sources[INSTRUCTION] = TableSource(
+                INSTRUCTION, instruction, pretrain, skip_non_finite=skip_non_finite, scratch=scratch
+            )
         if provenance is None:
             provenance = _merge_provenance(sources, {PRETRAIN: pretrain, INSTRUCTION: instruction})
         gap = _gap(transfer, provenance)
@@ -152,7 +156,7 @@ def import_released(
                 logger.warning("%s: has no rows for %s: %s", source, config, expected_and_found((config,), path))
         lookup, provenance = None, {}
         if embeddings is not None:
-            lookup = open_lookup(embeddings, column, allow_pickle=allow_pickle, scratch=scratch)
+            lookup = open_lookup(embeddings, column, skip_non_finite=True, allow_pickle=allow_pickle, scratch=scratch)
             facts = {"encoder": encoder, "embed_dim": lookup.embed_dim, "transfer": transfer}
             provenance[column] = {name: value for name, value in facts.items() if value is not None}
         sources = {config: ReleasedSource(config, file, lookup, column) for config, file in files.items() if file}

@@ -34,6 +34,7 @@ class PublishConfig(DatasetOptions):
     steps: list[Path] = option(
         [], "Folder of an earlier step whose record goes on the card; may be repeated.", flags=("--step",)
     )
+    skip_non_finite: bool = option(False, "Leave out rows whose vector is NaN, Inf or zero, and list them.")
     push_to_hub: str | None = option(None, "Also push to this repository, as ORG/NAME.", panel=HUB)
     private: bool = option(False, "Make a new repository private.", panel=HUB)
     revision: str | None = option(None, "The branch to push to.", panel=HUB)

@@ -122,29 +122,17 @@ def test_the_length_of_the_input_does_not_matter():
     np.testing.assert_allclose(ReAlign.fit(text * lengths, 7 * image).apply(text * lengths), expected, atol=1e-6)
 
 
-def test_shards_measured_apart_give_the_same_transfer():
+def test_images_measured_apart_give_the_same_transfer():
     text, image = SETS["random"]
-    shards = [text[:100], text[100:2500], text[2500:]]
-    texts = [Moments.measure(shard) for shard in shards]
-    text_moments = texts[2].merge(texts[0], texts[1])
-    image_moments = Moments.measure(image)
-    aligned = [ReAlign.measure_aligned(shard, text=text_moments, image=image_moments) for shard in shards]
-    transfer = ReAlign.fit(text_moments, image_moments, aligned=aligned[0].merge(*aligned[1:]))
+    shards = [Moments.measure(shard) for shard in (image[:100], image[100:2500], image[2500:])]
+    transfer = ReAlign.fit(text, shards[2].merge(shards[0], shards[1]))
     np.testing.assert_allclose(transfer.apply(text), ReAlign.fit(text, image).apply(text), rtol=0, atol=1e-6)
 
 
-def test_moments_without_the_aligned_ones_are_refused():
+def test_moments_of_the_text_are_not_enough():
     text, image = (Moments.measure(x) for x in SETS["random"])
     with pytest.raises(InputError, match="needs the text once more"):
         ReAlign.fit(text, image)
-
-
-def test_aligned_moments_of_another_text_are_refused():
-    text, image = SETS["random"]
-    text_moments, image_moments = Moments.measure(text), Moments.measure(image)
-    aligned = ReAlign.measure_aligned(text, text=text_moments, image=Moments.measure(image[:50]))
-    with pytest.raises(InputError, match="not those of this text"):
-        ReAlign.fit(text_moments, image_moments, aligned=aligned)
 
 
 def test_text_vectors_that_are_all_the_same_are_refused():

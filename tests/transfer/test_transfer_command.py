@@ -41,17 +41,6 @@ def test_fit_and_apply(run, files, text, image, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "moved.npy"), expected)
 
 
-def test_fit_writes_the_moved_text_too(run, files, make_folder, text, tmp_path):
-    command = "transfer fit --image image.npy -o fitted"
-    source = make_folder(text)
-    result = run(f"{command} --text {source} --moved out --out-column moved")
-    assert result.exit_code == 0
-    assert "out: moved into image space" in result.output
-    assert run(f"transfer apply {source} --transfer fitted -o again --out-column moved").exit_code == 0
-    out, again = (datasets.load_dataset(name, split="train") for name in ("out", "again"))
-    assert out[:] == again[:]
-
-
 def test_apply_adds_a_column_to_a_folder(run, files, make_folder, text, tmp_path):
     run("transfer fit --text text.npy --image image.npy --method mean_shift --sigma 0.01 --seed 1 -o fitted")
     result = run(f"transfer apply {make_folder(text)} --transfer fitted -o out --out-column moved")
@@ -72,13 +61,12 @@ def test_moments_of_shards_fit_as_the_whole_does(run, files, text, image, tmp_pa
         assert run(f"transfer moments text-{shard}.npy --modality text -o t{shard}.safetensors").exit_code == 0
     run("transfer moments image.npy --modality image -o i.safetensors")
     first = "t0.safetensors t2.safetensors t1.safetensors i.safetensors"
-    aligned_by = " ".join(f"--aligned-by {file}" for file in first.split())
-    for shard in range(3):
-        run(f"transfer moments text-{shard}.npy --modality text -o a{shard}.safetensors {aligned_by}")
-    result = run(f"transfer fit {first} a1.safetensors a0.safetensors a2.safetensors -o fitted")
+    result = run(f"transfer fit {first} --method mean_shift -o fitted")
     assert result.exit_code == 0, result.output
     moved = ModalityTransfer.from_pretrained(tmp_path / "fitted").apply(text)
-    np.testing.assert_allclose(moved, ModalityTransfer.fit(text, image).apply(text), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        moved, ModalityTransfer.fit(text, image, method="mean_shift").apply(text), rtol=0, atol=1e-6
+    )
 
 
 def test_moments_of_images_serve_text_vectors_as_they_are(run, files, text, image, tmp_path):
@@ -106,11 +94,8 @@ BAD = {
     "fit --text narrow.npy --image image.npy -o fitted": "must come from one encoder",
     "fit --text chunk.pkl --image image.npy -o fitted": "--allow-pickle",
     "fit text.npy -o fitted": "no file of moments",
-    "fit --text text.npy --image image.npy -o fitted --moved taken": "not an empty folder",
-    "fit --text text.npy --image image.npy -o fitted --moved fitted": "name two places",
-    "fit --text text.npy --image image.npy -o fitted --moved fitted/moved.npy": "name two places",
-    "fit --text text.npy --image image.npy -o fitted/in --moved fitted": "name two places",
-    "fit m.safetensors --image image.npy -o fitted --moved m.npy": "from the text's moments alone",
+    "fit --text text.npy --image image.npy -o taken": "not an empty folder",
+    "fit m.safetensors --image image.npy -o fitted": "needs the text once more",
     "apply text.npy --transfer nowhere/at/all -o fitted": "neither a folder nor a repository",
     "moments text.npy --modality sound -o fitted": "expected one of text, image",
 }

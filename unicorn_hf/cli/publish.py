@@ -32,6 +32,7 @@ def publish(
         license=config.license,
         transfer=config.transfer,
         steps=config.steps,
+        skip_non_finite=config.skip_non_finite,
         shard_size=config.shard_size,
         overwrite=config.overwrite,
     )

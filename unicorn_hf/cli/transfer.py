@@ -32,9 +32,6 @@ def transfer_fit(
     moments: Annotated[list[Path] | None, Argument("Files of `transfer moments`, in place of vectors.")] = None,
     text: Annotated[str | None, Flag(f"Text vectors: {VECTORS}")] = None,
     image: Annotated[str | None, Flag("Image vectors, unpaired: as for --text.")] = None,
-    moved: Annotated[
-        Path | None, Flag("Write the moved text too, as `transfer apply` would, in one pass less.")
-    ] = None,
 ):
     """Learn a transfer from two unpaired sets, or from moments measured apart."""
     from unicorn_hf.data.staging import new_folder
@@ -42,22 +39,15 @@ def transfer_fit(
     from unicorn_hf.transfer.moments import merge_files
 
     measured = merge_files(moments or [])
-    if "aligned" in measured and text is not None:
-        raise InputError("--text and moments measured with --aligned-by exclude each other: give one of them")
-    if moved is not None and (output in (moved, *moved.parents) or moved in output.parents):
-        raise InputError(f"--moved {moved} and --output {output} lie in one another: name two places")
     if text is None and "text" not in measured:
         raise InputError("There is no text to fit on: give --text VECTORS, or files with the text's moments")
-    aligned = {"aligned": measured["aligned"]} if "aligned" in measured else {}
     with new_folder(output) as folder:
         transfer = ModalityTransfer.fit(
             text or measured["text"],
             image or measured.get("image"),
             method=config.method,
-            moved=moved,
             **config.reading(),
             **config.method_options(),
-            **aligned,
         )
         transfer.save_pretrained(folder)
     _print_skipped(transfer.config["skipped"])
@@ -66,11 +56,7 @@ def transfer_fit(
     distance += "" if after is None else f" -> {after:.3g}"
     counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
     print(f"{output}: {config.method} fitted on {counts}{distance}")
-    if moved is not None:
-        print(f"{moved}: moved into image space")
-        print_next(f"unicorn-hf publish --pretrain {moved} -o unicorn")
-    else:
-        print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o moved")
+    print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o moved")
 
 
 @command(
@@ -109,23 +95,14 @@ def transfer_moments(
     data: Annotated[str, Argument(f"Vectors: {VECTORS}")],
     output: Annotated[Path, Flag("The .safetensors file to write.", "--output", "-o")],
     config: MomentsConfig,
-    aligned_by: Annotated[list[Path] | None, Flag("ReAlign's second round: files of the first.")] = None,
 ):
     """Measure one shard, so that shards on different machines can be fitted together (`transfer fit FILE...`)."""
-    from unicorn_hf.transfer import Moments, ReAlign
-    from unicorn_hf.transfer.moments import merge_files
+    from unicorn_hf.transfer import Moments
 
-    modality, column = config.modality, config.column or f"{config.modality}_embeds"
+    column = config.column or f"{config.modality}_embeds"
     options = {name: getattr(config, name) for name in ("encoder", "skip_non_finite", "allow_pickle")}
-    if aligned_by:
-        first = merge_files(aligned_by)
-        if modality != "text" or not {"text", "image"} <= set(first):
-            raise InputError("--aligned-by needs --modality text, and the files of all text and all image moments")
-        moments = ReAlign.measure_aligned(data, column, text=first["text"], image=first["image"], **options)
-        modality = "aligned"
-    else:
-        moments = Moments.measure(data, column, covariance=config.covariance, **options)
-    moments.save(output, modality=modality, **moments.info)
+    moments = Moments.measure(data, column, covariance=config.covariance, **options)
+    moments.save(output, modality=config.modality)
     _print_skipped(moments.skipped)
     print(f"{output}: {moments.count:,} vectors of {len(moments.mean)} dimensions")
     print_next(f"unicorn-hf transfer fit {output} … -o transfer")

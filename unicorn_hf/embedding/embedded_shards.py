@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
 from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
 from unicorn_hf.embedding.encoder import Encoder, mean_of_windows
 from unicorn_hf.errors import InputError
@@ -194,10 +195,9 @@ def _text_fault(text) -> str | None:
 
 
 def _finish_shard(shard: int, rows: list[int], vectors: torch.Tensor, reasons: dict[int, str], counts) -> EmbeddedShard:
-    finite = vectors.isfinite().all(dim=1)
-    vectors = vectors[finite].half().cpu().numpy()
-    for row, fine in zip(rows, finite.tolist(), strict=True):
-        if not fine:
-            reasons[row] = "the encoder gave a vector with NaN or Inf"
+    vectors, unusable = as_float16(vectors.float().cpu().numpy())
+    for place in unusable:
+        reasons[rows[place]] = f"the encoder gave {what_is_wrong(vectors[place])} in float16"
+    vectors = np.delete(vectors, unusable, axis=0)
     rows = [row for row in rows if row not in reasons]
     return EmbeddedShard(shard, rows, vectors, reasons, {**counts, "failed": len(reasons)})

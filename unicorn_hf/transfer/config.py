@@ -24,7 +24,6 @@ class FitConfig(VectorsOptions):
     method: Method = option("realign", "How text vectors are moved (docs/transfer.md).")
     text_column: str = option("text_embeds", "The column of --text.")
     image_column: str = option("image_embeds", "The column of --image.")
-    out_column: str = option("image_embeds", "The column that --moved gets.")
     sigma: float | None = option(
         None, "mean_shift: noise added to every coordinate; 0 by default.", panel=MODEL, at_least=0, at_most=10**6
     )
@@ -52,7 +51,7 @@ class FitConfig(VectorsOptions):
 
     def reading(self) -> dict:
         """The options of `ModalityTransfer.fit` that say how the sets are read."""
-        names = ("text_column", "image_column", "out_column", "encoder", "skip_non_finite", "allow_pickle")
+        names = ("text_column", "image_column", "encoder", "skip_non_finite", "allow_pickle")
         return {name: getattr(self, name) for name in names}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.float16 import float32_to_float16
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.data.staging import check_new_file, check_new_folder, new_file, write_json, write_text
+from unicorn_hf.data.staging import new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
 from unicorn_hf.data.vectors import ArrayVectors, TableVectors, Vectors, is_tensor, open_vectors
 from unicorn_hf.errors import InputError
@@ -61,10 +61,8 @@ class ModalityTransfer:
         image=None,
         *,
         method: str | None = None,
-        moved=None,
         text_column: str = "text_embeds",
         image_column: str = "image_embeds",
-        out_column: str = "image_embeds",
         encoder: str | None = None,
         skip_non_finite: bool = False,
         allow_pickle: bool = False,
@@ -75,24 +73,19 @@ class ModalityTransfer:
         Args:
             text, image: arrays or tensors [N, D], datasets, paths (see `vectors.open_vectors`), or `Moments`.
             method: one of `METHODS` where this is called on `ModalityTransfer` itself; "realign" by default.
-            moved: where to write what `apply(text, moved)` would, in the pass that measures the distance after it.
-            out_column: the column that `moved` gets.
             encoder: the encoder that made both sets, where the data do not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero; `config["skipped"]` names them.
             options: the method's own.
 
         Raises:
-            InputError: unknown method; unusable data; sets of different dimensions or encoders; `moved` cannot be
-                written.
+            InputError: unknown method; unusable data; sets of different dimensions or encoders.
         """
         if cls is ModalityTransfer:
             return method_class(method or "realign").fit(
                 text,
                 image,
-                moved=moved,
                 text_column=text_column,
                 image_column=image_column,
-                out_column=out_column,
                 encoder=encoder,
                 skip_non_finite=skip_non_finite,
                 allow_pickle=allow_pickle,
@@ -110,10 +103,6 @@ class ModalityTransfer:
                 )
         if image is None and cls.needs_image:
             raise InputError(f"The method {cls.method!r} needs image vectors too: give an unpaired set of them")
-        if moved is not None:
-            if isinstance(text, Moments):
-                raise InputError(f"{moved}: cannot be written from the text's moments alone: fit on its vectors")
-            (check_new_file if Path(moved).suffix == ".npy" else check_new_folder)(moved)
 
         def measure(source, column):
             if source is None or isinstance(source, Moments):
@@ -158,16 +147,11 @@ class ModalityTransfer:
             "skipped": text.skipped + ([] if image is None else image.skipped),
             **transfer.config,
         }
-        moved_mean = None
-        if moved is not None:
-            total = np.zeros(text_vectors.embed_dim)
-            moved_mean = total / transfer._write(text_vectors, Path(moved), out_column, skip_non_finite, total=total)
         if image is not None and text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
             image_mean = image.mean
             if transfer.moves_images:
                 image_mean = measure_again(image_vectors, transfer, transfer._map_image).mean
-            if moved_mean is None:
-                moved_mean = measure_text(transfer, transfer._map).mean
+            moved_mean = measure_text(transfer, transfer._map).mean
             transfer.config["centroid_distance_after"] = float(np.linalg.norm(moved_mean - image_mean))
         return transfer
 
@@ -211,7 +195,9 @@ class ModalityTransfer:
             return self._map_dataset(vectors, x, out_column)
         if output is None:
             return np.concatenate([moved for _, _, moved in self.moved_tables(vectors)])
-        self._write(vectors, Path(output), out_column, skip_non_finite, overwrite=overwrite)
+        from unicorn_hf.transfer.writing import write_moved
+
+        write_moved(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite, overwrite=overwrite)
         return Path(output)
 
     def condition_image(self, x):
@@ -285,16 +271,6 @@ class ModalityTransfer:
 
         return run
 
-    def _write(
-        self, vectors: Vectors, output: Path, out_column: str, skip_non_finite: bool, *, total=None, overwrite=None
-    ) -> int:
-        """Write what `apply` makes of the vectors, and add it to `total` [D], float64; returns the number of rows."""
-        from unicorn_hf.transfer.writing import write_moved
-
-        return write_moved(
-            self, vectors, output, out_column, skip_non_finite=skip_non_finite, overwrite=overwrite, total=total
-        )
-
     def moved_tables(
         self,
         vectors: Vectors,
@@ -303,12 +279,10 @@ class ModalityTransfer:
         function=None,
         half: bool = False,
         keep_bad: bool = False,
-        total: np.ndarray | None = None,
     ) -> Iterator:
         """For every block: the table of its rows, the bad rows' indices in it, its moved rows (float16 with `half`).
 
-        The table is None unless `with_tables` is set. With `keep_bad` the bad rows are there too, and mean nothing. The
-        good rows are added to `total` [D], float64.
+        The table is None unless `with_tables` is set. With `keep_bad` the bad rows are there too, and mean nothing.
 
         Raises:
             InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
@@ -320,16 +294,13 @@ class ModalityTransfer:
             rows = function(rows)
             lost = np.flatnonzero(np.isnan(rows.scale))
             moved = rows.dense().astype(np.float32, copy=False)
-            added = 0.0
-            if total is not None:
-                added = np.delete(moved, lost, axis=0).sum(axis=0, dtype=np.float64) if len(lost) else rows.sum()
-            return block, float32_to_float16(moved) if half else moved, bad, lost, added
+            return block, float32_to_float16(moved) if half else moved, bad, lost
 
         first_row = 0
         results = (
             vectors.map_tables(of_block) if with_tables else ((None, each) for each in vectors.map_blocks(of_block))
         )
-        for table, (block, moved, bad, lost, added) in results:
+        for table, (block, moved, bad, lost) in results:
             if len(bad) and not keep_bad:
                 raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
             if len(lost) and not keep_bad:
@@ -338,8 +309,6 @@ class ModalityTransfer:
                     f"fitted on, so the method {self.method!r} leaves it no direction; leave the row out"
                 )
             first_row += len(block)
-            if total is not None:
-                total += added
             yield table, lost, moved
 
     def _check(self, vectors: Vectors, encoder: str | None = None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from unicorn_hf.data.staging import new_file
 from unicorn_hf.data.unit_rows import UnitRows
+from unicorn_hf.data.usable_vectors import what_is_wrong
 from unicorn_hf.data.vectors import BLOCK_ROWS, Vectors, open_vectors
 from unicorn_hf.errors import InputError
 
@@ -185,12 +186,12 @@ class Moments:
 
 
 def merge_files(paths) -> dict[str, Moments]:
-    """The moments in the files that `unicorn-hf transfer moments` wrote, merged by modality (text, image, aligned)."""
+    """The moments in the files that `unicorn-hf transfer moments` wrote, merged by modality (text, image)."""
     merged: dict[str, Moments] = {}
     for path in paths:
         moments = Moments.load(path)
         modality = moments.info.get("modality")
-        if modality not in ("text", "image", "aligned"):
+        if modality not in ("text", "image"):
             raise InputError(f"{path}: does not say whether it is of text or images; measure it with --modality")
         try:
             merged[modality] = merged[modality].merge(moments) if modality in merged else moments
@@ -202,10 +203,8 @@ def merge_files(paths) -> dict[str, Moments]:
 
 def no_direction(vectors: Vectors, row: np.ndarray, index: int) -> InputError:
     """The error for a row that cannot be brought to unit length."""
-    row = row.astype(np.float64)
-    value = "NaN" if np.isnan(row).any() else "Inf" if np.isinf(row).any() else "only zeros"
     column = f" of {vectors.column!r}" if vectors.column else ""
     return InputError(
-        f"{vectors.name}: {vectors.row_name(index)}{column} holds {value}; expected a finite vector that is not "
-        "zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+        f"{vectors.name}: {vectors.row_name(index)}{column} holds {what_is_wrong(row)}; expected a finite vector that "
+        "is not zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
     )

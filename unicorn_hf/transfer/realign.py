@@ -1,10 +1,7 @@
 """ReAlign: anchor, trace and centroid alignment from unpaired statistics (ReVision, arXiv 2602.07026)."""
 
-import math
-
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
-from unicorn_hf.transfer.moments import Moments
 
 
 class ReAlign(ModalityTransfer):
@@ -17,44 +14,11 @@ class ReAlign(ModalityTransfer):
     method = "realign"
 
     @classmethod
-    def _learn(cls, text, image, measure_text, aligned: Moments | None = None):
-        """Options of `fit`.
-
-        aligned: the moments of e' over the text set (`measure_aligned`), where the text is given as `Moments`.
-        """
-        transfer = cls._trace_aligned(text, image)
-        if aligned is None and measure_text is None:
+    def _learn(cls, text, image, measure_text):
+        if measure_text is None:
             raise InputError(
-                "ReAlign's centroid step needs the text once more: fit on the vectors, or measure each shard with "
-                "`unicorn-hf transfer moments SHARD --modality text --aligned-by FILE` (once for each file) and give "
-                "these moments too"
+                "ReAlign's centroid step needs the text once more: fit on the text's vectors (--text), not on its moments"
             )
-        aligned = aligned or measure_text(transfer, transfer._trace_align)
-        if aligned.count != text.count or not math.isclose(
-            aligned.info.get("scale", transfer.config["scale"]), transfer.config["scale"], rel_tol=1e-9
-        ):
-            raise InputError(
-                f"The aligned moments ({aligned.count} rows) are not those of this text ({text.count} rows) moved by "
-                "these moments: measure every shard again with --aligned-by and all moments of text and image"
-            )
-        transfer.statistics["mu_aligned"] = aligned.mean
-        return transfer
-
-    @classmethod
-    def measure_aligned(cls, source, column=None, *, text: Moments, image: Moments, **options) -> Moments:
-        """The moments of e' over a shard of the text, for the centroid step, after all shards' moments are known.
-
-        `source`, `column` and `options` are those of `Moments.measure`; aligned moments of all shards merge.
-        """
-        transfer = cls._trace_aligned(text, image)
-        through = transfer.on_units(transfer._trace_align)
-        moments = Moments.measure(source, column, through=through, dtype=transfer.dtype, **options)
-        moments.info["scale"] = transfer.config["scale"]
-        return moments
-
-    @classmethod
-    def _trace_aligned(cls, text: Moments, image: Moments) -> "ReAlign":
-        """The transfer before its centroid is known; only `_trace_align` can be asked of it."""
         if text.trace < 1e-12:
             raise InputError("The text vectors are all the same (their trace is 0): ReAlign cannot scale their spread")
         config = {
@@ -62,7 +26,9 @@ class ReAlign(ModalityTransfer):
             "trace_text": text.trace,
             "trace_image": image.trace,
         }
-        return cls({"mu_text": text.mean, "mu_image": image.mean}, config)
+        transfer = cls({"mu_text": text.mean, "mu_image": image.mean}, config)
+        transfer.statistics["mu_aligned"] = measure_text(transfer, transfer._trace_align).mean
+        return transfer
 
     def _trace_align(self, rows, statistics):
         """e' of a block of unit rows."""

@@ -26,14 +26,10 @@ def write_moved(
     *,
     skip_non_finite: bool,
     overwrite: bool | None = None,
-    total: np.ndarray | None = None,
-) -> int:
-    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory.
-
-    Returns the number of rows, which are added to `total` [D], float64, before they are rounded to float16.
-    """
+) -> None:
+    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory."""
     skipped: list[str] = []
-    kept_rows = functools.partial(_kept, transfer, vectors, skip=skip_non_finite, skipped=skipped, total=total)
+    kept_rows = functools.partial(_kept, transfer, vectors, skip=skip_non_finite, skipped=skipped)
     if output.suffix == ".npy":
         with new_file(output, overwrite=overwrite, inputs=[vectors.name]) as file:
             _write_npy(kept_rows, vectors, file)
@@ -44,7 +40,6 @@ def write_moved(
         logger.warning(
             "%s: left out %d rows that hold NaN, Inf or zeros: %s", vectors.name, len(skipped), ", ".join(skipped)
         )
-    return vectors.num_rows - len(skipped)
 
 
 def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
@@ -114,17 +109,13 @@ def _type_text(kind) -> str:
     return str(kind)
 
 
-def _kept(
-    transfer, vectors: Vectors, *, skip: bool, skipped: list[str], total, half: bool = True, with_tables: bool = False
-):
+def _kept(transfer, vectors: Vectors, *, skip: bool, skipped: list[str], half: bool = True, with_tables: bool = False):
     """The table of a block's rows (None without `with_tables`), its moved rows, and the indices of those (None: all).
 
-    Names what is left out in `skipped`, and adds what is kept to `total`.
+    Names what is left out in `skipped`.
     """
     first_row = 0
-    for table, lost, moved in transfer.moved_tables(
-        vectors, with_tables=with_tables, half=half, keep_bad=skip, total=total
-    ):
+    for table, lost, moved in transfer.moved_tables(vectors, with_tables=with_tables, half=half, keep_bad=skip):
         skipped += [vectors.row_name(first_row + int(row)) for row in lost]
         first_row += len(moved)
         kept = np.delete(np.arange(len(moved)), lost) if len(lost) else None
