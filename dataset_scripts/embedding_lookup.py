@@ -47,11 +47,12 @@ class EmbeddingLookup:
         skip_non_finite: bool = False,
         keep_last: bool = False,
         unusable: dict[str, str] | None = None,
+        wrong: dict[int, str] | None = None,
     ):
         self.name = name
         self.vectors = vectors
         self.unusable = unusable or {}
-        wrong = dict(find_wrong_rows(vectors))
+        wrong = dict(find_wrong_rows(vectors.blocks())) if wrong is None else wrong
         if wrong:
             ids = list(ids)
             row, what = next(iter(wrong.items()))
@@ -126,21 +127,21 @@ class EmbeddingLookup:
             unusable: dict[str, str] = {}
             blocks = usable_blocks(path, unusable, allow_pickle=allow_pickle)
             first = next(blocks)
-            ids, rows = spill(chain([first], blocks), scratch, first[1].shape[1])
-            name = str(source)
-            return cls(ids, rows, name, skip_non_finite=skip_non_finite, keep_last=True, unusable=unusable)
+            ids, rows, wrong = spill(chain([first], blocks), scratch, first[1].shape[1])
+            options = {"keep_last": True, "unusable": unusable, "wrong": wrong}
+            return cls(ids, rows, str(source), skip_non_finite=skip_non_finite, **options)
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
         if isinstance(vectors, FileVectors):
             ids = read_ids(path, vectors.num_rows)
         elif (ids := vectors.ids()) is None:
             raise InputError(f"{vectors.name}: has no column 'id'; expected one, to match the vectors by")
         if places := isinstance(vectors, FileVectors | TableVectors) and vectors.places():
-            rows = RowFile(places, vectors.dtype, vectors.embed_dim)
+            rows, wrong = RowFile(places, vectors.dtype, vectors.embed_dim), None
         else:
             listed = iter(ids)
             pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
-            ids, rows = spill(pairs, scratch, vectors.embed_dim)
-        return cls(ids, rows, vectors.name, skip_non_finite=skip_non_finite)
+            ids, rows, wrong = spill(pairs, scratch, vectors.embed_dim)
+        return cls(ids, rows, vectors.name, skip_non_finite=skip_non_finite, wrong=wrong)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -191,14 +192,14 @@ class EmbeddingLookup:
         self._view_index()
 
 
-def find_wrong_rows(vectors: "DatasetColumn | RowFile") -> Iterator[tuple[int, str]]:
-    """The rows that are NaN, Inf or zero, and what they hold."""
-    first_row = 0
-    for count, wrong in parallel_map(
-        lambda block: (len(block), [(row, what_is_wrong(block[row])) for row in find_unusable(block).tolist()]),
-        vectors.blocks(),
-    ):
-        yield from ((first_row + row, what) for row, what in wrong)
+def find_wrong_rows(blocks: Iterable[np.ndarray], first_row: int = 0) -> Iterator[tuple[int, str]]:
+    """The rows that are NaN, Inf or zero, or that float16 cannot keep, and what they hold."""
+
+    def of_block(block):
+        return len(block), {row: what_is_wrong(block[row]) for row in find_unusable(block, for_float16=True).tolist()}
+
+    for count, wrong in parallel_map(of_block, blocks):
+        yield from ((first_row + row, what) for row, what in wrong.items())
         first_row += count
 
 
@@ -317,16 +318,23 @@ class RowFile:
         self._open()
 
 
-def spill(pairs: Iterable[tuple[list, np.ndarray]], scratch, embed_dim: int) -> tuple[list[str], RowFile]:
-    """Write the blocks of (ids, block [n, D]) as float16 to one flat file in `scratch`, for reading row by row."""
+def spill(
+    pairs: Iterable[tuple[list, np.ndarray]], scratch, embed_dim: int
+) -> tuple[list[str], RowFile, dict[int, str]]:
+    """Write the blocks of (ids, block [n, D]) as float16 to one flat file in `scratch`, for reading row by row.
+
+    Returns the ids, the rows, and what is wrong with some of them.
+    """
     ids: list[str] = []
+    wrong: dict[int, str] = {}
     with tempfile.NamedTemporaryFile(dir=scratch, prefix="vectors-", suffix=".f16", delete=scratch is None) as file:
         for names, block in pairs:
+            wrong.update(find_wrong_rows([block], len(ids)))
             ids += names
-            with np.errstate(over="ignore"):  # an overflow becomes Inf, which whoever writes the vectors refuses
+            with np.errstate(over="ignore"):
                 file.write(memoryview(np.ascontiguousarray(block, np.float16)).cast("B"))
         file.flush()
-        return ids, RowFile([(Path(file.name), 0, len(ids))], np.float16, embed_dim)
+        return ids, RowFile([(Path(file.name), 0, len(ids))], np.float16, embed_dim), wrong
 
 
 def read_ids(path: Path, num_rows: int) -> list[str]:

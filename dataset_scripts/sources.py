@@ -253,11 +253,7 @@ class ReleasedSource:
             if place < 0:
                 rejected.add(self.lookup.unusable.get(id_, "no embedding"), row["record"])
         found = np.flatnonzero(places >= 0)
-        vectors = self.lookup.rows(places[found])
-        half, unusable = as_float16(vectors)
-        for place in unusable:
-            rejected.add(reason_of(what_is_wrong(vectors[place])), rows[found[place]]["record"])
-        return [rows[row] for row in np.delete(found, unusable)], np.delete(half, unusable, axis=0)
+        return [rows[place] for place in found], self.lookup.rows(places[found]).astype(np.float16, copy=False)
 
 
 def open_lookup(

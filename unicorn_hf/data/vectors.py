@@ -269,16 +269,15 @@ class TableVectors(Vectors):
             pa.types.is_floating(numbers) or pa.types.is_integer(numbers) or pa.types.is_null(numbers)
         ):
             raise InputError(f"{self.name}: the column {column!r} holds {self.kind}; expected lists of numbers")
-        is_fixed = pa.types.is_fixed_size_list(self.kind)
-        self._check_shape((self.num_rows, self.kind.list_size if is_fixed else self._first_length()))
+        self.embed_dim = (self.kind.list_size if pa.types.is_fixed_size_list(self.kind) else None) or self._length()
         self.dtype = np.dtype(np.float32 if pa.types.is_null(numbers) else numbers.to_pandas_dtype())
 
-    def _first_length(self) -> int:
+    def _length(self) -> int:
         """The length of the first vector, before which there may be rows without one."""
         for table in self.source.read_all([self.column]):
-            lists = table.column(self.column).drop_null()
-            if len(lists):
-                return len(lists[0])
+            lengths = table.column(self.column).combine_chunks().value_lengths().drop_null().to_numpy()
+            if lengths.any():
+                return int(lengths[lengths > 0][0])
         raise InputError(f"{self.name}: has no vector in {self.column!r}; expected some")
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ class ReAlign(ModalityTransfer):
     def _learn(cls, text, image, measure_text):
         if measure_text is None:
             raise InputError(
-                "ReAlign's centroid step needs the text once more: fit on the text's vectors (--text), not on its moments"
+                "ReAlign's centroid step needs the text once more: fit on the text's vectors (--text), not its moments"
             )
         if text.trace < 1e-12:
             raise InputError("The text vectors are all the same (their trace is 0): ReAlign cannot scale their spread")
