@@ -34,7 +34,11 @@ class Rejected:
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8")
         line = {"config": self.config, "reason": reason, "record": record}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            text = json.dumps(line, ensure_ascii=False)
+        except RecursionError:
+            text = json.dumps({**line, "record": "nested too deep to be written here"})
+        self._file.write(text + "\n")
 
     def __enter__(self):
         return self

@@ -1,9 +1,12 @@
 import collections
 import os
 import pickle
+from datetime import timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unicorn_hf import InputError
 from unicorn_hf.data.pickles import PickleVectors, read_pickle
@@ -104,3 +107,45 @@ def test_chunks_are_read_in_the_order_of_their_numbers(tmp_path):
         (tmp_path / f"chunk_{chunk}.pkl").write_bytes(pickle.dumps([record]))
     source = open_vectors(tmp_path, allow_pickle=True)
     assert np.concatenate(list(source.blocks()))[:, 0].tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("depth", [60, 5000])
+def test_lists_of_the_same_lists_are_read_in_the_time_of_their_length(depth, tmp_path):
+    program = b"]q\x00" + b"".join(b"](h\x00h\x00eq\x00" for _ in range(depth)) + b"."
+    (tmp_path / "x.pkl").write_bytes(program)
+    if depth == 60:
+        assert isinstance(read_pickle(tmp_path / "x.pkl"), list)
+    else:
+        with pytest.raises(InputError, match="is damaged"):
+            read_pickle(tmp_path / "x.pkl")
+
+
+def test_tuples_of_the_same_tuples_are_refused_before_they_are_built(tmp_path):
+    nested = b"".join(b"h\x00h\x00\x86q\x00" for _ in range(60))
+    wide = b"".join(b"(" + b"h\x00" * 1000 + b"tq\x00" for _ in range(4))
+    for program in (nested, wide):
+        (tmp_path / "x.pkl").write_bytes(b"}K\x01q\x00" + program + b"K\x01s.")
+        with pytest.raises(InputError, match="tuples in tuples"):
+            read_pickle(tmp_path / "x.pkl")
+
+
+def test_a_program_of_too_many_instructions_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.data.pickles._MAX_OPCODES", 1000)
+    (tmp_path / "x.pkl").write_bytes(b"]" + b"N0" * 1000 + b".")
+    with pytest.raises(InputError, match="over 1,000 instructions"):
+        read_pickle(tmp_path / "x.pkl")
+
+
+@settings(max_examples=300, deadline=timedelta(seconds=5))
+@given(st.data())
+def test_no_change_of_bytes_brings_more_than_a_sentence(tmp_path_factory, data):
+    records = [{"id": str(row), "caption": "a", "embed": np.ones(3, np.float16)} for row in range(3)]
+    program = bytearray(pickle.dumps(records, protocol=data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        program[data.draw(st.integers(0, len(program) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.mktemp("pickle") / "x.pkl"
+    file.write_bytes(program)
+    try:
+        list(open_vectors(file, allow_pickle=True).blocks())
+    except InputError as error:
+        assert "\n" not in str(error)

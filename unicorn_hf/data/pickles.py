@@ -1,12 +1,14 @@
 """The released pickles of `[{"id", "caption", "embed": float16[D]}, ...]`, read without running anything in them.
 
 A pickle is a program. This reader gives it numbers, strings, lists, dicts and a picture of a NumPy array to work with,
-and refuses every other name; arrays are made here from their bytes, not by NumPy's own unpickling.
+and refuses every other name; arrays are made here from their bytes, not by NumPy's own unpickling. The program is
+looked through before it runs: its length, and the size of what it would build, are bounded.
 """
 
 import functools
 import logging
 import pickle
+import pickletools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_MAX_OPCODES = 20_000_000  # about 40 are a record, so this is half a million of them
+_MAX_TUPLE = 10_000  # members, those of its members included; the shape of an array is one of a few
+
 
 def read_pickle(path):
     """The value of a pickle that holds NumPy arrays of numbers, dicts, lists, tuples, strings and numbers.
@@ -28,7 +33,9 @@ def read_pickle(path):
     """
     try:
         with Path(path).open("rb") as file:
-            return _finished(_RestrictedUnpickler(file, encoding="latin1").load())
+            _check_program(file)
+            file.seek(0)
+            return _finished(_RestrictedUnpickler(file, encoding="latin1").load(), {})
     except _NotAdmitted as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way
@@ -172,6 +179,52 @@ class _NotAdmitted(Exception):
     """Something that a file of vectors has no need of."""
 
 
+def _check_program(file) -> None:
+    """Raise `_NotAdmitted` where a pickle is too long, or builds tuples in tuples without end.
+
+    Of what a program builds by naming the same thing again and again, only tuples are walked through as they are built
+    (where they become keys), so a hundred bytes can take forever there. Everything else takes time with its length.
+    """
+    stack, marks, memo = [], [], {}  # the number of members of what is a tuple, else 1
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count == _MAX_OPCODES:
+            raise _NotAdmitted(f"has over {_MAX_OPCODES:,} instructions; split it into files of fewer records")
+        name = opcode.name
+        if name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in _GETS:
+            stack.append(memo[int(argument)])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in _PUTS:
+            memo[int(argument)] = stack[-1]
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name in _TUPLES:
+            first = marks.pop() if name == "TUPLE" else len(stack) - _TUPLES.index(name)
+            stack[first:] = [1 + sum(stack[first:])]
+            if stack[-1] > _MAX_TUPLE:
+                raise _NotAdmitted("holds tuples in tuples, which a file of vectors has no need of")
+        else:
+            taken, to_mark, given = _EFFECTS[name]
+            first = (marks.pop() if to_mark else len(stack)) - taken
+            stack[first:] = given
+
+
+_GETS, _PUTS = {"GET", "BINGET", "LONG_BINGET"}, {"PUT", "BINPUT", "LONG_BINPUT"}
+_TUPLES = ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE")
+# Instruction -> how many values it takes off the stack (under a mark, if it takes all down to one), and what it puts.
+_EFFECTS = {
+    opcode.name: (
+        opcode.stack_before.index(pickletools.markobject) if is_marked else len(opcode.stack_before),
+        is_marked,
+        [1] * len(opcode.stack_after),
+    )
+    for opcode in pickletools.opcodes
+    for is_marked in [pickletools.markobject in opcode.stack_before]
+}
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         known = _STAND_INS.get((module.replace("numpy.core", "numpy._core"), name))
@@ -237,16 +290,23 @@ _STAND_INS = {
 }
 
 
-def _finished(value):
-    """`value` with every stand-in replaced by its array."""
+def _finished(value, done: dict):
+    """`value` with every stand-in replaced by its array; `done` has what was met before, by its identity."""
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return {key: _finished(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finished(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_finished(item) for item in value)
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, dict):
+        done[id(value)] = result = {}
+        result.update((key, _finished(item, done)) for key, item in value.items())
+        return result
+    if isinstance(value, list):
+        done[id(value)] = result = []
+        result.extend(_finished(item, done) for item in value)
+        return result
+    if isinstance(value, tuple):
+        done[id(value)] = result = tuple(_finished(item, done) for item in value)
+        return result
     raise _NotAdmitted(f"holds a {type(value).__name__}; only arrays, dicts, lists, strings and numbers are")

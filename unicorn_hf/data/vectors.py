@@ -128,7 +128,7 @@ class Vectors:
         return f"row {row}" if identifier is None else f"row {row} (id {identifier!r})"
 
     def _check_shape(self, shape) -> None:
-        if len(shape) != 2 or 0 in shape:
+        if len(shape) != 2 or min(shape) < 1:
             raise InputError(f"{self.name}: has the shape {list(shape)}; expected [rows, dimensions], neither being 0")
         self.num_rows, self.embed_dim = shape
 
