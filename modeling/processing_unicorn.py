@@ -358,7 +358,7 @@ def _load_picture(image) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(image, str | os.PathLike):
-                image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))
+                image = _open_file(image) if os.path.isfile(image) else load_image(os.fspath(image))
             image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
@@ -368,11 +368,22 @@ def _load_picture(image) -> Image.Image:
         raise ValueError(f"{name} cannot be read as a picture ({str(error)[:200]})") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return _picture_of_array(np.asarray(image))
+        # Pillow would clip these values at 255, which leaves a white picture.
+        values = np.asarray(image, np.float32)
+        full = 65535 if image.mode != "F" else 255 if values.max(initial=0) > 1 else 1
+        image = Image.fromarray((values * (255 / full)).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _open_file(path) -> Image.Image:
+    # Not by its name: Pillow would map the file, and turn some TIFF files the wrong way.
+    with open(path, "rb") as file:
+        image = Image.open(file)
+        image.load()
+    return image
 
 
 def _picture_of_array(array) -> Image.Image:
@@ -380,7 +391,7 @@ def _picture_of_array(array) -> Image.Image:
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8:
-        top = array.max(initial=0)
+        top = 65535 if array.dtype == np.uint16 else array.max(initial=0)
         full = 1 if array.dtype.kind in "fb" and top <= 1 else 255 if top <= 255 else 65535
         array = (np.clip(array / full, 0, 1) * 255).round().astype(np.uint8)
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array

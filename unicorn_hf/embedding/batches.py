@@ -1,15 +1,13 @@
 """What a worker process does: texts -> token batches sorted by length, image files -> stacked tensors."""
 
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from unicorn_hf.data.pictures import open_image
 from unicorn_hf.embedding.config import Overflow
 from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
@@ -100,22 +98,3 @@ def decode_images(
             failures[place] = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")
     names = examples[0] if examples else ()
     return {name: torch.stack([example[name] for example in examples]) for name in names}, failures
-
-
-def open_image(image) -> Image.Image:
-    """An RGB image, upright, from a PIL image, a path, the bytes of an image file, or `{"bytes": …, "path": …}`."""
-    if isinstance(image, dict):
-        image = image["path"] if image["bytes"] is None else image["bytes"]
-    if image is None:
-        raise ValueError("there is no image")
-    if image == b"" or (isinstance(image, str | Path) and Path(image).stat().st_size == 0):
-        raise ValueError("the file is empty")
-    if not isinstance(image, Image.Image):
-        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit values at 255, which leaves a white picture.
-        values = np.asarray(image).astype(np.float32)
-        image = Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")

@@ -1,0 +1,43 @@
+"""The one meaning of a picture file: upright RGB, transparency over white, more than 8 bits scaled down.
+
+`modeling/processing_unicorn.py`, which travels without this package, has the same rule once more;
+`tests/data/test_open_image.py` holds both to it.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def open_image(image) -> Image.Image:
+    """An RGB image, upright, from a PIL image, a path, the bytes of an image file, or `{"bytes": …, "path": …}`."""
+    if isinstance(image, dict):
+        image = image["path"] if image["bytes"] is None else image["bytes"]
+    if image is None:
+        raise ValueError("there is no image")
+    if image == b"" or (isinstance(image, str | Path) and Path(image).stat().st_size == 0):
+        raise ValueError("the file is empty")
+    if isinstance(image, Image.Image):
+        image.load()
+        return as_rgb(image)
+    # Not by its name: Pillow would map the file, and turn some TIFF files the wrong way.
+    with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
+        image = Image.open(file)
+        image.load()
+    return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, laid on white where it is transparent, and scaled to 8 bits."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        # Pillow would clip these values at 255, which leaves a white picture.
+        values = np.asarray(image, np.float32)
+        full = 65535 if image.mode != "F" else 255 if values.max(initial=0) > 1 else 1
+        image = Image.fromarray((values * (255 / full)).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
