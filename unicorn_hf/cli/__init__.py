@@ -33,7 +33,7 @@ def main() -> None:
         quieten_progress()
     with one_sentence_errors():
         try:
-            status = app(standalone_mode=False)
+            status = app(prog_name="unicorn-hf", standalone_mode=False)
         except UsageError as error:
             command = error.ctx.command_path if error.ctx else "unicorn-hf"
             fail(f"{' '.join(error.format_message().split()).rstrip('.')} (see {command} --help)")

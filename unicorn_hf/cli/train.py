@@ -1,5 +1,6 @@
 """`unicorn-hf train pretrain` and `finetune`."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,8 @@ def _train(stage: str, options: list[str], accelerate_config: Path | None) -> No
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    # What it would take where no configuration says otherwise is what a user wants.
+    logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
     launcher = []
     if accelerate_config is not None:
         launcher += ["--config_file", str(find_recipe(accelerate_config))]

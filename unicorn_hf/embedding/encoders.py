@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from unicorn_hf.device import find_device
 from unicorn_hf.embedding.encoder import DTYPES, Encoder
 from unicorn_hf.errors import InputError
 
@@ -45,7 +46,7 @@ def load_encoder(
         MissingExtraError: the library that the encoder needs is not installed.
     """
     name = canonical_name(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
     torch_dtype = DTYPES["bfloat16" if device.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from unicorn_hf.data.data_files import is_hub_id
+from unicorn_hf.device import find_device
 from unicorn_hf.errors import InputError
 
 IMAGE_TOKEN = "<image>"
@@ -127,7 +128,7 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         raise InputError(f"{name}: cannot be loaded as a model (there is no such folder, and a repository is org/name)")
     if dtype not in DTYPES:
         raise InputError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    device = _device(device)
+    device = find_device(device)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -148,21 +149,6 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"{name}: the weight {weight} holds NaN or infinite values; take an earlier checkpoint")
     return model.to(device).eval(), processor
-
-
-def _device(name):
-    """The torch device of that name; a GPU by default, where there is one."""
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).cpu()  # meta has nothing to copy
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"The device {name!r} cannot be used here ({reason}); expected cpu, or a GPU's, as cuda:0"
-        ) from error
-    return device
 
 
 def answer(
