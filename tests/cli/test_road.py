@@ -1,0 +1,109 @@
+"""`unicorn-hf run`: the shipped road, with the tiny stand-ins for its models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_dataset
+
+from unicorn_hf.cli.road import Road
+from unicorn_hf.cli.train import find_recipe
+from unicorn_hf.errors import InputError
+from unicorn_hf.sandbox.world import draw_all, split_scenes
+
+DATA_STEPS = 7  # the others train, which `tests/recipes` does
+
+
+@pytest.fixture
+def road(tmp_path, monkeypatch):
+    """The shipped file's steps on data, written by the grammar and embedded by the sandbox's encoder."""
+    steps = yaml.safe_load(find_recipe(Path("road.yaml")).read_text())["steps"][:DATA_STEPS]
+    for step in steps:
+        ((_, options),) = step.items()
+        if "writer" in options:
+            options["writer"] = "grammar"
+            del options["model"], options["servers"]
+        if "encoder" in options:
+            options["encoder"] = "sandbox"
+    scenes = split_scenes(0, 4, 8, 4)
+    (tmp_path / "seeds.txt").write_text("".join(f"{scene.seed()}\n" for scene in scenes.captions))
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(draw_all(scenes.pictures, seed=0)):
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    write(tmp_path / "road.yaml", steps)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(file: Path, steps: list) -> None:
+    file.write_text(yaml.safe_dump({"steps": steps}))
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "unicorn_hf", "run", "road.yaml", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_shipped_road_can_be_read_and_planned(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    lines = Road.read(find_recipe(Path("road.yaml"))).plan().splitlines()
+    assert len(lines) == 10 and all(" to do " in line for line in lines)
+    assert "unicorn-hf captions seeds.txt --output=captions" in lines[0]
+    assert "unicorn-hf train pretrain --config pretrain/qwen2.5-0.5b.yaml" in lines[7]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_road_runs_to_a_dataset_and_goes_on_where_it_stopped(road):
+    planned = run("--dry-run")
+    assert planned.returncode == 0 and planned.stdout.count(" to do ") == DATA_STEPS
+    assert not (road / "captions").exists()
+    (road / "photos").rename(road / "away")
+    stopped = run()
+    assert stopped.returncode == 2, stopped.stderr
+    assert "unicorn-hf: step 4 (embed) ended with status 2" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert (road / "captions-embedded").exists() and not (road / "transfer").exists()
+    (road / "away").rename(road / "photos")
+    written = {path: path.stat().st_mtime_ns for path in (road / "captions").rglob("*")}
+    ended = run()
+    assert ended.returncode == 0, ended.stderr
+    assert "step 3" not in ended.stdout.partition("---")[2] and "--- step 4 of 7" in ended.stdout
+    assert {path: path.stat().st_mtime_ns for path in (road / "captions").rglob("*")} == written
+    assert load_dataset(str(road / "unicorn"), "unicorn-1.2m", split="train").num_rows > 4
+    again = run()
+    assert again.returncode == 0 and again.stdout.count(" done ") == DATA_STEPS and "---" not in again.stdout
+
+
+def test_what_was_made_with_other_options_is_in_the_way(road):
+    steps = yaml.safe_load((road / "road.yaml").read_text())["steps"][:1]
+    write(road / "road.yaml", steps)
+    assert run().returncode == 0
+    steps[0]["captions"]["captions_per_seed"] = 1
+    write(road / "road.yaml", steps)
+    changed = run()
+    assert changed.returncode == 2
+    assert "captions: was made with other options or from other inputs" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: []", "expected a list under 'steps'"),
+        ("captions: {}", "expected a list under 'steps'"),
+        ("[1]", "expected options"),
+        ("steps: [{captions: 3}]", r"step 1 \(captions\): expected options"),
+        ("steps: [{paint: {}}]", "there is no step 'paint'"),
+        ("steps: [captions]", "step 1 is 'captions'; expected COMMAND"),
+        ("steps: [{captions: {seeds: s, output: o, writer: bard}}]", r"step 1 \(captions\): --writer is 'bard'"),
+        ("steps: [{captions: {seeds: s, output: o, writter: grammar}}]", "did you mean writer"),
+        ("steps: [{captions: {output: o, writer: grammar}}]", "SEEDS is missing"),
+        ("steps: [{train pretrain: {dataset: d}}]", "output_dir is missing"),
+        ("steps: [{", "cannot be read as YAML"),
+    ],
+)
+def test_a_road_that_cannot_be_followed_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "road.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as raised:
+        Road.read(tmp_path / "road.yaml")
+    assert "\n" not in str(raised.value)
