@@ -55,6 +55,7 @@ def test_the_shipped_road_can_be_read_and_planned(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_road_runs_to_a_dataset_and_goes_on_where_it_stopped(road):
     planned = run("--dry-run")
     assert planned.returncode == 0 and planned.stdout.count(" to do ") == DATA_STEPS

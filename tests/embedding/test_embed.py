@@ -270,6 +270,12 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(source, tmp_path, enc
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_the_vectors_may_be_all_that_is_left(encoder):
+    data = datasets.Dataset.from_dict({"caption": ["a", "b"]})
+    dataset = embed(data, encoder=encoder, remove_columns=["caption"])
+    assert dataset.column_names == ["text_embeds"] and len(dataset) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(source, tmp_path, encoder):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be written \(Not a directory\); name another folder"):

@@ -347,7 +347,8 @@ class EmbeddingJob(EmbedConfig):
             failures.append({**self.source.place(shard.index, row), **named, "reason": shard.reasons[row]})
         if failures:
             dataset = dataset.select(shard.rows)
-        return add_vectors(dataset.remove_columns(self.remove_columns), self.embeds_column, shard.vectors), failures
+        kept = [name for name in dataset.column_names if name not in (self.embeds_column, *self.remove_columns)]
+        return add_vectors(dataset, kept, self.embeds_column, shard.vectors), failures
 
     def shard_file(self, shard: int) -> Path:
         return self.work / "dataset" / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.arrow"
@@ -427,17 +428,16 @@ class EmbeddingJob(EmbedConfig):
         return total
 
 
-def add_vectors(dataset: datasets.Dataset, name: str, vectors: np.ndarray) -> pa.Table:
-    """`dataset` as a table with the rows of `vectors` (float16) as the column `name`, in place of one of that name."""
-    if name in dataset.column_names:
-        dataset = dataset.remove_columns(name)
-    features = dataset.features.copy()
+def add_vectors(dataset: datasets.Dataset, kept: list[str], name: str, vectors: np.ndarray) -> pa.Table:
+    """The columns `kept` of `dataset` as a table, and the rows of `vectors` (float16) as the column `name`."""
+    features = datasets.Features({column: dataset.features[column] for column in kept})
     for column, feature in features.items():
         if isinstance(feature, datasets.Image):
             features[column] = datasets.Image()  # it was read without decoding
     features[name] = datasets.List(datasets.Value("float16"), length=vectors.shape[1])
-    column = as_lists(vectors)
-    return dataset.with_format("arrow")[:].append_column(name, column).cast(features.arrow_schema)
+    rows = dataset.select_columns(kept).with_format("arrow")[:] if kept else {}
+    columns = {column: rows[column] for column in kept} | {name: as_lists(vectors)}
+    return pa.table(columns).cast(features.arrow_schema)
 
 
 @contextlib.contextmanager
