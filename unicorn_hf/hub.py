@@ -244,19 +244,18 @@ def _dataset_folder(output, overwrite: bool, inputs: Iterable) -> Iterator[tuple
 
 def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) -> dict[str, dict]:
     """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
-    from tqdm.auto import tqdm
-
     from unicorn_hf.data.shards import write_shards
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
     from unicorn_hf.dataset_scripts.released_json import Rejected
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
+    from unicorn_hf.progress import progress_bar
 
     written, counts = {}, {}
     for config, source in sources.items():
         seen = Observed()
         with (
             Rejected(folder / "rejected.jsonl", config) as rejected,
-            tqdm(total=source.num_rows, desc=config, unit="row") as progress,
+            progress_bar(total=source.num_rows, desc=config, unit="row") as progress,
         ):
             tables = source.tables(source.shards, rejected)
             if config == PRETRAIN:

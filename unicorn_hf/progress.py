@@ -1,20 +1,24 @@
-"""Progress bars: moving ones on a terminal, and a line every half a minute in a log."""
+"""Progress bars: moving ones on a terminal and in a notebook, and a line every half a minute in a log."""
 
 import sys
+import time
 
-from tqdm.auto import tqdm as _bar
+from tqdm.auto import tqdm
 
 SECONDS_A_LINE = 30
 
 
-def progress(*arguments, **options):
-    """A `tqdm` bar; where the errors go to no terminal, each of its states is a line of its own, and few are."""
-    if sys.stderr.isatty():
-        return _bar(*arguments, **options)
-    return _Lines(*arguments, **options | {"mininterval": SECONDS_A_LINE, "maxinterval": 10 * SECONDS_A_LINE})
+def progress_bar(*arguments, **options) -> tqdm:
+    """A bar, with the arguments of `tqdm`."""
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return tqdm(*arguments, **options)
+    of_a_log = {"position": None, "mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE}
+    return _LogLines(*arguments, **{**options, **of_a_log})
 
 
-class _Lines(_bar):
+class _LogLines(tqdm):
+    """Each state that is shown is a line of its own."""
+
     @staticmethod
     def status_printer(file):
         def print_line(text: str) -> None:
@@ -22,3 +26,10 @@ class _Lines(_bar):
                 print(text, file=file, flush=True)
 
         return print_line
+
+    def refresh(self, *arguments, **options):
+        """Show the state, unless it was shown a moment ago; who sets a postfix asks for that every time."""
+        now = time.time()
+        if now - getattr(self, "last_print_t", 0) >= self.mininterval:
+            self.last_print_t = now
+            super().refresh(*arguments, **options)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
 from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
 from unicorn_hf.embedding.encoder import Encoder, mean_of_windows
 from unicorn_hf.errors import InputError
+from unicorn_hf.progress import progress_bar
 
 
 class EmbeddedShard(NamedTuple):
@@ -92,7 +92,7 @@ def embed_shards(
     buffers: dict[int, torch.Tensor] = {}
     total = source.num_rows and sum(len(source.read(each)) for each in shards)
     tokens = padded = 0
-    with tqdm(total=total, desc=progress, unit="row", position=position) as bar:
+    with progress_bar(total=total, desc=progress, unit="row", position=position) as bar:
         for event in loader:
             match event:
                 case InputError():

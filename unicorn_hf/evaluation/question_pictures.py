@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from tqdm.auto import tqdm
 
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.vectors import unit_rows
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
+from unicorn_hf.progress import progress_bar
 
 _AT_A_TIME = 64  # pictures in memory
 
@@ -47,7 +47,7 @@ def read_vectors(dataset, source, model, processor, encoder=None, transfer=None)
     first, picture_of = _distinct(_content(files[row], row, source) for row in range(len(files)))
     encoder = picture_encoder(model, encoder)
     blocks = []
-    for start in tqdm(range(0, len(first), _AT_A_TIME), desc="encoding pictures", unit="batch"):
+    for start in progress_bar(range(0, len(first), _AT_A_TIME), desc="encoding pictures", unit="batch"):
         pictures = [_open(files[row], row, source) for row in first[start : start + _AT_A_TIME]]
         blocks.append(encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer))
     return np.concatenate(blocks), picture_of

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import prompt_inputs, render_prompt, user_message, without_placeholders
 from unicorn_hf.evaluation.replies import read_reply
+from unicorn_hf.progress import progress_bar
 
 _ANSWER = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for an answer where a chat template is rendered
 
@@ -97,7 +97,7 @@ class Reader:
         """Longest first: what does not fit into memory is seen at once."""
         lengths = [_num_tokens(self.processor, each[0]) for each in asked]
         order = sorted(range(len(asked)), key=lambda place: -lengths[place])
-        for start in tqdm(range(0, len(order), self.batch_size), desc=description, unit="batch"):
+        for start in progress_bar(range(0, len(order), self.batch_size), desc=description, unit="batch"):
             yield [asked[place] for place in order[start : start + self.batch_size]]
 
     def _vectors(self, pictures: Sequence[int | None]):

@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
 from unicorn_hf.errors import InputError, require
+from unicorn_hf.progress import progress_bar
 
 # What the training vectors are, in the order of the table.
 CONDITIONS = {
@@ -117,7 +116,7 @@ def draw_world(folder: Path, size: Size, seed: int) -> str:
     scenes = split_scenes(seed, size.num_seeds, size.num_pictures, size.num_test)
     (folder / "seeds.txt").write_text("".join(f"{scene.seed()}\n" for scene in scenes.captions))
     sets = {"pictures": scenes.pictures, "paired": list(dict.fromkeys(scenes.captions)), "test": scenes.test}
-    for number, (name, subset) in enumerate(tqdm(sets.items(), desc="drawing", unit="set")):
+    for number, (name, subset) in enumerate(progress_bar(sets.items(), desc="drawing", unit="set")):
         rows = {"seed": [scene.seed() for scene in subset], "image": draw_all(subset, seed=3 * seed + number)}
         write_dataset(Dataset.from_dict(rows), folder / name, title=f"Pictures: {name}")
     write_dataset(ask(scenes.test, seed), folder / "questions", title="Questions about the test pictures")
@@ -197,7 +196,7 @@ def publish_datasets(folder: Path, output: Path) -> str:
     instructions = output / "3-instructions" / "instructions"
     moved = output / "5-transfers" / "moved"
     pair_captions(output, folder / "pairs")
-    for name in tqdm(("none", "mean_shift", "realign", "paired"), desc="publishing", unit="dataset"):
+    for name in progress_bar(("none", "mean_shift", "realign", "paired"), desc="publishing", unit="dataset"):
         publish(folder / "pairs" if name == "paired" else moved / name, instructions, folder / name)
     conversations = read_dataset(instructions).map(leave_image_out, desc="blind conversations")
     write_dataset(conversations, folder / "blind", title="Conversations without the image")
@@ -272,7 +271,7 @@ def launch_all(chains: list[list[tuple]], size: Size, seed: int) -> int:
     """Launch what is not trained yet, a chain's runs one after the other; returns how many runs that were."""
     runs = [run for chain in chains for run in chain]
     missing = [run for run in runs if not run[-1].exists()]
-    with tqdm(total=len(runs), initial=len(runs) - len(missing), desc="training", unit="run") as bar:
+    with progress_bar(total=len(runs), initial=len(runs) - len(missing), desc="training", unit="run") as bar:
 
         def train(chain) -> None:
             for run in chain:

@@ -6,9 +6,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
-from tqdm.auto import tqdm
-
 from unicorn_hf.errors import InputError
+from unicorn_hf.progress import progress_bar
 from unicorn_hf.synthesis.answers import BadAnswer
 from unicorn_hf.synthesis.completion import CallFailed, Prompt
 from unicorn_hf.synthesis.journal import DEAD, OK, REJECTED, RETRY, Journal, read_journal
@@ -37,7 +36,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
         done, usage, _ = replay(work, rank, num_requests)
         if all(done):
             return
-        progress = tqdm(
+        progress = progress_bar(
             total=num_requests,
             initial=sum(done),
             desc=f"{stage.name} {rank}",

@@ -2,11 +2,10 @@
 
 import random
 
-from tqdm.auto import tqdm
-
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError, require
+from unicorn_hf.progress import progress_bar
 from unicorn_hf.synthesis.config import CaptionConfig, text_encoder
 from unicorn_hf.synthesis.seeds import read_seeds, text_id
 
@@ -92,7 +91,7 @@ def _write_in_process(seeds, output, writer, config: CaptionConfig):
     import datasets
 
     rows = {}
-    for row in tqdm(seeds, desc="captions", unit="seed"):
+    for row in progress_bar(seeds, desc="captions", unit="seed"):
         rng = random.Random(f"captions {config.seed} {row['seed']}")
         for caption in writer.captions(row["seed"], config.captions_per_seed, rng):
             key = text_id(caption)

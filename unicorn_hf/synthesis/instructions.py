@@ -1,11 +1,10 @@
 """Stage 2, instruction-tuning data: captions -> conversations (Unicorn, arXiv 2503.22655, section 3.2)."""
 
-from tqdm.auto import tqdm
-
 from unicorn_hf.data.dataset_folder import write_rows
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.errors import InputError, require
+from unicorn_hf.progress import progress_bar
 from unicorn_hf.synthesis.config import InstructionConfig
 from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.tasks import check_mix, draw_task
@@ -106,7 +105,7 @@ def _write_in_process(captions, output, writer, mix: dict[str, float], seed: int
     import datasets
 
     rows = []
-    for row in tqdm(captions, desc="instructions", unit="caption"):
+    for row in progress_bar(captions, desc="instructions", unit="caption"):
         task, rng = draw_task(row["caption"], mix, seed)
         messages = writer.conversation(row["caption"], task, rng)
         rows.append({"id": row["id"], "caption": row["caption"], "task": task, "messages": messages})
