@@ -10,7 +10,7 @@ from unicorn_hf.cli import app
 
 @app.command("run", epilog="Examples:\n\nunicorn-hf run road.yaml --dry-run\n\nunicorn-hf run road.yaml")
 def run(
-    file: Annotated[Path, typer.Argument(help="A YAML of steps, each a command and its options (docs/road.md).")],
+    file: Annotated[Path, typer.Argument(help="A YAML of steps, each a command and its options (docs/commands.md).")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and run nothing.")] = False,
 ):
     """Run all steps of a project from one file; what is done already is passed over."""
