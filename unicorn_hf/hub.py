@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from unicorn_hf.data.data_files import is_hub_id
-from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.errors import InputError
 
@@ -302,22 +302,19 @@ def _merge_provenance(sources: dict, inputs: dict) -> dict:
         InputError: the captions' vectors and the conversations' are not of one encoder and dimension.
     """
     merged: dict[str, dict] = {}
-    of_column: dict[str, tuple] = {}
+    origins: dict[str, Origin] = {}
     for config, source in sources.items():
         said = read_provenance(inputs[config])
         for column, feature in source.features.items():
             if not column.endswith("_embeds") or (column == "image_embeds" and getattr(source, "lookup", None)):
                 continue
             facts = {**said.get(column, {}), "embed_dim": feature.length}
-            key = (feature.length, facts.get("encoder"), facts.get("transfer"))
-            if column in of_column and any(
-                a != b for a, b in zip(key, of_column[column], strict=True) if None not in (a, b)
-            ):
+            origin = Origin.of_column(said, column, feature.length)
+            if differ := origin.difference(origins.setdefault(column, origin)):
                 raise InputError(
-                    f"{source.name}: its {column} are of (dimensions, encoder, transfer) {key}, and those of the "
-                    f"captions of {of_column[column]}; publish vectors of one kind together"
+                    f"{source.name}: its {column} are of {differ[0]}, and those of the captions of {differ[1]}; "
+                    "publish vectors of one kind together"
                 )
-            of_column.setdefault(column, key)
             merged[column] = {**facts, **merged.get(column, {})}
     return merged
 

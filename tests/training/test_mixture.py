@@ -164,7 +164,7 @@ def test_vectors_of_another_encoder_or_transfer_are_refused_by_both_names(tmp_pa
 
 def test_a_model_of_another_dimension_is_refused(tmp_path):
     data = Mixture.read(DataArguments(dataset=write_chats(tmp_path / "ours", 2)))
-    with pytest.raises(InputError, match="dimension 2, and those that the-model was trained on of 3"):
+    with pytest.raises(InputError, match="of 2 dimensions, and those that the-model was trained on of 3"):
         data.check_model(SimpleNamespace(image_encoder=None, transfer=None, embed_dim=3), "the-model")
 
 

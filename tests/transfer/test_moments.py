@@ -88,7 +88,7 @@ def test_moments_come_back_from_their_file(rows, tmp_path):
 
 def test_moments_that_do_not_belong_together_are_not_merged(rows):
     moments = Moments.measure(rows, encoder="a")
-    with pytest.raises(InputError, match="48 and of 8 dimensions"):
+    with pytest.raises(InputError, match="48 dimensions and 8"):
         moments.merge(Moments.measure(rows[:, :8]))
     with pytest.raises(InputError, match="'a' and 'b'"):
         moments.merge(Moments.measure(rows, encoder="b"))

@@ -147,12 +147,16 @@ print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
     assert peaks[1] - peaks[0] < 20  # MB; the larger file has 41
 
 
-def test_npy_files_are_moved_without_importing_torch_or_datasets(files, tmp_path):
-    script = """
+@pytest.mark.parametrize(("text_name", "moved"), [("text.npy", "moved.npy"), ("folder", "moved")])
+def test_vectors_are_moved_without_importing_torch_or_datasets(text_name, moved, files, make_folder, text, tmp_path):
+    make_folder(text).rename(tmp_path / "folder")
+    script = f"""
 import sys
 from unicorn_hf.cli import app
-for command in ("fit --text text.npy --image image.npy -o fitted", "apply text.npy --transfer fitted -o moved.npy"):
+fit = "fit --text {text_name} --image image.npy -o fitted"
+for command in (fit, "apply {text_name} --transfer fitted -o {moved}"):
     app(["transfer", *command.split()], standalone_mode=False)
-assert not {"torch", "datasets", "pandas", "transformers"} & set(sys.modules), "heavy imports"
+heavy = {{"torch", "datasets", "pandas", "transformers", "huggingface_hub", "pyarrow.compute"}} & set(sys.modules)
+assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)

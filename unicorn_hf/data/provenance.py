@@ -6,9 +6,38 @@ The card's metadata has under `unicorn` one entry for each column of vectors, fo
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 from unicorn_hf.data.data_files import find_data_files, is_hub_id, read_card
 from unicorn_hf.errors import InputError
+
+
+class Origin(NamedTuple):
+    """What some vectors are said to come from; None where nothing is said."""
+
+    encoder: str | None = None
+    transfer: str | None = None
+    embed_dim: int | None = None
+
+    @classmethod
+    def of_column(cls, said: dict, column: str, embed_dim: int | None = None) -> "Origin":
+        """The origin of a column, from what `read_provenance` gives."""
+        facts = said.get(column) or {}
+        return cls(facts.get("encoder"), facts.get("transfer"), embed_dim)
+
+    def difference(self, other: "Origin") -> tuple[str, str] | None:
+        """Why vectors of both do not belong together, as the words for ours and for the other's; None where they do.
+
+        Vectors belong together unless both say an encoder, a transfer or a dimension, and not the same. Vectors of real
+        pictures have no transfer, and go with every moved one.
+        """
+        for name, what in (("encoder", "the encoder"), ("transfer", "the transfer")):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours and theirs and ours != theirs:
+                return f"{what} {ours!r}", repr(theirs)
+        if self.embed_dim and other.embed_dim and self.embed_dim != other.embed_dim:
+            return f"{self.embed_dim} dimensions", str(other.embed_dim)
+        return None
 
 
 def read_provenance(source) -> dict:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_64
 
@@ -89,9 +90,12 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def as_lists(vectors):
-    """Rows [n, D] as an array of n lists of length D, without a copy."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+def as_lists(vectors: np.ndarray, kind: pa.DataType | None = None) -> pa.FixedSizeListArray:
+    """Rows [n, D] of an array as n lists of length D, or of this type of such, without a copy."""
+    # Not by `pa.array`, which imports pandas first.
+    kind = kind or pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    data = [None, pa.py_buffer(np.ascontiguousarray(vectors))]
+    return pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(kind.value_type, vectors.size, data), type=kind)
 
 
 class _HashedFile:

@@ -317,6 +317,8 @@ class TableVectors(Vectors):
     def _tables(self, piece, first_row: int) -> Iterator:
         import pyarrow as pa
 
+        from unicorn_hf.data.shards import as_lists
+
         if not self._find(piece):
             for table in self.source.read(piece):
                 yield table, self._as_block(table, piece, first_row)
@@ -326,8 +328,7 @@ class TableVectors(Vectors):
         (block,) = self._blocks(piece, first_row, piece.num_rows)
         others = [name for name in self.schema.names if name != self.column]
         columns = next(iter(self.source.read(piece, others))).columns if others else []
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=self.kind)
-        columns.insert(self.schema.names.index(self.column), lists)
+        columns.insert(self.schema.names.index(self.column), as_lists(block, self.kind))
         yield pa.table(columns, schema=self.schema), block
 
     def places(self) -> list[tuple[Path, int, int]] | None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.sources import check_columns, read_dataset
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
@@ -118,12 +118,9 @@ class Clouds:
             dataset = dataset.shuffle(seed=0).select(range(_CAPTIONS))
         self.captions, self.vectors = dataset["caption"][:], {}
         for column in columns:
-            made_by = read_provenance(source).get(column, {}).get("encoder")
-            if made_by and config.image_encoder and made_by != config.image_encoder:
-                raise InputError(
-                    f"{source}: {column} is of the encoder {made_by!r}, but the model reads vectors of "
-                    f"{config.image_encoder!r}"
-                )
+            made_by = Origin.of_column(read_provenance(source), column)
+            if differ := made_by.difference(Origin(config.image_encoder)):
+                raise InputError(f"{source}: {column} is of {differ[0]}, but the model reads vectors of {differ[1]}")
             rows = np.asarray(dataset.with_format("numpy", columns=[column])[column][:], np.float32)
             if rows.ndim != 2 or rows.shape[1] != config.embed_dim:
                 raise InputError(

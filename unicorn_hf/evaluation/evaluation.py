@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError
@@ -191,10 +192,9 @@ def _check_transfer(transfer, model):
             f"the transfer is {transfer.method!r}, but the model was trained on vectors moved by {trained_on!r}; pass "
             "the one of its training data"
         )
-    theirs, ours = transfer.config.get("image_encoder"), model.config.image_encoder
-    if theirs and ours and theirs != ours:
+    if differ := Origin(transfer.config.get("image_encoder")).difference(Origin(model.config.image_encoder)):
         raise InputError(
-            f"the transfer was fitted on vectors of the encoder {theirs!r}, but the model reads those of {ours!r}; "
-            "pass the transfer of the model's training data"
+            f"the transfer was fitted on vectors of {differ[0]}, but the model reads those of {differ[1]}; pass the "
+            "transfer of the model's training data"
         )
     return transfer

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.vectors import unit_rows
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
@@ -69,11 +69,11 @@ def undecoded(dataset, column: str):
 
 
 def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
-    made_by = read_provenance(source).get("image_embeds", {}).get("encoder")
-    if made_by and encoder and made_by != encoder:
+    made_by = Origin.of_column(read_provenance(source), "image_embeds")
+    if differ := made_by.difference(Origin(encoder)):
         raise InputError(
-            f"{source}: image_embeds are vectors of the encoder {made_by!r}, but the model reads those of {encoder!r}; "
-            "embed the pictures with that encoder"
+            f"{source}: image_embeds are vectors of {differ[0]}, but the model reads those of {differ[1]}; embed the "
+            "pictures with that encoder"
         )
     cells = dataset.with_format("numpy", columns=["image_embeds"])["image_embeds"][:]
     try:

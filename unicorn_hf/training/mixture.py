@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.batching import group_stream_by_length
@@ -170,20 +170,13 @@ def _has_pictures(member: Member) -> bool:
 
 
 def _check_same(member: Member, other: Member, whose: str) -> None:
-    """Raise unless the vectors of `member` are of the encoder, transfer and dimension of `other`, where both say it.
-
-    Vectors of real pictures need no transfer, and go with every encoder's moved ones.
-    """
-    for what, ours, theirs in (
-        ("the encoder", member.image_encoder, other.image_encoder),
-        ("the transfer", member.transfer, other.transfer),
-        ("dimension", member.embed_dim, other.embed_dim),
-    ):
-        if None not in (ours, theirs) and ours != theirs:
-            raise InputError(
-                f"{member.name}: its image vectors are of {what} {ours!r}, and {whose} of {theirs!r}; use vectors that"
-                " were made in the same way"
-            )
+    """Raise unless the vectors of `member` are of the encoder, transfer and dimension of `other`, where both say it."""
+    ours, theirs = (Origin(each.image_encoder, each.transfer, each.embed_dim) for each in (member, other))
+    if differ := ours.difference(theirs):
+        raise InputError(
+            f"{member.name}: its image vectors are of {differ[0]}, and {whose} of {differ[1]}; use vectors that were"
+            " made in the same way"
+        )
 
 
 def _same_types(tokens: list) -> list:

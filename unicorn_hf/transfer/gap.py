@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.staging import new_file, write_json
 from unicorn_hf.data.vectors import Vectors, open_vectors
 from unicorn_hf.errors import InputError, require
@@ -114,10 +115,10 @@ def measure_gap(
         require(package, "gap")
     text = open_vectors(text, text_column, allow_pickle=allow_pickle)
     image = open_vectors(image, image_column, allow_pickle=allow_pickle)
-    if text.embed_dim != image.embed_dim:
+    if differ := Origin(embed_dim=text.embed_dim).difference(Origin(embed_dim=image.embed_dim)):
         raise InputError(
-            f"The text vectors have {text.embed_dim} dimensions and the image vectors {image.embed_dim}; "
-            "a gap can only be measured inside one space"
+            f"The text vectors have {differ[0]} and the image vectors {differ[1]}; a gap can only be measured inside "
+            "one space"
         )
     if paired:
         _check_pairs(text, image)
@@ -164,8 +165,8 @@ def measure_gap(
         for name, quality in (("text", text_quality), ("image", image_quality))
         for flag in quality.flags
     ]
-    if text.encoder and image.encoder and text.encoder != image.encoder:
-        message = f"the text is of the encoder {text.encoder!r}, the images of {image.encoder!r}: not one space"
+    if differ := Origin(text.encoder).difference(Origin(image.encoder)):
+        message = f"the text is of {differ[0]}, the images of {differ[1]}: not one space"
         flags.append({"set": "both", "kind": "mixed", "message": message})
     return Gap(text_quality, image_quality, paired, measures, samples, flags)
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.float16 import float32_to_float16
+from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
+from unicorn_hf.data.usable_vectors import find_unusable
 from unicorn_hf.data.vectors import ArrayVectors, TableVectors, Vectors, is_tensor, open_vectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.moments import Moments, no_direction
@@ -33,6 +35,7 @@ METHODS = {
     "anisotropic": "unicorn_hf.transfer.anisotropic:AnisotropicTransfer",
 }
 
+CACHED_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
 CONFIG_FILE = "transfer_config.json"
 STATISTICS_FILE = "transfer.safetensors"
 
@@ -115,15 +118,9 @@ class ModalityTransfer:
 
         text_vectors, text = measure(text, text_column)
         image_vectors, image = measure(image, image_column)
-        if image is not None and len(text.mean) != len(image.mean):
+        if image is not None and (differ := text.origin.difference(image.origin)):
             raise InputError(
-                f"The text vectors have {len(text.mean)} dimensions and the image vectors {len(image.mean)}; "
-                "both must come from one encoder"
-            )
-        if image is not None and text.encoder and image.encoder and text.encoder != image.encoder:
-            raise InputError(
-                f"The text vectors are of the encoder {text.encoder!r} and the image vectors of {image.encoder!r}; "
-                "both must come from one encoder"
+                f"The text vectors have {differ[0]} and the image vectors {differ[1]}; both must come from one encoder"
             )
 
         def measure_again(vectors, transfer, function):
@@ -290,38 +287,39 @@ class ModalityTransfer:
         function, dtype = self.on_units(function or self._map), self.dtype
 
         def of_block(block):
-            rows, bad = UnitRows.of_block(block, np.float64 if block.dtype == np.float64 else dtype)
-            rows = function(rows)
-            lost = np.flatnonzero(np.isnan(rows.scale))
-            moved = rows.dense().astype(np.float32, copy=False)
-            return block, float32_to_float16(moved) if half else moved, bad, lost
+            moved, lost = np.empty(block.shape, np.float16 if half else np.float32), []
+            for start in range(0, len(block), CACHED_ROWS):
+                part = block[start : start + CACHED_ROWS]
+                rows, _ = UnitRows.of_block(part, np.float64 if block.dtype == np.float64 else dtype)
+                rows = function(rows)
+                lost.append(start + np.flatnonzero(np.isnan(rows.scale)))
+                dense = rows.dense().astype(np.float32, copy=False)
+                moved[start : start + CACHED_ROWS] = float32_to_float16(dense) if half else dense
+            return block, moved, np.concatenate(lost)
 
         first_row = 0
         results = (
             vectors.map_tables(of_block) if with_tables else ((None, each) for each in vectors.map_blocks(of_block))
         )
-        for table, (block, moved, bad, lost) in results:
-            if len(bad) and not keep_bad:
-                raise no_direction(vectors, block[bad[0]], first_row + int(bad[0]))
+        for table, (block, moved, lost) in results:
             if len(lost) and not keep_bad:
+                row = int(lost[0])
+                if len(find_unusable(block[row : row + 1])):
+                    raise no_direction(vectors, block[row], first_row + row)
                 raise InputError(
-                    f"{vectors.name}: {vectors.row_name(first_row + int(lost[0]))} is the mean of the set it was "
-                    f"fitted on, so the method {self.method!r} leaves it no direction; leave the row out"
+                    f"{vectors.name}: {vectors.row_name(first_row + row)} is the mean of the set it was fitted on, so "
+                    f"the method {self.method!r} leaves it no direction; leave the row out"
                 )
             first_row += len(block)
             yield table, lost, moved
 
     def _check(self, vectors: Vectors, encoder: str | None = None) -> None:
-        if vectors.embed_dim != self.config["embed_dim"]:
+        theirs = Origin(encoder or vectors.encoder, embed_dim=vectors.embed_dim)
+        ours = Origin(self.config["text_encoder"], embed_dim=self.config["embed_dim"])
+        if differ := theirs.difference(ours):
             raise InputError(
-                f"{vectors.name}: has vectors of {vectors.embed_dim} dimensions; this transfer was fitted on "
-                f"{self.config['embed_dim']} ({self.config['text_encoder'] or 'encoder unknown'})"
-            )
-        theirs, ours = encoder or vectors.encoder, self.config["text_encoder"]
-        if theirs and ours and theirs != ours:
-            raise InputError(
-                f"{vectors.name}: was made by the encoder {theirs!r}; this transfer was fitted on {ours!r}; "
-                "embed the text again, or fit a transfer for its encoder"
+                f"{vectors.name}: has vectors of {differ[0]}; this transfer was fitted on {differ[1]}; embed the text "
+                "again, or fit a transfer for its encoder"
             )
 
     def _map_array(self, array: np.ndarray, function) -> np.ndarray:

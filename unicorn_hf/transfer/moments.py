@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.staging import new_file
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.data.usable_vectors import what_is_wrong
@@ -62,8 +63,8 @@ class Moments:
             InputError: the source cannot be read, or a row is NaN, Inf or zero and `skip_non_finite` is not set.
         """
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
-        if encoder and vectors.encoder and encoder != vectors.encoder:
-            raise InputError(f"{vectors.name}: was made by the encoder {vectors.encoder!r}, not by {encoder!r}")
+        if differ := Origin(vectors.encoder).difference(Origin(encoder)):
+            raise InputError(f"{vectors.name}: was made by {differ[0]}, not by {differ[1]}")
         options = (covariance, skip_non_finite, through, block_rows or (4096 if covariance else 2 * BLOCK_ROWS))
         moments = cls._measure(vectors, dtype, *options)
         if dtype != np.float64 and through is None and moments.trace < _SMALL_TRACE:
@@ -104,6 +105,10 @@ class Moments:
         return total
 
     @property
+    def origin(self) -> Origin:
+        return Origin(self.encoder, embed_dim=len(self.mean))
+
+    @property
     def trace(self) -> float:
         """The mean squared distance to the mean; for unit rows exactly 1 - |mean|^2 (ReVision, "trace")."""
         return max(0.0, 1.0 - float(self.mean @ self.mean))
@@ -127,10 +132,8 @@ class Moments:
         return total
 
     def _merge(self, other: "Moments") -> "Moments":
-        if len(self.mean) != len(other.mean):
-            raise InputError(f"Moments of {len(self.mean)} and of {len(other.mean)} dimensions cannot be merged")
-        if self.encoder and other.encoder and self.encoder != other.encoder:
-            raise InputError(f"Moments of the encoders {self.encoder!r} and {other.encoder!r} cannot be merged")
+        if differ := self.origin.difference(other.origin):
+            raise InputError(f"Moments of {differ[0]} and {differ[1]} cannot be merged")
         if (self.scatter is None) != (other.scatter is None):
             raise InputError("Moments with and without a covariance cannot be merged: measure all with --covariance")
         count = self.count + other.count
