@@ -21,11 +21,13 @@ from unicorn_hf import (
     UnicornConfig,
     UnicornForConditionalGeneration,
     UnicornProcessor,
+    import_released,
+    publish,
+    push_to_hub,
 )
 from unicorn_hf.cli import app
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.staging import MARKER
-from unicorn_hf.hub import import_released, publish, push_to_hub
 
 PROVENANCE = {"image_embeds": {"encoder": "sandbox", "embed_dim": EMBED_DIM, "transfer": "realign"}}
 

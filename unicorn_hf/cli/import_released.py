@@ -22,7 +22,7 @@ def import_released(
     config: ImportConfig,
 ):
     """Bring the papers' released JSON and vectors into our schema."""
-    from unicorn_hf.hub import import_released
+    from unicorn_hf.dataset_scripts.publishing import import_released
 
     folder = import_released(source, output, **dataclasses.asdict(config))
     print((folder / "summary.json").read_text(encoding="utf-8"), end="")

@@ -22,9 +22,9 @@ def publish(
     instruction: Annotated[str | None, Flag("A dataset with the columns id, caption, task, messages.")] = None,
 ):
     """Write captions and conversations in the Hub's layout, for `load_dataset`, and push them."""
-    from unicorn_hf import hub
+    import unicorn_hf
 
-    folder = hub.publish(
+    folder = unicorn_hf.publish(
         pretrain,
         instruction,
         output,
@@ -40,5 +40,5 @@ def publish(
     if config.push_to_hub:
         private = True if config.private else None
         to = {"private": private, "revision": config.revision, "create_pr": config.create_pr}
-        print(hub.push_to_hub(folder, config.push_to_hub, **to))
+        print(unicorn_hf.push_to_hub(folder, config.push_to_hub, **to))
     print_next(f"unicorn-hf train pretrain --dataset {folder} --model_name_or_path LANGUAGE_MODEL --output_dir stage-1")

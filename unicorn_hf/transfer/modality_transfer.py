@@ -434,16 +434,13 @@ class ModalityTransfer:
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token=None, commit_message: str | None = None
     ) -> str:
-        """Save to a model repository on the Hub, created where it does not exist. Returns its address."""
-        from huggingface_hub import HfApi
+        """Save to a model repository on the Hub, created where it does not exist. Returns the commit's address."""
+        from unicorn_hf.hub import push_to_hub
 
-        api = HfApi(token=token)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             message = commit_message or f"Upload a {self.method} transfer"
-            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=message)
-        return str(address)
+            return push_to_hub(folder, repo_id, private=private, token=token, commit_message=message)
 
     def card(self) -> str:
         """The Markdown card: what was fitted on what, and what it did to the centroid distance."""

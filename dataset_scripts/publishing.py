@@ -1,0 +1,307 @@
+"""`publish` writes our steps' outputs in the Hub's layout, `import_released` the papers' files; both with a card.
+
+Both write what the sources generate, as `UnicornBuilder` does, which puts the same rows into the cache of `datasets`.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from unicorn_hf.data.data_files import is_hub_id
+from unicorn_hf.data.provenance import Origin, read_provenance
+from unicorn_hf.data.staging import new_folder, write_json
+from unicorn_hf.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# What a Hub repository of the released data may hold that `import_released` can read.
+RELEASED_PATTERNS = ["*.json", "*.jsonl", "*.npy", "*.safetensors", "*.ids.txt"]
+
+
+def publish(
+    pretrain,
+    instruction,
+    output,
+    *,
+    title: str = "Unicorn",
+    license: str = "unknown",
+    provenance: dict | None = None,
+    transfer=None,
+    steps: Sequence = (),
+    skip_non_finite: bool = False,
+    shard_size: int | str = "500MB",
+    overwrite: bool = False,
+) -> Path:
+    """Write the two published configurations to the folder `output`, with a dataset card.
+
+    Args:
+        pretrain: a dataset or dataset folder with `id`, `caption`, `image_embeds`, and `text_embeds` where it has them.
+        instruction: a dataset or dataset folder with `id`, `caption`, `task`, `messages`; `image_embeds` are taken from
+            `pretrain` by `str(id)` where it has none. None: only the captions are published.
+        output: the folder to write.
+        title, license: of the card; a licence is one of the Hub's identifiers.
+        provenance: where the vectors come from, column -> `{"encoder", "embed_dim", "transfer"}`; what the inputs'
+            cards say, by default.
+        transfer: the folder or Hub id of the transfer that made the vectors; its gap before and after goes on the
+            card.
+        steps: folders of earlier steps (captions, text embeddings) whose records go on the card.
+        skip_non_finite: leave out rows whose vector is NaN, Inf or zero, and list them in `rejected.jsonl`.
+        shard_size: bytes, or a text such as "500MB".
+        overwrite: replace `output` where an earlier run has written it and nothing in it was added or changed since;
+            otherwise it must not exist, or be empty. It is never an input.
+
+    Returns:
+        `output`; `load_dataset(output, "unicorn-1.2m")` and `load_dataset(output, "unicorn-471k-instruction")` read it.
+
+    Raises:
+        InputError: an input is damaged, lacks a column, has an id twice or a vector that is not finite; an instruction
+            has no vector; the inputs' encoders differ; `output` exists.
+    """
+    from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
+
+    with _dataset_folder(output, overwrite, [pretrain, instruction, transfer, *steps]) as (folder, scratch):
+        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain, skip_non_finite=skip_non_finite)}
+        if instruction is not None:
+            sources[INSTRUCTION] = TableSource(
+                INSTRUCTION, instruction, pretrain, skip_non_finite=skip_non_finite, scratch=scratch
+            )
+        if provenance is None:
+            provenance = _merge_provenance(sources, {PRETRAIN: pretrain, INSTRUCTION: instruction})
+        gap = _gap(transfer, provenance)
+        records = {}
+        for step in (*steps, pretrain, instruction):
+            if isinstance(step, str | Path):
+                records[Path(step).name] = _record(Path(step))
+        card_facts = {"title": title, "license": license, "provenance": provenance, "steps": records, "gap": gap}
+        _write(sources, folder, shard_size=_num_bytes(shard_size), card_facts=card_facts)
+    return Path(output)
+
+
+def import_released(
+    source,
+    output,
+    *,
+    pretrain: str | None = None,
+    instruction: str | None = None,
+    embeddings=None,
+    column: str = "image_embeds",
+    encoder: str | None = None,
+    transfer: str | None = None,
+    allow_pickle: bool = False,
+    revision: str | None = None,
+    license: str = "unknown",
+    shard_size: int | str = "500MB",
+    overwrite: bool = False,
+) -> Path:
+    """Write the papers' released files in our layout.
+
+    Args:
+        source: the Hub id (`Yu2020/Unicorn`), a folder, or one JSON file; files are found by their names.
+        output: the folder to write. What was found, and the counts, are in its `summary.json`; every record that
+            could not be used is in its `rejected.jsonl`, with the reason.
+        pretrain, instruction: names of the JSON files in `source`, where they are others than the released ones.
+        embeddings: the vectors, where they are not beside the JSON: `.npy`, `.safetensors`, `.pkl`, a folder of such.
+            Without any, the rows have no vectors, and `embed` is the next step.
+        column: what the vectors are: `image_embeds` or `text_embeds`.
+        encoder, transfer: names of what made the vectors, for the card.
+        allow_pickle: read pickles, with a reader that admits plain data only.
+        revision: of the Hub repository.
+
+    Raises:
+        InputError: no file of a known name; a damaged file; `output` exists.
+    """
+    from unicorn_hf.dataset_scripts.sources import (
+        CONFIGS,
+        INSTRUCTION,
+        PRETRAIN,
+        ReleasedSource,
+        expected_and_found,
+        find_embeddings,
+        find_released,
+        has_released_name,
+        open_lookup,
+    )
+
+    with _dataset_folder(output, overwrite, [source, embeddings]) as (folder, scratch):
+        path = Path(source)
+        if not path.exists():
+            if not is_hub_id(source):
+                raise InputError(
+                    f"{source}: is neither a file or folder nor a dataset repository, whose name is org/name"
+                )
+            path = _download(source, revision, allow_pickle)
+        named = {PRETRAIN: pretrain, INSTRUCTION: instruction}
+        if any(named.values()):
+            root = path if path.is_dir() else path.parent
+            files = {config: root / name if name else None for config, name in named.items()}
+            missing = [file for file in files.values() if file is not None and not file.is_file()]
+            if missing:
+                raise InputError(f"{missing[0]}: no such file; expected one in {source}")
+        elif path.is_dir():
+            files = {config: find_released(config, path) for config in CONFIGS}
+        else:
+            files = {config: path if has_released_name(config, path) else None for config in CONFIGS}
+        if path.is_dir():
+            embeddings = embeddings or find_embeddings(path)
+        if not any(files.values()):
+            raise InputError(f"{source}: is not of the released files: {expected_and_found(CONFIGS, path)}")
+        for config, file in files.items():
+            if file is None:
+                logger.warning("%s: has no rows for %s: %s", source, config, expected_and_found((config,), path))
+        lookup, provenance = None, {}
+        if embeddings is not None:
+            lookup = open_lookup(embeddings, column, skip_non_finite=True, allow_pickle=allow_pickle, scratch=scratch)
+            facts = {"encoder": encoder, "embed_dim": lookup.embed_dim, "transfer": transfer}
+            provenance[column] = {name: value for name, value in facts.items() if value is not None}
+        sources = {config: ReleasedSource(config, file, lookup, column) for config, file in files.items() if file}
+        title = f"Unicorn, imported from {Path(source).name if Path(source).exists() else source}"
+        card_facts = {"title": title, "license": license, "provenance": provenance, "steps": {}, "gap": {}}
+        counts = _write(sources, folder, shard_size=_num_bytes(shard_size), card_facts=card_facts)
+        summary = {
+            config: {"file": opened.name, "embeddings": lookup and lookup.name, **counts[config]}
+            for config, opened in sources.items()
+        }
+        write_json(summary, folder / "summary.json")
+    return Path(output)
+
+
+@contextlib.contextmanager
+def _dataset_folder(output, overwrite: bool, inputs: Iterable) -> Iterator[tuple[Path, Path]]:
+    """The folder to write, which takes its name when the block has ended well, and one for temporary files."""
+    with new_folder(output, overwrite=overwrite, inputs=inputs) as folder:
+        scratch = folder / ".vectors"
+        scratch.mkdir()
+        yield folder, scratch
+        shutil.rmtree(scratch)
+
+
+def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) -> dict[str, dict]:
+    """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
+    from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
+    from unicorn_hf.dataset_scripts.released_json import Rejected
+    from unicorn_hf.dataset_scripts.sources import PRETRAIN
+
+    from unicorn_hf.data.shards import write_shards
+    from unicorn_hf.progress import progress_bar
+
+    written, counts = {}, {}
+    for config, source in sources.items():
+        seen = Observed()
+        with (
+            Rejected(folder / "rejected.jsonl", config) as rejected,
+            progress_bar(total=source.num_rows, desc=config, unit="row") as progress,
+        ):
+            tables = source.tables(source.shards, rejected)
+            if config == PRETRAIN:
+                tables = _unique(tables, source.name)
+            tables = _counted(seen.watch(tables), progress)
+            schema = source.features.arrow_schema
+            shards = write_shards(tables, folder / config, schema, shard_size=shard_size, suffix=".parquet")
+        if not shards.num_rows:
+            raise InputError(f"{source.name}: no row can be used: {rejected}")
+        if rejected.counts:
+            logger.warning("%s: %s; see rejected.jsonl", source.name, rejected)
+        written[config] = (source.features, shards, seen)
+        if rejected.changes:
+            logger.warning("%s: %s", source.name, rejected.changes_text())
+        counts[config] = {
+            "rows": shards.num_rows,
+            "rejected": dict(rejected.counts),
+            "changed": dict(rejected.changes),
+        }
+    make_card(folder, written, **card_facts).save(folder / "README.md")
+    return counts
+
+
+def _unique(tables: Iterator, name: str) -> Iterator:
+    seen: set[str] = set()
+    for table in tables:
+        for key in table.column("id").to_pylist():
+            if key in seen:
+                raise InputError(f"{name}: has the id {key!r} twice; expected each id once")
+            seen.add(key)
+        yield table
+
+
+def _counted(tables: Iterator, progress) -> Iterator:
+    for table in tables:
+        yield table
+        progress.update(len(table))
+
+
+def _merge_provenance(sources: dict, inputs: dict) -> dict:
+    """What the inputs' cards say of the vectors that are published.
+
+    Raises:
+        InputError: the captions' vectors and the conversations' are not of one encoder and dimension.
+    """
+    merged: dict[str, dict] = {}
+    origins: dict[str, Origin] = {}
+    for config, source in sources.items():
+        said = read_provenance(inputs[config])
+        for column, feature in source.features.items():
+            if not column.endswith("_embeds") or (column == "image_embeds" and getattr(source, "lookup", None)):
+                continue
+            facts = {**said.get(column, {}), "embed_dim": feature.length}
+            origin = Origin.of_column(said, column, feature.length)
+            if differ := origin.difference(origins.setdefault(column, origin)):
+                raise InputError(
+                    f"{source.name}: its {column} are of {differ[0]}, and those of the captions of {differ[1]}; "
+                    "publish vectors of one kind together"
+                )
+            merged[column] = {**facts, **merged.get(column, {})}
+    return merged
+
+
+def _gap(transfer, provenance: dict) -> dict:
+    """What a transfer's config says of the distance between texts and images."""
+    if transfer is None:
+        return {}
+    from unicorn_hf.transfer import ModalityTransfer
+
+    config = ModalityTransfer.from_pretrained(transfer).config
+    named = provenance.get("image_embeds", {}).get("transfer")
+    if named not in (None, config["method"]):
+        raise InputError(f"{transfer}: is by the method {config['method']!r}; the vectors were made by {named!r}")
+    names = ("method", "text_count", "image_count", "centroid_distance_before", "centroid_distance_after")
+    return {name: config.get(name) for name in names}
+
+
+def _record(step: Path) -> dict:
+    """What a step's folder says of how it was made: its card's metadata, and its `summary.json`."""
+    record = {name: value for name, value in read_provenance(step).items() if not name.endswith("_embeds")}
+    summary = step / "summary.json"
+    if summary.is_file():
+        try:
+            record |= json.loads(summary.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{summary}: is no JSON object ({error})") from error
+    return record
+
+
+def _num_bytes(size: int | str) -> int:
+    from datasets.utils.py_utils import convert_file_size_to_int
+
+    try:
+        num_bytes = convert_file_size_to_int(size)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"shard size {size!r}: expected bytes, or a text such as '500MB'") from error
+    if num_bytes < 1:
+        raise InputError(f"shard size {size!r}: expected more than nothing")
+    return num_bytes
+
+
+def _download(repo_id: str, revision: str | None, allow_pickle: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = RELEASED_PATTERNS + (["*.pkl"] if allow_pickle else [])
+    try:
+        return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except Exception as error:  # no such repository, no network, no name of a repository, ...
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"{repo_id}: is neither a file or folder nor a dataset repository that can be read ({reason})"
+        ) from error
