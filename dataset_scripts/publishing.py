@@ -185,14 +185,17 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
 
     from unicorn_hf.data.shards import write_shards
+    from unicorn_hf.data.vectors import parallel_map
     from unicorn_hf.progress import progress_bar
 
-    written, counts = {}, {}
-    for config, source in sources.items():
+    def write(item):
+        config, source = item
         seen = Observed()
         with (
-            Rejected(folder / "rejected.jsonl", config) as rejected,
-            progress_bar(total=source.num_rows, desc=config, unit="row") as progress,
+            Rejected(folder / f".rejected-{config}.jsonl", config) as rejected,
+            progress_bar(
+                total=source.num_rows, desc=config, unit="row", position=list(sources).index(config)
+            ) as progress,
         ):
             tables = source.tables(source.shards, rejected)
             if config == PRETRAIN:
@@ -202,8 +205,16 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
             shards = write_shards(tables, folder / config, schema, shard_size=shard_size, suffix=".parquet")
         if not shards.num_rows:
             raise InputError(f"{source.name}: no row can be used: {rejected}")
+        return config, source, shards, seen, rejected
+
+    written, counts = {}, {}
+    # Side by side, since one Parquet file is encoded by one core.
+    for config, source, shards, seen, rejected in parallel_map(write, sources.items(), threads=len(sources)):
         if rejected.counts:
             logger.warning("%s: %s; see rejected.jsonl", source.name, rejected)
+            with (folder / "rejected.jsonl").open("ab") as whole, rejected.path.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+            rejected.path.unlink()
         written[config] = (source.features, shards, seen)
         if rejected.changes:
             logger.warning("%s: %s", source.name, rejected.changes_text())
