@@ -193,11 +193,12 @@ class ArrowTables(Tables):
         return self.files[piece.file], address - base.address
 
     def _map(self, number: int) -> tuple[pa.Schema, list[pa.RecordBatch], pa.Buffer]:
-        if number not in self._mapped:
-            while len(self._mapped) >= _MAPPED_FILES:
-                self._mapped.pop(next(iter(self._mapped)), None)
-            self._mapped[number] = _map_arrow(self.files[number])
-        return self._mapped[number]
+        mapped = self._mapped.get(number)
+        if mapped is None:  # several threads may come here at once: each has its own by the name `mapped`
+            for oldest in list(self._mapped)[: 1 - _MAPPED_FILES]:
+                self._mapped.pop(oldest, None)
+            mapped = self._mapped[number] = _map_arrow(self.files[number])
+        return mapped
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_mapped": {}}
