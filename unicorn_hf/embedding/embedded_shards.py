@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
+from unicorn_hf.data.usable_vectors import as_float16
 from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
 from unicorn_hf.embedding.encoder import Encoder, mean_of_windows
 from unicorn_hf.errors import InputError
@@ -197,7 +197,8 @@ def _text_fault(text) -> str | None:
 def _finish_shard(shard: int, rows: list[int], vectors: torch.Tensor, reasons: dict[int, str], counts) -> EmbeddedShard:
     vectors, unusable = as_float16(vectors.float().cpu().numpy())
     for place in unusable:
-        reasons[rows[place]] = f"the encoder gave {what_is_wrong(vectors[place])} in float16"
+        is_finite = np.isfinite(vectors[place]).all()
+        reasons[rows[place]] = f"the encoder gave a vector with {'only zeros' if is_finite else 'NaN or Inf'}"
     vectors = np.delete(vectors, unusable, axis=0)
     rows = [row for row in rows if row not in reasons]
     return EmbeddedShard(shard, rows, vectors, reasons, {**counts, "failed": len(reasons)})
