@@ -6,12 +6,12 @@ _NAMES = r"(?:think|thinking|thought|thoughts|reasoning|reason|reflection|seed:t
 # Qwen, DeepSeek and most others; Mistral; Kimi; OpenThoughts; Command; Gemma 3 and 4.
 _OPENING = rf"<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<unused94>|<\|channel>thought\b"
 _OPENINGS = re.compile(_OPENING, re.IGNORECASE)
-_CLOSINGS = re.compile(
-    rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<channel\|>", re.IGNORECASE
-)
+_CLOSING = rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<channel\|>"
+_CLOSINGS = re.compile(_CLOSING, re.IGNORECASE)
 # gpt-oss writes messages to channels, and Muse to addressees; the last one to "final", or to the user, is the answer.
 _MESSAGE = r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>|(?:\A|<\|start\|>assistant)\s*to=([\w.]+)<\|message\|>"
 _CHANNEL = re.compile(_MESSAGE)
+THOUGHT_MARKS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|(?:channel|start|message|end|return|call|eom)\|>", re.IGNORECASE)
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call|eom)\|>")
 _OPENED_LAST = re.compile(rf"(?:{_OPENING}|<\|channel\|>\s*\w+<\|message\|>)\s*\Z", re.IGNORECASE)
 

@@ -25,6 +25,15 @@ from unicorn_hf.synthesis.conversation_stage import MultipleChoiceAnswer
         '{"draft": {"caption": "a cat"}, "caption": "a dog"}',
         '{"caption": "a cat} and then {"caption": "a dog"}',
         '{{"caption": "a dog"}}',
+        '{"caption": "a dog"} {',
+        '{"caption": "a dog"}\n{"',
+        '{"caption": "a dog"}\n{"note": "as asked',
+        '{"caption": "a dog"}\nSchema: {"caption": "string"}',
+        '{"caption": "a dog"}\nThe form was {"caption": "<your caption>"}.',
+        'Example: {"caption": "a cat"}\n{"caption": "a dog"}',
+        '{"caption": "a dog"} (for instance {"caption": "a cat"})',
+        'The example caption: {"caption": "a dog"}',
+        'Example: {"caption": "a dog"}',
     ],
 )
 def test_json_is_found_wherever_it_stands(text):
@@ -85,6 +94,19 @@ def test_a_record_in_a_thought_is_never_taken(words, marks):
     for unfinished in (thought, f"{thought}{closing}"):
         with pytest.raises(BadAnswer):
             parse_answer(unfinished, CaptionAnswer)
+
+
+_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "◁think▷", "<|channel|>", "<|message|>", "<unused94>")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a dog", *_MARKS]), min_size=1, max_size=4), st.sampled_from(["", "<think>so</think>"])
+)
+def test_a_mark_of_a_thought_inside_a_record_is_a_word_of_it(words, thought):
+    caption = " ".join(words)
+    assert parse_answer(f"{thought}{_record(caption)}", CaptionAnswer).caption == caption
+    assert parse_answer(f"{thought}Here: {_record(caption)} Done.", CaptionAnswer).caption == caption
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pydantic
 
-from unicorn_hf.reasoning import split_reasoning
+from unicorn_hf.reasoning import THOUGHT_MARKS, split_reasoning, thought_stays_open
 
 MAX_ANSWER_CHARS = 32_000  # far more than any conversation; a runaway answer is refused, not read
 
@@ -19,6 +19,9 @@ _REFUSAL = re.compile(
     r"|i (?:can(?:no|['’])t|cannot|won['’]t|do not|don['’]t)|as an ai\b|as a (?:large )?language model)",
     re.IGNORECASE,
 )
+# Words that introduce what an answer looks like, and texts that stand for one there.
+_EXAMPLE = re.compile(r"\b(?:schema|format|form|template|example|e\.g\.|for instance)\W*\Z", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"str|string|text|\.\.\.|…|<[^<>]+>", re.IGNORECASE)
 
 
 class BadAnswer(Exception):
@@ -36,7 +39,8 @@ class BadAnswer(Exception):
 def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Schema:
     """The last record of the schema in an answer: alone, behind a thought or a draft, or between prose and fences.
 
-    Nothing inside a thought counts, whether the thought ended or not.
+    Nothing inside a thought counts, whether the thought ended or not; a mark of a thought inside a record is a word.
+    An example of the schema counts only where there is no other record.
 
     Args:
         cut_off: whether the answer ended at its limit of tokens. What stands in it may then be a draft, or part of a
@@ -45,9 +49,9 @@ def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Sche
     Raises:
         BadAnswer: the answer is empty, only a thought, cut off, too large, a refusal, no JSON, or not of the schema.
     """
-    thought, answer = split_reasoning(text)
+    thought, answer = split_reasoning(_with_marks_in_records_as_words(text))
     answer = (answer or "").strip()
-    if cut_off and not _is_one_record(answer):
+    if cut_off and not _is_one_record(answer, schema):
         raise BadAnswer("not_json", "the answer was cut off at its limit of tokens", malformed=True, cut_off=True)
     if not answer:
         if thought:
@@ -55,12 +59,18 @@ def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Sche
         raise BadAnswer("empty_answer", "the answer is empty", malformed=True)
     if len(answer) > MAX_ANSWER_CHARS:
         raise BadAnswer("answer_too_large", f"the answer is longer than {MAX_ANSWER_CHARS} characters", malformed=True)
-    first_error = None
-    for found in reversed(list(_json_objects(answer))):
+    first_error, example = None, None
+    for start, end in reversed(_json_objects(answer, schema)):
         try:
-            return schema.model_validate_json(found)
+            record = schema.model_validate_json(answer[start:end])
         except pydantic.ValidationError as error:
             first_error = first_error or error.errors(include_url=False, include_input=False)[0]
+            continue
+        if not _is_example(record, answer[max(0, start - 40) : start]):
+            return record
+        example = example or record
+    if example is not None:
+        return example
     if first_error is not None:
         place = ".".join(map(str, first_error["loc"]))
         detail = f"{place}: {first_error['msg']}" if place else first_error["msg"]
@@ -70,19 +80,44 @@ def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Sche
     raise BadAnswer("not_json", "the answer holds no complete JSON object", malformed=True)
 
 
-def _json_objects(text: str) -> Iterator[str]:
-    """The outermost JSON objects of a text, in order; none where the last one is not complete."""
-    decoder, found, start = json.JSONDecoder(), [], text.find("{")
+def _with_marks_in_records_as_words(text: str) -> str:
+    """`text` with the marks of a thought that stand in a JSON object, and in no thought, escaped as JSON can."""
+    done, rest = "", 0
+    for start, end in _spans(text):
+        found = text[start:end]
+        if not THOUGHT_MARKS.search(found):
+            continue
+        done, rest = done + text[rest:start], start
+        if not thought_stays_open(done):
+            done, rest = done + THOUGHT_MARKS.sub(lambda mark: f"\\u{ord(mark[0][0]):04x}{mark[0][1:]}", found), end
+    return done + text[rest:]
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where the outermost JSON objects of a text begin and end, in order; an end of 0: it ends before the object."""
+    decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
             _, end = decoder.raw_decode(text, start)
-            found.append(text[start:end])
+            yield start, end
         except (json.JSONDecodeError, RecursionError) as error:
             if _ends_inside(text, start, error):
-                return  # what came before was a draft of it
+                yield start, 0
             end = start + 1
         start = text.find("{", end)
-    yield from found
+
+
+def _json_objects(text: str, schema: type[pydantic.BaseModel]) -> list[tuple[int, int]]:
+    """Where the outermost JSON objects of a text begin and end; none where the last record of it is not complete."""
+    found = []
+    for start, end in _spans(text):
+        if end:
+            found.append((start, end))
+        elif not found or _begins_like(text[start:], schema):
+            return []  # what came before was a draft of it
+        else:
+            break
+    return found
 
 
 def _ends_inside(text: str, start: int, error: Exception) -> bool:
@@ -92,9 +127,29 @@ def _ends_inside(text: str, start: int, error: Exception) -> bool:
     return error.pos >= len(text) or error.msg.startswith("Unterminated string")
 
 
-def _is_one_record(answer: str) -> bool:
+def _begins_like(text: str, schema: type[pydantic.BaseModel]) -> bool:
+    """Whether an unfinished JSON object has the name of one of the schema's fields first, or its beginning."""
+    key, closed = re.match(r'\{\s*"([^"]*)("?)', text).groups()
+    return key in schema.model_fields if closed else key and any(name.startswith(key) for name in schema.model_fields)
+
+
+def _is_one_record(answer: str, schema: type[pydantic.BaseModel]) -> bool:
     """Whether an answer is one complete JSON object, but for a Markdown fence."""
-    return list(_json_objects(answer)) == [re.sub(r"^```\w*\s*|\s*```$", "", answer)]
+    found = [answer[start:end] for start, end in _json_objects(answer, schema)]
+    return found == [re.sub(r"^```\w*\s*|\s*```$", "", answer)]
+
+
+def _is_example(record: pydantic.BaseModel, words_before: str) -> bool:
+    """Whether a record shows what one looks like."""
+    return bool(_EXAMPLE.search(words_before)) or all(map(_PLACEHOLDER.fullmatch, _texts(record.model_dump())))
+
+
+def _texts(value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def is_refusal(text: str) -> bool:
