@@ -38,6 +38,11 @@ def encoder(request):
     return load_encoder(name, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def sandbox_encoder():
+    return load_encoder("sandbox", device="cpu")
+
+
 def unit(features) -> np.ndarray:
     features = features if isinstance(features, torch.Tensor) else features.pooler_output
     return torch.nn.functional.normalize(features, dim=-1).detach().numpy()
@@ -51,6 +56,19 @@ def test_rows_are_unit_length_float32_in_the_order_of_the_input(encoder):
     images = encoder.encode_images(pictures())
     assert images.shape == (3, encoder.embed_dim) and images.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [None, 3, float("nan"), ["a dog"], b"a dog"])
+def test_what_is_no_text_is_named(sandbox_encoder, value):
+    with pytest.raises(InputError, match="text 1 of 2 is "):
+        sandbox_encoder.encode_text(["a dog", value])
+
+
+def test_one_text_or_image_in_place_of_a_list_is_refused(sandbox_encoder):
+    with pytest.raises(InputError, match="list of texts"):
+        sandbox_encoder.encode_text("a dog")
+    with pytest.raises(InputError, match="list of images"):
+        sandbox_encoder.encode_images("dog.png")
 
 
 def test_a_batch_gives_what_one_by_one_gives(encoder):
@@ -166,6 +184,15 @@ def test_llm2clip_text_vectors_equal_the_method_written_out_by_hand(llm2clip):
     encoder = load_encoder("llm2clip/{}+{}".format(*llm2clip), device="cpu")
     expected = np.stack([llm2clip_by_hand(*llm2clip, text) for text in CAPTIONS])
     np.testing.assert_allclose(encoder.encode_text(CAPTIONS), expected, atol=1e-5)
+
+
+def test_llm2clip_reads_no_white_space_around_a_text(llm2clip):
+    encoder = load_encoder("llm2clip/{}+{}".format(*llm2clip), device="cpu")
+    around = [
+        f"{before}{CAPTIONS[0]}{behind}" for before, behind in (("", " "), (" ", ""), ("", "\n"), ("\t ", " \n\n"))
+    ]
+    expected = np.stack([llm2clip_by_hand(*llm2clip, CAPTIONS[0])] * len(around))
+    np.testing.assert_allclose(encoder.encode_text(around), expected, atol=1e-5)
 
 
 def test_llm2clip_names_a_language_model_that_does_not_fit(llm2clip, models):

@@ -63,8 +63,15 @@ class Encoder:
             float32 `[len(texts), embed_dim]`, rows of length one.
 
         Raises:
-            InputError: a text is longer than the context and `overflow` is `error`.
+            InputError: a text is longer than the context and `overflow` is `error`, or it is no text.
         """
+        if isinstance(texts, str):
+            raise InputError(f"texts is one text ({texts[:60]!r}); expected a list of texts")
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"text {row} of {len(texts)} is {str(text)[:60]!r} ({type(text).__name__}); expected text"
+                )
         batches = TextBatches(self.tokenizer, texts, overflow=overflow, batch_size=batch_size, device=self.device)
         vectors = torch.empty(batches.num_windows, self.embed_dim, device=self.device)
         for windows, inputs in batches:
@@ -84,6 +91,8 @@ class Encoder:
         Raises:
             InputError: an image cannot be decoded.
         """
+        if isinstance(images, str | bytes):
+            raise InputError("images is one path, or the bytes of one file; expected a list of images")
         size = image_batch_size(batch_size, self.device)
         vectors = torch.empty(len(images), self.embed_dim, device=self.device)
         for start in range(0, len(images), size):

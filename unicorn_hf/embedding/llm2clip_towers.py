@@ -84,6 +84,8 @@ def chat_turn_windows(tokenizer) -> TokenWindows:
     if TURN_END in tokenizer.get_vocab():
         windows.prefix = tokenizer(TURN_START).input_ids
         windows.suffix = tokenizer(TURN_END, add_special_tokens=False).input_ids
+        encode = windows.encode
+        windows.encode = lambda texts: encode([text.strip() for text in texts])  # as llm2vec does before the turn's end
     return windows
 
 
