@@ -4,6 +4,7 @@ import torch
 
 from unicorn_hf import InputError
 from unicorn_hf.transfer import MeanShift
+from unicorn_hf.transfer.moments import Moments
 
 
 def unit(rows):
@@ -39,6 +40,39 @@ def test_real_images_cannot_be_centred_without_their_mean(text, image):
         transfer.condition_image(image)
     transfer.statistics["mu_image"] = unit(image).mean(0)
     assert np.isfinite(transfer.condition_image(image)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_keep_lengths_gives_the_released_directions_for_rows_of_any_length(text, dtype):
+    lengths = np.exp(np.random.default_rng(0).normal(0, 1.5, (len(text), 1)))
+    rows = (text * lengths).astype(dtype)
+    exact = rows.astype(np.float64)
+    released = unit(exact - exact.mean(0))
+    transfer = MeanShift.fit(rows, keep_lengths=True)
+    assert transfer.config["space"] == "centred"
+    np.testing.assert_allclose(transfer.apply(rows), released, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(transfer.apply(torch.from_numpy(rows)), released, rtol=0, atol=1e-6)
+    assert (MeanShift.fit(rows).apply(rows) * released).sum(1).min() < 0.9  # the other order is another direction
+
+
+def test_keep_lengths_changes_nothing_for_unit_rows_and_outlives_saving(text, image, tmp_path):
+    rows = unit(text)
+    transfer = MeanShift.fit(rows, image, keep_lengths=True)
+    np.testing.assert_allclose(transfer.apply(rows), MeanShift.fit(rows).apply(rows), rtol=0, atol=1e-6)
+    transfer.save_pretrained(tmp_path / "fitted")
+    again = MeanShift.from_pretrained(tmp_path / "fitted")
+    np.testing.assert_array_equal(again.apply(rows * 3), transfer.apply(rows * 3))
+
+
+def test_keep_lengths_refuses_what_has_no_lengths_and_names_bad_rows(text, image):
+    with pytest.raises(InputError, match="moments are of unit rows"):
+        MeanShift.fit(Moments.measure(text), keep_lengths=True)
+    with pytest.raises(InputError, match="stays in the centred space"):
+        MeanShift.fit(text, image, keep_lengths=True, centred=False)
+    text = text.copy()
+    text[3] = 0
+    with pytest.raises(InputError, match="row 3 holds only zeros"):
+        MeanShift.fit(text, keep_lengths=True)
 
 
 def test_centred_false_needs_images(text):

@@ -31,6 +31,9 @@ class FitConfig(VectorsOptions):
         None, "mean_shift: of the noise; 0 by default.", panel=MODEL, at_least=0, at_most=2**32 - 1
     )
     centred: bool | None = option(None, "mean_shift: stay in the centred space.", panel=MODEL)
+    keep_lengths: bool | None = option(
+        None, "mean_shift: rows come to unit length last only, as in the released code.", panel=MODEL
+    )
     shrinkage: Literal["ledoit_wolf"] | float | None = option(
         None, "covariance: 0 to 1, or ledoit_wolf, the default.", panel=MODEL, at_least=0, at_most=1
     )
@@ -46,7 +49,7 @@ class FitConfig(VectorsOptions):
 
     def method_options(self) -> dict:
         """Those of the method's own options that are given."""
-        names = ("sigma", "seed", "centred", "shrinkage", "rank", "ridge", "bound")
+        names = ("sigma", "seed", "centred", "keep_lengths", "shrinkage", "rank", "ridge", "bound")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def reading(self) -> dict:

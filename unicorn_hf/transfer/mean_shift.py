@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 
+from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 
@@ -20,21 +21,40 @@ class MeanShift(ModalityTransfer):
     needs_image = False
 
     @classmethod
-    def _learn(cls, text, image, measure_text, sigma: float = 0.0, seed: int = 0, centred: bool | None = None):
+    def _learn(
+        cls,
+        text,
+        image,
+        measure_text,
+        sigma: float = 0.0,
+        seed: int = 0,
+        centred: bool | None = None,
+        keep_lengths: bool = False,
+    ):
         """Options of `fit`.
 
         sigma: standard deviation of Gaussian noise added to every coordinate (C3's "corrupt"); 0 adds none.
         seed: of the noise. The same vector always gets the same noise, in whatever order or block it comes.
         centred: stay in the centred space even though image vectors are given.
+        keep_lengths: text rows come to unit length only after they have lost the mean of the rows as they are: the
+            order of the released Unicorn, in the centred space. For rows of unit length nothing changes.
         """
         if sigma < 0:
             raise InputError(f"sigma is {sigma}; expected 0 or more")
         if image is None and centred is False:
             raise InputError("mean_shift with centred=False needs image vectors: it moves the text to their mean")
-        centred = image is None if centred is None else centred
+        if keep_lengths and centred is False:
+            raise InputError("mean_shift with keep_lengths stays in the centred space; leave out centred=False")
+        if keep_lengths and measure_text is None:
+            raise InputError("mean_shift with keep_lengths needs the text's vectors: its moments are of unit rows")
+        centred = keep_lengths or image is None if centred is None else centred
         statistics = {"mu_text": text.mean} | ({} if image is None else {"mu_image": image.mean})
         space = "centred" if centred else "image"
-        return cls(statistics, {"space": space, "sigma": float(sigma), "seed": seed, "trace_text": text.trace})
+        config = {"space": space, "sigma": float(sigma), "seed": seed, "trace_text": text.trace}
+        transfer = cls(statistics, config | {"keep_lengths": keep_lengths})
+        if keep_lengths:
+            transfer.statistics["mu_text"] = measure_text(transfer, lambda rows, _: _as_they_are(rows)).mean
+        return transfer
 
     @property
     def moves_images(self) -> bool:
@@ -42,9 +62,13 @@ class MeanShift(ModalityTransfer):
 
     @property
     def gain(self) -> float:
+        if self.config.get("keep_lengths"):
+            return float("inf")  # nobody has measured their spread
         return 2 / max(self.config["trace_text"], 1e-12) if self.moves_images else 1.0
 
     def _map(self, rows, statistics):
+        if self.config.get("keep_lengths"):
+            return UnitRows.normalized(self._map_dense(_as_they_are(rows).dense(), statistics))
         return super()._map(rows, statistics) if self.config["sigma"] else rows.moved(1, self._shift(statistics))
 
     def _map_dense(self, unit, statistics):
@@ -75,3 +99,8 @@ class MeanShift(ModalityTransfer):
             np.random.Generator(np.random.Philox(key=key)).standard_normal(out=out, dtype=np.float32)
         noise *= np.float32(self.config["sigma"])
         return noise
+
+
+def _as_they_are(rows: UnitRows) -> UnitRows:
+    """Rows at their own length; those that have no direction stay NaN."""
+    return UnitRows(rows.x, rows.scale / rows.scale)
