@@ -7,6 +7,9 @@ from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from unicorn_hf import InputError
+from unicorn_hf.training import load_model_to_finetune, new_adapter
+
 peft = pytest.importorskip("peft", reason="adapters need the extra 'train'")
 
 
@@ -55,3 +58,62 @@ def test_an_image_changes_what_the_adapter_says(adapted, inputs):
     other = {**inputs, "image_embeds": inputs["image_embeds"].roll(1, 0)}
     with torch.no_grad():
         assert not torch.allclose(adapted(**inputs).logits, adapted(**other).logits)
+
+
+@pytest.fixture
+def model_args():
+    """TRL's options of a model, with LoRA."""
+    from trl import ModelConfig
+
+    def make(**options):
+        options = {"use_peft": True, "lora_target_modules": ["all-linear"]} | options
+        return ModelConfig(**options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora_target_modules": ["foo"]}, "lora_target_modules has 'foo', which is the name of nothing"),
+        ({"lora_target_modules": ["q_proj", "foo"]}, "lora_target_modules has 'foo'"),
+        ({"lora_target_modules": [".*\\.foo"]}, "fits no layer"),
+        ({"lora_target_modules": ["*"]}, "no regular expression"),
+        ({"lora_target_parameters": ["x"]}, "lora_target_parameters has 'x'"),
+        ({"lora_modules_to_save": ["projector"]}, "lora_modules_to_save has 'projector'"),
+    ],
+)
+def test_a_name_of_nothing_in_the_model_is_refused(options, words, whole, model_args):
+    base = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)
+    with pytest.raises(InputError, match=words):
+        new_adapter(base, model_args(**options))
+
+
+def test_the_same_options_over_their_own_output_go_on_with_its_adapter(whole, model_args, tmp_path):
+    for way, wanted in (("all", ["all-linear"]), ("one", ["q_proj"])):
+        base = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)
+        made = peft.get_peft_model(base, new_adapter(base, model_args(lora_target_modules=wanted)))
+        made.save_pretrained(tmp_path / way)
+        again = model_args(model_name_or_path=str(tmp_path / way), lora_target_modules=wanted)
+        assert isinstance(load_model_to_finetune(again), peft.PeftModel)
+    with pytest.raises(InputError, match=r"leaves out .* linear layers, as .*k_proj"):
+        load_model_to_finetune(model_args(model_name_or_path=str(tmp_path / "one")))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("./gone", "no such folder"),
+        ("gone/deeper/model", "no such folder"),
+        ("gone", r"cannot be loaded as a model \(there is no such folder, and the Hub says: "),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(name, words, model_args, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=f"^{name}: {words}"):
+        load_model_to_finetune(model_args(model_name_or_path=name))
+
+
+def test_a_language_model_is_no_output_of_stage_1(tiny, model_args):
+    with pytest.raises(InputError, match=r"is a \w+ model; stage 2 starts from the output of stage 1"):
+        load_model_to_finetune(model_args(model_name_or_path=str(tiny.language_model)))

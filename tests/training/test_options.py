@@ -1,18 +1,24 @@
 """Every option of TRL's `SFTConfig` and `ModelConfig` is read, or refused by name."""
 
 import copy
+import math
 import re
 import shutil
 from dataclasses import MISSING, dataclass, field, fields
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packaging.version import Version
 from recipe_runs import losses
 from transformers import AutoProcessor, AutoTokenizer
 from trl import ModelConfig, SFTConfig
+from trl import __version__ as trl_version
 
 from unicorn_hf import InputError, UnicornProcessor
 from unicorn_hf.training import FinetuneArguments, PretrainArguments, check_options, set_tokenizer_options
-from unicorn_hf.training.options import BITS, FOUR_BITS, LORA, UNREAD
+from unicorn_hf.training.options import BITS, FOUR_BITS, LORA, RANGES, UNREAD, parse_options
 
 STAGES = {"pretrain": PretrainArguments, "finetune": FinetuneArguments}
 # What the recipes read themselves.
@@ -145,6 +151,78 @@ def test_options_that_need_others_are_refused_without_them(options, sentence, ar
 )
 def test_options_that_are_read_are_taken(options, arguments):
     check_options(*arguments("finetune", **options))
+
+
+# Values that nobody can use
+
+
+REFUSED_BY_AGE = "label_smoothing_factor" if Version(trl_version) < Version("1.16") else None
+
+
+def numbers():
+    """(stage, name) of the options that are numbers and are read."""
+    for stage, data in STAGES.items():
+        for owner in (data, SFTConfig, ModelConfig):
+            hints = get_type_hints(owner)
+            for each in fields(owner):
+                types = {hints[each.name], *get_args(hints[each.name])}
+                unread = (
+                    each.name in UNREAD
+                    or each.name == REFUSED_BY_AGE
+                    or (stage == "pretrain" and each.name in OF_STAGE_2)
+                )
+                if {int, float} & types and not unread and not {list, dict} & set(map(get_origin, types)):
+                    yield stage, each.name
+
+
+def test_the_ranges_are_of_options_that_there_are():
+    owners = (SFTConfig, ModelConfig, PretrainArguments, FinetuneArguments)
+    assert set(RANGES) - {"warmup_ratio"} <= {each.name for owner in owners for each in fields(owner)}
+
+
+@pytest.mark.parametrize(("stage", "name"), sorted(numbers()))
+@given(value=st.one_of(st.floats(max_value=-1.1), st.integers(max_value=-2), st.sampled_from([math.nan, math.inf])))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_number_is_negative_or_infinite(stage, name, value, arguments):
+    lora = {"use_peft": True} if stage == "finetune" else {}
+    with pytest.raises(InputError, match=rf"^{name} is .*; expected a number in "):
+        check_options(*arguments(stage, **lora, **{name: value}))
+
+
+@pytest.mark.parametrize(("stage", "name"), sorted(numbers()))
+def test_a_number_at_the_edge_of_its_range_is_taken_where_the_range_has_it(stage, name, arguments):
+    interval = RANGES.get(name, "[0, inf)")
+    for edge, has_it in zip(interval[1:-1].split(","), (interval[0] == "[", interval[-1] == "]"), strict=True):
+        options = {name: float(edge)} | ({"use_peft": True} if stage == "finetune" else {})
+        if has_it:
+            check_options(*arguments(stage, **options))
+        else:
+            with pytest.raises(InputError, match=f"^{name} is "):
+                check_options(*arguments(stage, **options))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("pretrain", "projector_type", "foo"),
+        ("pretrain", "projector_type", "mlp0x_gelu"),
+        ("finetune", "lora_task_type", "FOO"),
+        ("finetune", "lora_task_type", "SEQ_CLS"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_refused(stage, name, value, arguments):
+    lora = {"use_peft": True} if stage == "finetune" else {}
+    with pytest.raises(InputError, match=f"^{name} is '{value}'"):
+        check_options(*arguments(stage, **lora, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    "words", ["--tf32 true", "--warmup_steps -3", "--logging_steps 0", "--optim foo", "--learning_rate x", "--bf16 x"]
+)
+def test_what_the_parser_cannot_take_is_one_sentence(words, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["recipe", "--output_dir", str(tmp_path), "--use_cpu", "true", *words.split()])
+    with pytest.raises(InputError, match=r"^The options cannot be used: [^\n]+$"):
+        parse_options(PretrainArguments)
 
 
 def test_an_option_of_a_later_release_is_no_matter(arguments, tmp_path):

@@ -1,10 +1,15 @@
 """Stage 2's model: stage 1's output, or what LoRA has made of it, to be trained in full or by an adapter."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.options import LORA, options_given
+
+ALL_LINEAR = "all-linear"
 
 
 def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
@@ -23,7 +28,7 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
         InputError: it cannot be loaded or is no Unicorn model; options of LoRA differ from the adapter's own.
     """
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from trl import get_quantization_config
 
     name, revision = model_args.model_name_or_path, model_args.model_revision
@@ -38,6 +43,12 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
     else:
         base, base_revision = name, revision
     with loading(base, base_revision):
+        config = AutoConfig.from_pretrained(base, revision=base_revision, trust_remote_code=trust_remote_code)
+        if config.model_type != "unicorn":
+            raise InputError(
+                f"{base}: is a {config.model_type} model; stage 2 starts from the output of stage 1, which makes one of"
+                " a language model (`unicorn-hf train pretrain`)"
+            )
         model = AutoModelForImageTextToText.from_pretrained(
             base,
             revision=base_revision,
@@ -46,20 +57,26 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
             quantization_config=get_quantization_config(model_args),
             trust_remote_code=trust_remote_code,
         )
-    if model.config.model_type != "unicorn":
-        raise InputError(f"{base}: is a {model.config.model_type} model; stage 2 starts from the output of stage 1")
     if adapter is None:
         return model
     with loading(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=model_args.use_peft)
-    return model if model_args.use_peft else model.merge_and_unload()
+    if not model_args.use_peft:
+        return model.merge_and_unload()
+    if model_args.lora_target_modules == ALL_LINEAR and (missing := _layers_without_adapter(model)):
+        raise InputError(
+            f"lora_target_modules is {ALL_LINEAR!r}, but the adapter {name} leaves out {len(missing)} linear layers, as"
+            f" {missing[0]}, and is trained further as it is; leave the option out, or merge the adapter first"
+            " (docs/training.md) and train a new one"
+        )
+    return model
 
 
 def new_adapter(model, model_args):
     """The `peft.LoraConfig` of an adapter to be made for `model`; `None` where it has one, or is trained in full.
 
     Raises:
-        InputError: nobody says which layers get it.
+        InputError: nobody says which layers get it, or a name is of nothing in the model.
     """
     from peft import PeftModel
     from trl import get_peft_config
@@ -76,9 +93,10 @@ def new_adapter(model, model_args):
         config.target_modules = {config.target_modules}  # a lone name, which peft would take for a regular expression
     if config.modules_to_save is None:  # the projector is trained as a whole, beside the adapters
         config.modules_to_save = ["multi_modal_projector"]
-        if config.target_modules == "all-linear":
+        if config.target_modules == ALL_LINEAR:
             config.exclude_modules = r".*(multi_modal_projector|vision_tower).*"
     config.revision = None if model_args.model_revision == "main" else model_args.model_revision
+    _check_names(model, config)
     return config
 
 
@@ -98,12 +116,52 @@ def read_adapter(name: str, revision: str = "main"):
 @contextlib.contextmanager
 def loading(name: str, revision: str = "main") -> Iterator[None]:
     """Raise what is wrong with a model's name, revision or files as an `InputError`."""
+    if not Path(name).exists() and not is_hub_id(name) and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+        raise InputError(f"{name}: no such folder; expected the folder of a model, or its id on the Hub")
     try:
         yield
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         where = name if revision == "main" else f"{name} (revision {revision})"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{where}: cannot be loaded as a model ({reason})") from error
+        missing = "" if Path(name).exists() else "there is no such folder, and the Hub says: "
+        raise InputError(f"{where}: cannot be loaded as a model ({missing}{reason})") from error
+
+
+def _check_names(model, config) -> None:
+    """Raise `InputError` for a name in a `peft.LoraConfig` that nothing in the model has; peft passes most over."""
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
+    if isinstance(config.target_modules, str) and config.target_modules != ALL_LINEAR:
+        try:
+            fitting = any(re.fullmatch(config.target_modules, name) for name in modules)
+        except re.error as error:
+            raise InputError(
+                f"lora_target_modules is {config.target_modules!r}, which is no regular expression ({error})"
+            ) from error
+        if not fitting:
+            raise InputError(f"lora_target_modules is {config.target_modules!r}, which fits no layer of the model")
+    for option, given, known in (
+        ("lora_target_modules", config.target_modules, modules),
+        ("lora_target_parameters", config.target_parameters, parameters),
+        ("lora_modules_to_save", config.modules_to_save, modules),
+    ):
+        for wanted in () if given is None or isinstance(given, str) else sorted(given):
+            if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
+                raise InputError(f"{option} has {wanted!r}, which is the name of nothing in the model")
+
+
+def _layers_without_adapter(model) -> list[str]:
+    """The linear layers in the decoder of a `peft.PeftModel` that its adapter leaves as they are."""
+    from torch import nn
+
+    ours = ("base_layer", "lora_A", "lora_B")
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".language_model." in name and not set(ours) & set(name.split("."))
+    ]
 
 
 def _check_same_adapter(model_args, adapter) -> None:
@@ -112,6 +170,8 @@ def _check_same_adapter(model_args, adapter) -> None:
     given = options_given(model_args)
     for option, attribute in LORA.items():
         theirs = _plain(getattr(adapter, attribute, None))
+        if option == "lora_target_modules" and given.get(option) == ALL_LINEAR:
+            continue  # the adapter has the layers' names, which the model has to be there for
         if option in given and _plain(given[option]) != theirs:
             raise InputError(
                 f"{option} is {given[option]!r}, but the adapter {model_args.model_name_or_path} has {theirs!r} and is"
@@ -123,4 +183,6 @@ def _check_same_adapter(model_args, adapter) -> None:
 def _plain(value):
     if isinstance(value, list | tuple | set):
         return sorted(value)
+    if isinstance(value, str) and value.isidentifier():
+        return [value]  # as a lone name is saved
     return getattr(value, "value", value)

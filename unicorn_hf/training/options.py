@@ -1,12 +1,12 @@
-"""TRL's and transformers' options: what a stage does not read is refused by name, not passed over."""
+"""TRL's and transformers' options: what a stage does not read, or cannot use, is refused by name, not passed over."""
 
 import math
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import trl
 from packaging.version import Version
-from yaml import YAMLError
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.arguments import PretrainArguments
@@ -68,6 +68,32 @@ LORA = {
 }
 BITS = ("load_in_8bit", "load_in_4bit")
 FOUR_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+# Options that are numbers -> what they can be: an interval, whose least or most is left out at ( and ).
+# All others are finite and 0 or more.
+_COUNT, _POSITIVE, _SHARE = "[1, inf)", "(0, inf)", "[0, 1)"
+RANGES = {
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "torch_empty_cache_steps",
+            "dataloader_prefetch_factor",
+            "dataset_num_proc",
+            "ddp_bucket_cap_mb",
+            "ddp_timeout",
+            "max_length",
+            "pad_to_multiple_of",
+            "lora_r",
+            "num_image_tokens",
+        ),
+        _COUNT,
+    ),
+    **dict.fromkeys(("num_train_epochs", "learning_rate", "logging_steps", "save_steps", "lora_alpha"), _POSITIVE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout"), _SHARE),
+    **dict.fromkeys(("seed", "data_seed"), "[0, 4294967295]"),  # what NumPy takes
+    **dict.fromkeys(("max_steps", "local_rank"), "[-1, inf)"),
+    "warmup_ratio": "[0, 1]",
+}
 
 
 def parse_options(stage_arguments: type) -> tuple:
@@ -76,15 +102,25 @@ def parse_options(stage_arguments: type) -> tuple:
     Raises:
         InputError: an unknown option, a value that an option cannot have, or a YAML file that cannot be read.
     """
-    parser = trl.TrlParser((stage_arguments, trl.SFTConfig, trl.ModelConfig))
+    parser = _Parser((stage_arguments, trl.SFTConfig, trl.ModelConfig))
     try:
         return parser.parse_args_and_config()
-    except (ValueError, TypeError, AttributeError, ImportError, YAMLError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # the dataclasses ask torch, accelerate and the machine, which raise anything
         raise InputError(f"The options cannot be used: {' '.join(str(error).split())[:400]}") from error
 
 
+class _Parser(trl.TrlParser):
+    def error(self, message: str):
+        """In place of argparse's, which prints some three hundred lines of usage first."""
+        raise InputError(f"The options cannot be used: {message}")
+
+
 def check_options(data_args, training_args, model_args) -> None:
-    """Raise `InputError` for an option that is not at its default and that this stage would pass over.
+    """Raise `InputError` for an option that this stage would pass over, or that has a value nobody can use.
+
+    What is at its default is neither.
 
     Args:
         data_args: the stage's `PretrainArguments` or `FinetuneArguments`.
@@ -131,6 +167,27 @@ def check_options(data_args, training_args, model_args) -> None:
     for name, value in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
         if getattr(training_args, name) == value:
             raise InputError(f"{name} is {value!r}, which needs a measure: {_EVALUATION}")
+    _check_values(options_given(data_args) | given)
+
+
+def _check_values(given: dict) -> None:
+    for name, value in given.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            interval = RANGES.get(name, "[0, inf)")
+            if not _is_in(value, interval):
+                raise InputError(f"{name} is {value!r}; expected a number in {interval}")
+    if not re.fullmatch(r"linear|mlp[1-9]\d*x_gelu", given.get("projector_type", "linear")):
+        raise InputError(
+            f"projector_type is {given['projector_type']!r}; expected linear, or mlp2x_gelu, mlp3x_gelu, ..."
+        )
+    if given.get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
+        raise InputError(f"lora_task_type is {given['lora_task_type']!r}; the model is a CAUSAL_LM, so leave it out")
+
+
+def _is_in(value: float, interval: str) -> bool:
+    least, most = map(float, interval[1:-1].split(","))
+    above = value >= least if interval[0] == "[" else value > least
+    return above and (value <= most if interval[-1] == "]" else value < most)
 
 
 def options_given(arguments) -> dict:
