@@ -194,3 +194,13 @@ def test_an_answer_counts_whatever_the_server_says_of_its_tokens(usage):
 def test_an_error_with_status_200_is_told_in_the_servers_words():
     with pytest.raises(BadBody, match="model overloaded"):
         read_completion(b'{"error": {"message": "model overloaded"}}', PROMPT)
+
+
+@pytest.mark.parametrize("address", ["notaurl", "127.0.0.1:8000/v1", "ftp://a/v1", "http://", "http://a:port/v1", ""])
+@pytest.mark.parametrize("named_by", ["argument", "environment"])
+def test_what_is_no_address_is_refused_before_anything_is_written(address, named_by, monkeypatch, tmp_path):
+    servers = (address,) if named_by == "argument" else ()
+    monkeypatch.setenv("OPENAI_BASE_URL", address if named_by == "environment" else "")
+    with pytest.raises(InputError, match=r"is no address of a server|knows no server"):
+        write_captions(SEEDS, tmp_path / "captions", writer=ChatWriter("m", servers=servers), captions_per_seed=1)
+    assert not list(tmp_path.iterdir())

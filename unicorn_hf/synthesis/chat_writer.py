@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+import urllib.parse
 from dataclasses import dataclass, field
 
 from tqdm.auto import tqdm
@@ -105,12 +106,15 @@ class ChatWriter:
         self._fixed = check_options(self.token_limit, self.response_format, self.send_temperature, self.send_seed)
 
     def check_access(self) -> None:
-        """Raise `InputError` where neither an address nor a key says whom to call."""
+        """Raise `InputError` where neither an address nor a key says whom to call, or an address is none."""
         if not (self.servers or os.environ.get(KEY_VARIABLE) or os.environ.get(ADDRESS_VARIABLE)):
             raise InputError(
                 "the chat writer knows no server: name its address (--base-url http://127.0.0.1:8000/v1), or set "
                 f"{KEY_VARIABLE} to call OpenAI's"
             )
+        for url in self.servers or filter(None, [os.environ.get(ADDRESS_VARIABLE)]):
+            if not _is_address(url):
+                raise InputError(f"{url!r} is no address of a server; expected one such as http://127.0.0.1:8000/v1")
 
     async def __aenter__(self):
         import openai
@@ -284,6 +288,14 @@ class ChatWriter:
             # openai takes a lost connection for a timeout; its cause knows better
             reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
         return reason, (detail.replace(self._key, "***") if len(self._key) > 6 else detail)[:_MAX_WORDS]
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except (ValueError, AttributeError, TypeError):  # a port that is no number
+        return False
 
 
 def read_completion(body: bytes, prompt: Prompt) -> Completion:
