@@ -1,6 +1,10 @@
+import codecs
+
 import PIL.Image
 import pytest
-from datasets import Dataset, Features, Image, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from unicorn_hf import InputError
 from unicorn_hf.data.dataset_folder import write_dataset
@@ -83,3 +87,101 @@ def test_a_source_that_does_not_exist_is_named(tmp_path):
 def test_a_missing_column_is_named_beside_those_there_are():
     with pytest.raises(InputError, match="has no column 'seed'; its columns are id, caption"):
         check_columns(ROWS, "id", "seed", source="rows")
+
+
+# Text stays text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("text_first", [False, True])
+def test_an_id_that_is_a_number_in_one_file_and_text_in_another_keeps_its_zeros(
+    format, text_first, streaming, tmp_path
+):
+    write = {
+        "csv": lambda rows, path: rows.to_csv(path),
+        "jsonl": lambda rows, path: rows.to_json(path),
+        "parquet": lambda rows, path: rows.to_parquet(path),
+    }[format]
+    for name, ids in (("a", ["0012", "x"]), ("b", [12, 13])) if text_first else (("a", [12, 13]), ("b", ["0012", "x"])):
+        write(Dataset.from_dict({"id": ids, "code": ids}), tmp_path / f"{name}.{format}")
+    rows = list(read_dataset(tmp_path, streaming=streaming))
+    expected = ["0012", "x", "12", "13"] if text_first else ["12", "13", "0012", "x"]
+    assert [row["id"] for row in rows] == [row["code"] for row in rows] == expected
+
+
+_cells = st.one_of(
+    st.sampled_from(["NA", "None", "null", "nan", "n/a", "0012", "12", "-0.5", "+1", "1e5", "007.5", "True", "a b"]),
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(str),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cells=st.lists(st.tuples(_cells, _cells), min_size=1, max_size=5))
+def test_a_cell_of_a_csv_is_what_is_written_there(cells, tmp_path):
+    path = tmp_path / f"{abs(hash(tuple(cells)))}.csv"
+    path.write_text("caption,other\n" + "".join(f"{caption},{other}\n" for caption, other in cells))
+    rows = read_dataset(path)
+    assert rows["caption"][:] == [caption for caption, _ in cells]
+    for value, (_, written) in zip(rows["other"], cells, strict=True):
+        assert value == written if isinstance(value, str) else value == float(written)
+
+
+def test_columns_of_numbers_in_a_csv_are_numbers_and_an_empty_cell_is_a_null(tmp_path):
+    (tmp_path / "rows.csv").write_text("id,count,share,image_id,word\n1,3,0.5,7,a\n2,4,,8,\n")
+    rows = read_dataset(tmp_path / "rows.csv")
+    assert rows.to_list() == [
+        {"id": "1", "count": 3, "share": 0.5, "image_id": "7", "word": "a"},
+        {"id": "2", "count": 4, "share": None, "image_id": "8", "word": None},
+    ]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.txt", "red dog\nblue dog\n"),
+        ("rows.csv", "text\nred dog\nblue dog\n"),
+        ("rows.jsonl", '{"text": "red dog"}\n{"text": "blue dog"}\n'),
+        ("rows.json", '[{"text": "red dog"}, {"text": "blue dog"}]'),
+    ],
+)
+def test_a_mark_of_the_byte_order_is_no_part_of_the_rows(name, content, streaming, tmp_path):
+    for mark in (b"", codecs.BOM_UTF8):
+        (tmp_path / name).write_bytes(mark + content.encode())
+        rows = read_dataset(tmp_path / name, streaming=streaming)
+        assert list(rows) == [{"text": "red dog"}, {"text": "blue dog"}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(f"rows.{kind}", text) for kind in ("jsonl", "json", "csv", "txt") for text in ("", "\n \n")]
+    + [("rows.json", "[]"), ("rows.json", " [ ]\n"), ("rows.csv", "id,caption\n")],
+)
+def test_a_file_without_a_row_is_called_empty(name, content, streaming, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name}: is empty; expected at least one row"):
+        read_dataset(tmp_path / name, streaming=streaming)
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(source):
+    with pytest.raises(InputError, match="name of the data is empty"):
+        read_dataset(source)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_saved_dataset_is_read_by_the_splits_that_datasets_has(streaming, tmp_path):
+    train, test = Dataset.from_dict({"a": [1, 2, 3, 4]}), Dataset.from_dict({"a": [5]})
+    train.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "two")
+    for split, expected in (("train", [1, 2, 3, 4]), ("train[:1]", [1]), ("train[50%:]", [3, 4])):
+        for name in ("one", "two"):
+            rows = read_dataset(tmp_path / name, split=split, streaming=streaming)
+            assert [row["a"] for row in rows] == expected
+    rows = read_dataset(tmp_path / "two", split="train[:1]+test", streaming=streaming)
+    assert [row["a"] for row in rows] == [1, 5]
+    with pytest.raises(InputError, match="has no split 'test'; its splits are train"):
+        read_dataset(tmp_path / "one", split="test[:1]")

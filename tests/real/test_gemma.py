@@ -1,27 +1,30 @@
-"""The whole road with a real pretrained language model; `make test-real` takes most of an hour on two cores."""
+"""The whole road with a real pretrained language model; how long it takes on two cores is in docs/training.md.
+
+Gemma 3 270M is a base model, which follows no instruction: it is asked by examples (`prompts/`), one answer a request.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 import torch
+from datasets import Dataset
 
-from unicorn_hf import ChatWriter, TransformersWriter, evaluate, write_captions, write_instructions
+from unicorn_hf import ChatWriter, InputError, TransformersWriter, evaluate, write_captions, write_instructions
 
-SEEDS = [
-    "brown dog, beach, sunset",
-    "red bicycle, brick wall",
-    "bowl of ramen, chopsticks",
-    "lighthouse, stormy sea",
-    "two children, snowman",
-    "old train, mountain bridge",
-    "cat, window, rain",
-    "street market, oranges",
+PROMPTS = Path(__file__).parent / "prompts"
+SEEDS = ["brown dog, beach", "bowl of ramen, chopsticks", "old train, mountain bridge", "cat, window, rain"]
+CAPTIONS = [
+    "A brown dog runs along the beach behind a red ball.",
+    "A bowl of ramen with two halves of an egg stands on a wooden table.",
+    "An old black train crosses a stone bridge between two mountains.",
 ]
+LIMITS = {"max_tokens": 64, "temperature": 0}  # an answer of these prompts has forty tokens or less
 
 
 def test_text_alone_gives_the_language_models_own_logits_to_the_bit(gemma):
@@ -39,24 +42,44 @@ def test_text_alone_gives_the_language_models_own_logits_to_the_bit(gemma):
 
 
 def test_a_local_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
-    writer = TransformersWriter(gemma, max_tokens=256)
-    check_synthesis(writer, tmp_path, capsys)
+    check_synthesis(TransformersWriter(gemma, **LIMITS), tmp_path, capsys)
 
 
 def test_a_served_model_writes_captions_and_conversations(gemma, tmp_path, capsys):
     with served(gemma, tmp_path) as address:
-        check_synthesis(ChatWriter(str(gemma), (address,), concurrency=2, max_tokens=256), tmp_path, capsys)
+        check_synthesis(ChatWriter(str(gemma), (address,), concurrency=2, **LIMITS), tmp_path, capsys)
 
 
 def check_synthesis(writer, folder, capsys):
-    """Every seed and caption is accounted for; how many were accepted is printed, as 270M parameters promise little."""
-    write_captions(SEEDS, folder / "captions", writer=writer)
-    write_instructions(folder / "captions", folder / "conversations", writer=writer)
+    """Every request is accounted for; how many were accepted is printed, as 270M parameters promise little."""
+    options = {"writer": writer, "prompt_dir": PROMPTS}
+    captions = [{"id": str(row), "caption": caption} for row, caption in enumerate(CAPTIONS)]
+    start = time.monotonic()
+    for step, count, write in (
+        ("captions", len(SEEDS), lambda to: write_captions(SEEDS, to, captions_per_seed=1, **options)),
+        (
+            "conversations",
+            len(CAPTIONS),
+            lambda to: write_instructions(
+                Dataset.from_list(captions), to, mix={"question_answering": 1.0}, verify=False, **options
+            ),
+        ),
+    ):
+        try:
+            accepted, written = len(write(folder / step)), folder / step
+        except InputError as error:
+            assert f"none of {count} requests gave a row" in str(error)
+            accepted, written = 0, folder / f"{step}.work" / "output"
+        refused = [
+            json.loads(line)["reason"]
+            for name in ("rejected.jsonl", "dead_letters.jsonl")
+            for line in (written / name).read_text(encoding="utf-8").splitlines()
+        ]
+        assert accepted + len(refused) == count
+        with capsys.disabled():
+            print(f"\n{type(writer).__name__}: {accepted} of {count} {step} accepted, refused: {refused or 'none'}")
     with capsys.disabled():
-        for step in ("captions", "conversations"):
-            summary = json.loads((folder / step / "summary.json").read_text())
-            print(f"\n{type(writer).__name__}, {step}: {summary}")
-            assert summary
+        print(f"in {time.monotonic() - start:.0f} s")
 
 
 class served:
@@ -101,32 +124,13 @@ def trained(gemma, demo_output, tmp_path_factory):
     common = ["--dataset", str(demo_output / "6-datasets" / "realign"), "--max_steps", "30", "--use_cpu", "true"]
     common += ["--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no", "--bf16", "false"]
     start = time.monotonic()
-    run_recipe(
-        "pretrain", gemma, folder / "stage-1", *common, "--dataset_config", "unicorn-1.2m", "--learning_rate", "2e-3"
-    )
+    stage_1 = ["--dataset_config", "unicorn-1.2m", "--learning_rate", "2e-3"]
+    run_recipe("pretrain", gemma, folder / "stage-1", *common, *stage_1)
     middle = time.monotonic()
-    lora = [
-        "--use_peft",
-        "true",
-        "--lora_r",
-        "16",
-        "--lora_target_modules",
-        "q_proj",
-        "v_proj",
-        "--learning_rate",
-        "1e-3",
-    ]
-    lora += ["--lora_modules_to_save", "multi_modal_projector"]
-    run_recipe(
-        "finetune",
-        folder / "stage-1",
-        folder / "stage-2",
-        *common,
-        *lora,
-        "--dataset_config",
-        "unicorn-471k-instruction",
-    )
-    print(f"30 steps: stage 1 {middle - start:.0f} s, stage 2 (LoRA) {time.monotonic() - middle:.0f} s")
+    lora = ["--use_peft", "true", "--lora_r", "16", "--lora_target_modules", "q_proj", "v_proj"]
+    stage_2 = ["--dataset_config", "unicorn-471k-instruction", "--learning_rate", "1e-3"]
+    run_recipe("finetune", folder / "stage-1", folder / "stage-2", *common, *lora, *stage_2)
+    print(f"\n30 steps: stage 1 {middle - start:.0f} s, stage 2 (LoRA) {time.monotonic() - middle:.0f} s")
     return folder / "stage-2"
 
 
@@ -140,8 +144,8 @@ def test_thirty_steps_of_both_stages_answer_better_than_blind(trained, demo_outp
     from test_readme import write_questions
 
     write_questions(demo_output, tmp_path / "questions")
-    seeing = evaluate(str(trained), tmp_path / "questions")
-    blind = evaluate(str(trained), tmp_path / "questions", blind=True)
+    start = time.monotonic()
+    answers = evaluate(str(trained), tmp_path / "questions", split="train[:120]", batch_size=20, max_new_tokens=8)
     with capsys.disabled():
-        print(f"\nGemma 3 270M: {seeing.overall.accuracy:.3f}, blind {blind.overall.accuracy:.3f}")
-    assert seeing.overall.accuracy > blind.overall.accuracy
+        print(f"\nGemma 3 270M in {time.monotonic() - start:.0f} s: {answers}")
+    assert answers.overall.value > answers.overall.blind

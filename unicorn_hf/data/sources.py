@@ -1,10 +1,17 @@
 """Any source of rows as a `datasets.Dataset`: a path, a Hub id, any kind of file, a folder of pictures."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from unicorn_hf.data.data_files import PICTURES, SAVED, DataFiles, find_data_files, is_hub_id, read_card, state_of
 from unicorn_hf.errors import InputError
+
+_JSON_BLOCK = 8 << 20  # bytes of JSON lines whose types are taken together; `datasets` takes some more
+# Columns of CSV files that are text also where every cell is a number, as any that ends with _id.
+_TEXT_COLUMNS = ("id", "caption", "text", "seed", "domain", "question", "answer", "task", "kind", "category")
+# A number of which nothing is lost when it is read as one: no zero or plus before it, no more digits than it can hold.
+_INTEGER, _FRACTION = r"-?(?:0|[1-9]\d{0,17})", r"-?(?:0|[1-9]\d{0,15})?(?:\.\d{1,17})?(?:[eE][+-]?\d{1,3})?"
 
 
 def read_dataset(source, name: str | None = None, split: str = "train", streaming: bool = False):
@@ -24,6 +31,10 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
 
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return source
+    if not str(source).strip():
+        raise InputError(
+            "The name of the data is empty; expected a dataset folder, a data file, or org/name on the Hub"
+        )
     try:
         if Path(source).expanduser().exists():
             dataset = _read_files(find_data_files(source, name), split, streaming)
@@ -49,23 +60,26 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
 
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     if found.format == SAVED:
-        dataset = datasets.load_from_disk(str(found.root))
-        if isinstance(dataset, datasets.DatasetDict):
-            if split not in dataset:
-                raise InputError(f"{found.root}: has no split {split!r}; its splits are {', '.join(dataset)}")
-            dataset = dataset[split]
-        elif split != "train":
-            raise InputError(f"{found.root}: has no split {split!r}; it is one dataset, which counts as train")
+        saved = datasets.load_from_disk(str(found.root))
+        splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+        if missing := [name for name in names if name not in splits]:
+            raise InputError(f"{found.root}: has no split {missing[0]!r}; its splits are {', '.join(splits)}")
+        dataset = _select(splits, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     if found.format == PICTURES:
         from unicorn_hf.data.picture_folder import read_pictures
 
-        dataset = read_pictures(found, split)
+        dataset = _select({name: read_pictures(found, name) for name in names}, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     files = {name: found.of_split(name) for name in names}
-    builder = open_builder(found, files)
-    if found.format == "json" and streaming:
-        builder = open_builder(found, files, features=features_of_all(found, files))
+    features = None
+    if found.format in ("json", "csv", "text") and all(map(_is_blank, files[names[0]])):
+        raise InputError(f"{found.root}: is empty; expected at least one row")
+    if found.format == "csv":
+        features = _card_features(found) or csv_features(found, files)
+    elif (found.format == "json" and streaming) or _has_text_and_numbers(found, files):
+        features = features_of_all(found, files)
+    builder = open_builder(found, files, features=features)
     if streaming:
         return builder.as_streaming_dataset(split=split)
     try:
@@ -79,14 +93,30 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     return builder.as_dataset(split=split)
 
 
+def _select(splits: dict, split: str):
+    """What `split` names, as `datasets` has it: `train`, `train[:100]`, `train+test[10%:]`."""
+    import datasets
+
+    sizes = {name: len(dataset) for name, dataset in splits.items()}
+    parts = [
+        splits[part.splitname].select(range(part.from_, part.to))
+        for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    ]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file of text has no row: nothing but white space, or an empty array of JSON."""
+    with path.open("rb") as file:
+        return re.fullmatch(rb"(\xef\xbb\xbf)?\s*(\[\s*\])?\s*", file.read(1 << 12)) is not None and not file.read(1)
+
+
 def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
     """The builder of `datasets` for exactly these files, whose cache knows them by path, size and times of change.
 
     `load_dataset` would read the paths as patterns, leave some out by their names, and know a folder with a card by the
     folder's last name alone.
     """
-    import dataclasses
-
     from datasets.data_files import DataFilesDict, DataFilesList
     from datasets.packaged_modules.arrow.arrow import Arrow
     from datasets.packaged_modules.csv.csv import Csv
@@ -111,12 +141,90 @@ def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
         split: DataFilesList([str(path) for path in paths], origin_metadata=state_of(paths))
         for split, paths in files.items()
     }
+    options = _reading_options(found, builder_class)
+    return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
+
+
+def _reading_options(found: DataFiles, builder_class) -> dict:
+    """What a card's configuration says of how the files are read, and what goes without saying."""
+    import dataclasses
+
     options = {field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)}
     options -= {"name", "version", "data_dir", "data_files", "description", "features"}
     options = {key: value for key, value in found.config.items() if key in options}
-    if found.format == "csv":
-        options.setdefault("converters", {"id": str})  # an id is text: "0012" is not 12
-    return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
+    if found.format == "csv":  # NA, None and null are words
+        options = {"keep_default_na": False, "na_values": [""]} | options
+    if found.format == "text":  # a mark of the byte order at the beginning is no part of the text
+        options = {"encoding": "utf-8-sig"} | options
+    return options
+
+
+def csv_features(found: DataFiles, files: dict[str, list[Path]]):
+    """The types of the columns of CSV files: of numbers where every cell is one and is written as one, else of text.
+
+    pandas would make numbers of the first ten thousand rows' `0012`, and then fail on, or change, what follows.
+
+    Raises:
+        InputError: there is no row.
+    """
+    import datasets
+    import pandas
+    from datasets.packaged_modules.csv.csv import Csv
+
+    options = Csv.BUILDER_CONFIG_CLASS(**_reading_options(found, Csv)).pd_read_csv_kwargs
+    types: dict[str, set[str]] = {}
+    for path in (path for paths in files.values() for path in paths):
+        for table in pandas.read_csv(path, iterator=True, dtype=str, **options):
+            for name, cells in table.items():
+                types.setdefault(name, set()).update(_types_of(cells))
+    if not any(types.values()):
+        raise InputError(f"{found.root}: is empty; expected at least one row")
+    return datasets.Features({str(name): datasets.Value(_type_of(str(name), found)) for name, found in types.items()})
+
+
+def _types_of(cells) -> set[str]:
+    """What there is among the cells of a column, `null` where one is empty."""
+    given = cells.dropna()
+    types = {"null"} if len(given) < len(cells) else set()
+    for name, pattern in (("int64", _INTEGER), ("float64", _FRACTION)):
+        fitting = given.str.fullmatch(pattern)
+        types |= {name} if fitting.any() else set()
+        given = given[~fitting]
+    return types | ({"string"} if len(given) else set())
+
+
+def _type_of(column: str, types: set[str]) -> str:
+    if "string" in types or types == {"null"} or column in _TEXT_COLUMNS or column.endswith("_id"):
+        return "string"
+    return "int64" if types == {"int64"} else "float64"
+
+
+def _has_text_and_numbers(found: DataFiles, files: dict[str, list[Path]]) -> bool:
+    """Whether a column of JSON lines or Parquet is of text in one place and of numbers in another.
+
+    `datasets` takes the type of the first: after a file with the id 12, the id "0012" of the next would be 12 too.
+    """
+    import pyarrow as pa
+
+    paths = [path for paths in files.values() for path in paths]
+    if found.format not in ("json", "parquet") or found.config.get("field"):
+        return False
+    if len(paths) == 1 and (found.format == "parquet" or paths[0].stat().st_size < _JSON_BLOCK):
+        return False
+    try:
+        return bool(_columns_of_text(_schemas(found, paths)))
+    except pa.ArrowException:  # whoever reads the rows says what is wrong
+        return False
+
+
+def _columns_of_text(schemas) -> set[str]:
+    """The names of the columns that are of text in some schemas and of numbers in others."""
+    import pyarrow.types as pt
+
+    text = {field.name for schema in schemas for field in schema if pt.is_string(field.type)}
+    text |= {field.name for schema in schemas for field in schema if pt.is_large_string(field.type)}
+    number = {field.name for schema in schemas for field in schema if pt.is_primitive(field.type)}
+    return text & number
 
 
 def features_of_all(found: DataFiles, files: dict[str, list[Path]]):
@@ -127,25 +235,42 @@ def features_of_all(found: DataFiles, files: dict[str, list[Path]]):
     """
     import datasets
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    paths = [path for paths in files.values() for path in paths]
-    if found.format == "json":
-        schemas = [schema for path in paths for schema in _json_schemas(path)]
-    else:
-        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
-        if len({tuple(sorted(schema.names)) for schema in schemas}) > 1:
-            raise pa.ArrowInvalid("the files have different columns")
+    schemas = _schemas(found, [path for paths in files.values() for path in paths])
+    if found.format == "parquet" and len({tuple(sorted(schema.names)) for schema in schemas}) > 1:
+        raise pa.ArrowInvalid("the files have different columns")
+    text = _columns_of_text(schemas)
+    schemas = [
+        pa.schema([pa.field(field.name, pa.string()) if field.name in text else field for field in schema])
+        for schema in schemas
+    ]
     return datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
 
 
-def _json_schemas(path: Path) -> Iterator:
-    import io
+def _schemas(found: DataFiles, paths: list[Path]) -> list:
+    import pyarrow.parquet as pq
 
+    if found.format == "json":
+        return [schema for path in paths for schema in _json_schemas(path)]
+    return [pq.read_schema(path).remove_metadata() for path in paths]
+
+
+def _json_schemas(path: Path) -> Iterator:
+    import codecs
+    import io
+    import json
+
+    import pyarrow as pa
     import pyarrow.json
 
     with path.open("rb") as file:
-        while lines := file.readlines(8 << 20):
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        if file.peek(1)[:1] == b"[":  # one array of all rows
+            rows = json.load(file)
+            yield pa.Table.from_pylist([row if isinstance(row, dict) else {"text": row} for row in rows]).schema
+            return
+        while lines := file.readlines(_JSON_BLOCK):
             block = b"".join(lines)
             options = pyarrow.json.ReadOptions(block_size=max(1 << 20, len(block)))
             yield pyarrow.json.read_json(io.BytesIO(block), read_options=options).schema
