@@ -24,8 +24,11 @@ def gemma(tmp_path_factory):
     config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
     model = type(read)(config)  # `read` counts as quantised, which cannot be saved; its weights are float32
     model.load_state_dict(read.state_dict())
-    model.save_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # A base model ends no turn of its own accord: asked by examples, one a line, it ends its answer with the line.
+    ends = tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>", "\n"])
+    model.generation_config.eos_token_id = ends
+    model.save_pretrained(folder / "model")
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "gemma.jinja").read_text("utf-8")
     tokenizer.eos_token = "<end_of_turn>"
     tokenizer.save_pretrained(folder / "model")

@@ -24,7 +24,7 @@ CAPTIONS = [
     "A bowl of ramen with two halves of an egg stands on a wooden table.",
     "An old black train crosses a stone bridge between two mountains.",
 ]
-LIMITS = {"max_tokens": 64, "temperature": 0}  # an answer of these prompts has forty tokens or less
+LIMITS = {"max_tokens": 96, "temperature": 0}  # an answer to these prompts has some sixty tokens
 
 
 def test_text_alone_gives_the_language_models_own_logits_to_the_bit(gemma):
@@ -51,7 +51,7 @@ def test_a_served_model_writes_captions_and_conversations(gemma, tmp_path, capsy
 
 
 def check_synthesis(writer, folder, capsys):
-    """Every request is accounted for; how many were accepted is printed, as 270M parameters promise little."""
+    """A caption at least, and every request accounted for; of conversations 270M parameters promise nothing."""
     options = {"writer": writer, "prompt_dir": PROMPTS}
     captions = [{"id": str(row), "caption": caption} for row, caption in enumerate(CAPTIONS)]
     start = time.monotonic()
@@ -76,6 +76,7 @@ def check_synthesis(writer, folder, capsys):
             for line in (written / name).read_text(encoding="utf-8").splitlines()
         ]
         assert accepted + len(refused) == count
+        assert accepted or step == "conversations"
         with capsys.disabled():
             print(f"\n{type(writer).__name__}: {accepted} of {count} {step} accepted, refused: {refused or 'none'}")
     with capsys.disabled():
