@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
     "{{ BOS }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}"
     '{{ "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed,'
     " and polite answers to the user's questions. \" }}{% endif %}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' + message['content']IMAGE + ' ' }}"
     "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
@@ -114,7 +114,21 @@ def set_prompt(tokenizer, model, turn_end: str) -> None:
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
     has_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ BOS }}", "{{ bos_token }}" if has_bos else "")
+    # The released code tokenizes what is between the images piece by piece. SentencePiece begins a piece with a space,
+    # which other tokenizers write behind a mark only where the text has one.
+    space, after_image = "", ""
+    if _begins_with_space(tokenizer):
+        space, after_image = " ", ".replace('<image>', '<image> ').replace('<image>  ', '<image> ')"
+    begin = f"{{{{ bos_token + '{space}' }}}}" if has_bos else ""
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ BOS }}", begin).replace("IMAGE", after_image)
+
+
+def _begins_with_space(tokenizer) -> bool:
+    """Whether a text has a space before it that it does not have behind a special token."""
+    mark, options = tokenizer.eos_token, {"add_special_tokens": False}
+    alone = tokenizer("a", **options)["input_ids"]
+    behind, spaced = (tokenizer(f"{mark}{text}", **options)["input_ids"][1:] for text in ("a", " a"))
+    return alone != behind and alone == spaced
 
 
 def _read_text_config(source: Path):
