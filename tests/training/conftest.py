@@ -53,7 +53,7 @@ def recipe(tiny, tmp_path_factory):
         if way == "pretrain":
             arguments |= {"model_name_or_path": tiny.language_model, "dataset": tiny.captions, "learning_rate": 1e-2}
         else:
-            arguments |= {"model_name_or_path": folders["pretrain"], "dataset": tiny.conversations}
+            arguments |= {"model_name_or_path": folders.get("pretrain"), "dataset": tiny.conversations}
             arguments |= {"learning_rate": 2e-3} | (LORA if way == "lora" else {})
         arguments |= options.pop("arguments", {})
         words = [word for name, value in arguments.items() for word in (f"--{name}", value)]
