@@ -72,6 +72,13 @@ def speechless(request: dict) -> tuple[int, dict] | None:
         return 400, {}
 
 
+def broken_by_a_system_turn(request: dict) -> tuple[int, dict] | None:
+    """`transformers serve` over Gemma's template, which raises: the client is told nothing."""
+    if request["messages"][0]["role"] == "system":
+        return 500, {"detail": "Internal Server Error"}
+    return None
+
+
 def broken_by_a_schema(request: dict) -> tuple[int, dict] | None:
     if request.get("response_format", {}).get("type") == "json_schema":
         return 500, {"error": "Internal Server Error"}

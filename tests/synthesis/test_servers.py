@@ -38,6 +38,11 @@ def write(server, folder, seeds=SEEDS, **options):
         ("llama_cpp_python", {}, "max_tokens, response_format json_object, temperature, seed"),
         ("only_param", {}, "max_tokens, response_format none, temperature, no seed"),
         ("speechless", {}, "max_completion_tokens, response_format json_schema, no temperature, seed"),
+        (
+            "broken_by_a_system_turn",
+            {},
+            "max_tokens, response_format json_schema, temperature, seed, no system turn",
+        ),
         ("broken_by_a_schema", {}, "max_tokens, response_format json_object, temperature, seed"),
     ],
 )

@@ -24,7 +24,7 @@ KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 _MAX_BODY = 1 << 20  # bytes of an answer that are read before it is given up
 _MAX_BAD_BODIES = 3  # tries of a call that is answered, with something that is no completion
 _MAX_SERVER_ERRORS = 6  # tries of a call that a server breaks over (500, 502, ...)
-_PROBES = 36  # tries of the options of a server that has taken no request yet: all that there are
+_PROBES = 37  # tries of the options of a server that has taken no request yet: all that there are
 _LATER_PROBES = 6  # of one that has: then it is the prompt more often than an option
 _SURE = 3  # times in a row that something is seen before it counts as a server's habit
 _CUT_OFF = (
@@ -210,6 +210,10 @@ class ChatWriter:
                         search = own_searches[server] = OptionSearch(options, self._fixed, _LATER_PROBES)
                     elif search is None:
                         search = server.search = OptionSearch(options, self._fixed, server.probes)
+                        if status >= 500 and not options.named_in(detail) and search.refused(detail):
+                            # `transformers serve` breaks without a word where a chat template has no system turn.
+                            search.options = dataclasses.replace(options, system_role=False)
+                            continue
                     if search.refused(detail):
                         continue
                     reason, detail = first_words
