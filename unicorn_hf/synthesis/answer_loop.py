@@ -57,7 +57,8 @@ def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, U
     """Which requests the journal of a rank answers (one byte a request), what they took, and what of it checks took."""
     done, usage, checking = bytearray(num_requests), Usage(), Usage()
     for _, entry in read_journal(work.journal_path(rank)):
-        done[entry["request"]] = entry["status"] != RETRY
+        if entry["request"] < num_requests:
+            done[entry["request"]] = entry["status"] != RETRY
         usage.add(Usage(*entry.get("usage", ())))
         checking.add(Usage(*entry.get("checking", ())))
     return done, usage, checking

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from unicorn_hf.errors import InputError
 
 # What became of a request. Its last entry counts; `retry` takes it back.
 OK, REJECTED, DEAD, RETRY = "ok", "rejected", "dead", "retry"
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -56,15 +59,39 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[tuple[int, dict]]:
-    """(offset of the line, entry) for every whole line of a journal; nothing where there is no file."""
+    """(offset of the line, entry) for every whole line of a journal; nothing where there is no file.
+
+    A line that is no entry, as a power cut may leave in the middle, is passed over, so that its request is asked again;
+    how many there were is a warning.
+    """
     if not path.exists():
         return
+    damaged = 0
     with path.open("rb") as file:
         offset = 0
         for line in file:
             if line.endswith(b"\n"):
-                yield offset, json.loads(line)
+                entry = _read_entry(line)
+                damaged += entry is None
+                if entry is not None:
+                    yield offset, entry
             offset += len(line)
+    if damaged:
+        logger.warning("%s: %d damaged lines are passed over; what they answered is asked again", path, damaged)
+
+
+def _read_entry(line: bytes) -> dict | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or entry.get("status") not in (OK, REJECTED, DEAD, RETRY):
+        return None
+    request, counts = entry.get("request"), [entry.get(name, []) for name in ("usage", "checking")]
+    if type(request) is not int or request < 0 or (entry["status"] == OK and "record" not in entry):
+        return None
+    are_counts = all(isinstance(count, list) and all(type(number) is int for number in count) for count in counts)
+    return entry if are_counts else None
 
 
 def _whole_lines(file: int) -> int:

@@ -11,6 +11,8 @@ from unicorn_hf.data.staging import read_json, start_folder, sync, sync_tree, wr
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.journal import DEAD, OK, RETRY, Journal, read_journal
 
+_PLAN_KEYS = ("kind", "stage", "finish", "writer_name", "model", "prices", "writer", "shards", "retries")
+
 
 class WorkFolder:
     """`<output>.work`: it survives a kill, and goes when the output is whole and nothing is left to retry."""
@@ -79,14 +81,17 @@ class WorkFolder:
         """The plan that was written down.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it is damaged.
         """
         path = self.path / "plan.json"
         if not path.is_file():
             raise InputError(
                 f"{self.path}: holds no unfinished run; expected the folder that a run with failures leaves"
             )
-        return read_json(path)
+        plan = read_json(path)
+        if any(key not in plan for key in _PLAN_KEYS) or not isinstance(plan["shards"], list):
+            raise InputError(f"{path}: is damaged (no plan of a run); remove {self.path} to begin anew")
+        return plan
 
     @property
     def prompt_dir(self) -> str:
@@ -111,7 +116,8 @@ class WorkFolder:
         """What became of every request of a rank, in order; None where nothing is known."""
         last = array("q", [-1]) * num_requests  # one offset a request, whatever the size of the answers
         for offset, entry in read_journal(self.journal_path(rank)):
-            last[entry["request"]] = -1 if entry["status"] == RETRY else offset
+            if entry["request"] < num_requests:
+                last[entry["request"]] = -1 if entry["status"] == RETRY else offset
         if not self.journal_path(rank).exists():
             yield from (None for _ in last)
             return
