@@ -17,7 +17,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
-from unicorn_hf.data.vectors import parallel_map, read_into, safetensors_header
+from unicorn_hf.data.vector_sets import parallel_map, read_into, safetensors_header
 from unicorn_hf.errors import InputError
 
 # Stands after the last hash and is larger than any.
@@ -116,7 +116,8 @@ class EmbeddingLookup:
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
         from unicorn_hf.data.pickles import usable_blocks
-        from unicorn_hf.data.vectors import FileVectors, TableVectors, open_vectors
+        from unicorn_hf.data.vector_sets import FileVectors, TableVectors
+        from unicorn_hf.data.vectors import open_vectors
 
         path = Path(source) if isinstance(source, str | Path) else None
         if path is not None and path.suffix == ".safetensors" and path.is_file():

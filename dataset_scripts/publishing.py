@@ -185,7 +185,7 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
 
     from unicorn_hf.data.shards import write_shards
-    from unicorn_hf.data.vectors import parallel_map
+    from unicorn_hf.data.vector_sets import parallel_map
     from unicorn_hf.progress import progress_bar
 
     def write(item):

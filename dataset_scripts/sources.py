@@ -20,7 +20,7 @@ from unicorn_hf.data.shards import as_lists
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.tables import DatasetTables, open_tables, table_files
 from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
-from unicorn_hf.data.vectors import TableVectors
+from unicorn_hf.data.vector_sets import TableVectors
 from unicorn_hf.errors import InputError
 
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"

@@ -12,9 +12,10 @@ import torch
 from safetensors.numpy import save_file
 
 from unicorn_hf import InputError
-from unicorn_hf.data import vectors
+from unicorn_hf.data import vector_sets
 from unicorn_hf.data.dataset_folder import write_dataset
-from unicorn_hf.data.vectors import open_vectors, parallel_map, unit_rows
+from unicorn_hf.data.vector_sets import parallel_map, unit_rows
+from unicorn_hf.data.vectors import open_vectors
 
 DIM = 24
 
@@ -88,7 +89,7 @@ def test_every_source_gives_the_same_rows(name, rows, tmp_path):
     assert (source.num_rows, source.embed_dim) == rows.shape
     read = np.concatenate(list(source.blocks(64)))
     np.testing.assert_array_equal(read.astype(np.float32), rows.astype(np.float32))
-    if isinstance(source, vectors.TableVectors):
+    if isinstance(source, vector_sets.TableVectors):
         tables, blocks = zip(*source.tables(), strict=True)
         np.testing.assert_array_equal(np.concatenate(blocks).astype(np.float32), rows.astype(np.float32))
         assert pa.concat_tables(tables).num_rows == len(rows)

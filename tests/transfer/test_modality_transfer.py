@@ -7,7 +7,7 @@ import torch
 
 import unicorn_hf
 from unicorn_hf import InputError, ModalityTransfer
-from unicorn_hf.data import vectors
+from unicorn_hf.data import vector_sets
 from unicorn_hf.transfer import NoTransfer, ReAlign
 from unicorn_hf.transfer.modality_transfer import METHODS, method_class
 
@@ -58,7 +58,7 @@ def test_the_distance_after_is_of_the_rows_that_are_kept(text, image):
 @pytest.mark.parametrize("threads", [1, 8])
 def test_blocks_and_threads_do_not_change_the_output(method, threads, text, image, monkeypatch):
     expected = ModalityTransfer.fit(text, image, method=method).apply(text)
-    monkeypatch.setattr(vectors, "THREADS", threads)
+    monkeypatch.setattr(vector_sets, "THREADS", threads)
     transfer = ModalityTransfer.fit(text, image, method=method)
     one_by_one = np.stack([transfer.apply(row) for row in text[:50]])
     np.testing.assert_allclose(one_by_one, expected[:50], rtol=0, atol=1e-6)

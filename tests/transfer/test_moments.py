@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unicorn_hf import InputError
-from unicorn_hf.data import vectors
+from unicorn_hf.data import vector_sets
 from unicorn_hf.transfer import Moments
 
 
@@ -31,9 +31,9 @@ def test_block_size_order_of_shards_and_threads_do_not_matter(rows, covariance, 
     variants = [Moments.measure(rows, covariance=covariance, block_rows=block_rows) for block_rows in (1, 7, 5000)]
     shards = [Moments.measure(rows[i::3], covariance=covariance) for i in (2, 0, 1)]
     variants.append(shards[0].merge(*shards[1:]))
-    monkeypatch.setattr(vectors, "THREADS", 1)
+    monkeypatch.setattr(vector_sets, "THREADS", 1)
     variants.append(Moments.measure(rows, covariance=covariance))
-    monkeypatch.setattr(vectors, "THREADS", 8)
+    monkeypatch.setattr(vector_sets, "THREADS", 8)
     variants.append(Moments.measure(rows, covariance=covariance))
     for variant in variants:
         assert variant.count == whole.count

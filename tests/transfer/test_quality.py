@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from unicorn_hf.data.vectors import ArrayVectors, open_vectors
+from unicorn_hf.data.vector_sets import ArrayVectors
+from unicorn_hf.data.vectors import open_vectors
 from unicorn_hf.transfer.quality import examine
 
 pytest.importorskip("sklearn", reason="needs the extra [gap]")

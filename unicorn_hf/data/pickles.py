@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.vectors import BLOCK_ROWS, TABLE_ROWS, Vectors
+from unicorn_hf.data.vector_sets import BLOCK_ROWS, TABLE_ROWS, Vectors
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from unicorn_hf.errors import InputError
 _NOT_PICTURES = frozenset((*FILE_FORMATS, ".html", ".md", ".xml", ".yaml", ".yml"))
 
 
-def read_pictures(found: DataFiles, split: str = "train"):
+def read_pictures(found: DataFiles, split: str, read_table):
     """The pictures of a folder, in the order of their paths, as a `datasets.Dataset` with the column `image`.
 
     A row is a file with the ending of a picture, or one that Pillow knows by its first bytes. Files called
@@ -22,6 +22,7 @@ def read_pictures(found: DataFiles, split: str = "train"):
     Args:
         split: `train` is the whole folder (or the files that the card lists for it), another one the subfolder of that
             name.
+        read_table: reads a metadata file, as `read_dataset` does.
 
     Raises:
         InputError: there is no picture, or no such split; a metadata file cannot be used.
@@ -35,7 +36,7 @@ def read_pictures(found: DataFiles, split: str = "train"):
         found.of_split(split)
     metadata = [file for file in files if file.name in METADATA_NAMES]
     pictures = [file for file in files if is_picture(file)]
-    described, columns = _read_metadata(metadata)
+    described, columns = _read_metadata(metadata, read_table)
     pictures += sorted(set(described) - set(pictures))  # named, and not there: such a row fails and is listed
     if not pictures:
         raise InputError(f"{found.root}: holds no data file and no picture; expected some")
@@ -71,14 +72,12 @@ def is_picture(file: Path) -> bool:
         return False
 
 
-def _read_metadata(files: list[Path]) -> tuple[dict[Path, dict], dict]:
+def _read_metadata(files: list[Path], read_table) -> tuple[dict[Path, dict], dict]:
     """The further columns of the pictures that are named, by path; and the columns' types."""
-    from unicorn_hf.data.sources import read_dataset
-
     described: dict[Path, dict] = {}
     columns: dict = {}
     for file in files:
-        dataset = read_dataset(file)
+        dataset = read_table(file)
         if "file_name" not in dataset.column_names or "image" in dataset.column_names:
             raise InputError(
                 f"{file}: its columns are {', '.join(dataset.column_names)}; expected file_name, and none called image"

@@ -69,7 +69,7 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     if found.format == PICTURES:
         from unicorn_hf.data.picture_folder import read_pictures
 
-        dataset = _select({name: read_pictures(found, name) for name in names}, split)
+        dataset = _select({name: read_pictures(found, name, read_dataset) for name in names}, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     files = {name: found.of_split(name) for name in names}
     features = None

@@ -106,7 +106,7 @@ class Clouds:
     """Captions and their unit vectors, of which there may be two kinds: of the text, and moved into image space."""
 
     def __init__(self, source, config):
-        from unicorn_hf.data.vectors import unit_rows
+        from unicorn_hf.data.vector_sets import unit_rows
         from unicorn_hf.transfer.gap import Spread
 
         dataset = read_dataset(source)

@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 
 from unicorn_hf.data.provenance import Origin, read_provenance
-from unicorn_hf.data.vectors import unit_rows
+from unicorn_hf.data.vector_sets import unit_rows
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
 from unicorn_hf.progress import progress_bar

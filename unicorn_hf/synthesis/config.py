@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from unicorn_hf.errors import InputError
 from unicorn_hf.executors import ExecutorName
 from unicorn_hf.options import CLUSTER, LIMITS, MODEL, WHAT, Options, flag_of, option
-
-WriterName = Literal["grammar", "chat", "transformers", "batch"]
+from unicorn_hf.synthesis.writers import WriterName, writer_class
 
 
 @runtime_checkable
@@ -106,7 +105,6 @@ class WriterConfig(LanguageModelOptions):
             MissingExtraError: the writer's package is not installed.
         """
         from unicorn_hf.synthesis.usage import Prices
-        from unicorn_hf.synthesis.writers import writer_class
 
         is_name = isinstance(self.writer, str)
         name, kind = (self.writer, writer_class(self.writer)) if is_name else (self.writer.name, object)

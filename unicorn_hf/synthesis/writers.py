@@ -7,12 +7,12 @@
   `TransformersWriter`). `BatchWriter` reads and writes files.
 """
 
-from typing import get_args
+from typing import Literal, get_args
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.synthesis.config import WriterName
 from unicorn_hf.synthesis.grammar import GrammarWriter
 
+WriterName = Literal["grammar", "chat", "transformers", "batch"]
 WRITERS = get_args(WriterName)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.staging import new_file, write_json
-from unicorn_hf.data.vectors import Vectors, open_vectors
+from unicorn_hf.data.vector_sets import Vectors
+from unicorn_hf.data.vectors import open_vectors
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 from unicorn_hf.transfer.quality import Quality, covariance, effective_rank, examine

@@ -22,7 +22,8 @@ from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.staging import new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
 from unicorn_hf.data.usable_vectors import find_unusable
-from unicorn_hf.data.vectors import ArrayVectors, TableVectors, Vectors, is_tensor, open_vectors
+from unicorn_hf.data.vector_sets import ArrayVectors, TableVectors, Vectors
+from unicorn_hf.data.vectors import is_tensor, open_vectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.moments import Moments, no_direction
 

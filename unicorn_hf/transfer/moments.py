@@ -13,7 +13,8 @@ from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.staging import new_file
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.data.usable_vectors import what_is_wrong
-from unicorn_hf.data.vectors import BLOCK_ROWS, Vectors, open_vectors
+from unicorn_hf.data.vector_sets import BLOCK_ROWS, Vectors
+from unicorn_hf.data.vectors import open_vectors
 from unicorn_hf.errors import InputError
 
 # Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.

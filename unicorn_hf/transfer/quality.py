@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unicorn_hf.data.vectors import Vectors, unit_rows
+from unicorn_hf.data.vector_sets import Vectors, unit_rows
 
 # Shares and sizes beyond which a set is flagged.
 _DUPLICATE_SHARE = 0.01

@@ -10,7 +10,7 @@ import numpy as np
 
 from unicorn_hf.data.dataset_folder import write_card
 from unicorn_hf.data.staging import new_file, new_folder
-from unicorn_hf.data.vectors import Vectors
+from unicorn_hf.data.vector_sets import Vectors
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
