@@ -1,5 +1,6 @@
 """Help, version, status and what goes to which stream."""
 
+import json
 import subprocess
 import sys
 
@@ -68,6 +69,18 @@ def test_without_its_libraries_the_command_names_the_installation():
         if result.returncode:
             assert result.stderr.startswith("unicorn-hf: the package") and "pip install unicorn-hf" in result.stderr
             assert result.stderr.count("\n") == 1
+
+
+def test_a_command_never_asks(tmp_path):
+    (tmp_path / "model").mkdir()
+    foreign = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(foreign))
+    (tmp_path / "model" / "code.py").write_text("open('was-run', 'w')")
+    (tmp_path / "seeds.txt").write_text("a dog\n")
+    arguments = ("captions", "seeds.txt", "-o", "out", "--writer", "transformers", "--model", "model")
+    result = unicorn_hf(*arguments, cwd=tmp_path, input="y\n" * 99)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "[y/N]" not in result.stdout + result.stderr and not (tmp_path / "was-run").exists()
 
 
 def test_a_yaml_says_what_flags_say_and_a_flag_goes_before_it(tmp_path):

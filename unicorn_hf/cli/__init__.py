@@ -4,6 +4,7 @@ Exit status: 0 done; 2 the input cannot be used (one sentence says why); 3 done 
 """
 
 import importlib
+import io
 import os
 import sys
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit with its status."""
+    sys.stdin = io.StringIO()  # a library that would ask whether to run a model's code gets no answer, and says so
     if not sys.stderr.isatty():
         quieten_progress()
     with one_sentence_errors():

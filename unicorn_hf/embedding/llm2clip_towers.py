@@ -134,6 +134,6 @@ def load_image_processor(repo: str, size: int):
     from transformers import AutoImageProcessor, CLIPImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(repo)
+        return AutoImageProcessor.from_pretrained(repo, trust_remote_code=False)
     except OSError:
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

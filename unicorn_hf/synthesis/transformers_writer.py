@@ -60,9 +60,11 @@ class TransformersWriter:
         from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        safe = {"trust_remote_code": False}  # without it, transformers would ask
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(self.model)
-            language_model = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).to(device).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(self.model, **safe)
+            language_model = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype, **safe)
+            language_model = language_model.to(device).eval()
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             reason = f"{reason[:400]} …" if len(reason) > 400 else reason
