@@ -160,3 +160,18 @@ heavy = {{"torch", "datasets", "pandas", "transformers", "huggingface_hub", "pya
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_a_file_is_written_over_only_on_demand(run, files, tmp_path):
+    run("transfer fit --text text.npy --image image.npy -o fitted")
+    commands = {
+        "apply text.npy --transfer fitted -o keep.npy": "keep.npy",
+        "moments text.npy --modality text -o keep.safetensors": "keep.safetensors",
+    }
+    for command, name in commands.items():
+        (tmp_path / name).write_text("precious")
+        result = run(f"transfer {command}")
+        assert "give --overwrite" in str(result.exception), result.output
+        assert (tmp_path / name).read_text() == "precious"
+        assert run(f"transfer {command} --overwrite").exit_code == 0
+        assert (tmp_path / name).read_bytes() != b"precious"

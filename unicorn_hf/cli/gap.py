@@ -28,16 +28,21 @@ def gap(
     json: Annotated[Path | None, Flag("Write the numbers here too.")] = None,
 ):
     """Measure the modality gap, before and after transfers, and what is wrong with the sets: an HTML report."""
+    from unicorn_hf.data.staging import check_new_file
     from unicorn_hf.errors import require
     from unicorn_hf.transfer.gap import measure_gap
 
     require("matplotlib", "gap")
-    gap = measure_gap(text, image, transfers=transfer or [], **vars(config))
+    options = dict(vars(config))
+    overwrite = options.pop("overwrite")
+    for path in filter(None, (output, json)):
+        check_new_file(path, overwrite=overwrite, inputs=[text, image])
+    gap = measure_gap(text, image, transfers=transfer or [], **options)
     from unicorn_hf.transfer.gap_report import write_report
 
-    write_report(gap, output)
+    write_report(gap, output, overwrite=overwrite)
     if json is not None:
-        gap.save_json(json)
+        gap.save_json(json, overwrite=overwrite)
     for flag in gap.flags:
         print(f"{flag['set']}: {flag['kind']}: {flag['message']}")
     distances = (f"{state} {values['centroid_distance']:.3g}" for state, values in gap.measures.items())

@@ -97,12 +97,14 @@ def transfer_moments(
     config: MomentsConfig,
 ):
     """Measure one shard, so that shards on different machines can be fitted together (`transfer fit FILE...`)."""
+    from unicorn_hf.data.staging import check_new_file
     from unicorn_hf.transfer import Moments
 
+    check_new_file(output, overwrite=config.overwrite, inputs=[data])
     column = config.column or f"{config.modality}_embeds"
     options = {name: getattr(config, name) for name in ("encoder", "skip_non_finite", "allow_pickle")}
     moments = Moments.measure(data, column, covariance=config.covariance, **options)
-    moments.save(output, modality=config.modality)
+    moments.save(output, overwrite=config.overwrite, modality=config.modality)
     _print_skipped(moments.skipped)
     print(f"{output}: {moments.count:,} vectors of {len(moments.mean)} dimensions")
     print_next(f"unicorn-hf transfer fit {output} … -o transfer")

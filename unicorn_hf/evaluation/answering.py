@@ -29,7 +29,7 @@ def ask(
         InputError: a picture, the model or an option cannot be used; the question cannot be asked.
     """
     config = GenerateConfig.of(config, options)
-    pictures = [open_picture(image) for image in images]
+    pictures = [open_picture(image, allow_private_addresses=config.allow_private_addresses) for image in images]
     transfer = load_transfer(config.transfer)
     model, processor = load_trained_model(model, config)
     encoder = picture_encoder(model, config.encoder) if pictures else None

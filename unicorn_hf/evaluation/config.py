@@ -51,6 +51,7 @@ class GenerateConfig(TrainedModelOptions):
     """The options of `unicorn-hf generate`."""
 
     temperature: float = option(0.0, "Of the sampling; 0 for the likeliest answer.", at_least=0, at_most=100)
+    allow_private_addresses: bool = option(False, "Read images from URLs of this machine and of private networks too.")
     top_p: float = option(1.0, "Sample from the likeliest tokens of this share.", above=0, at_most=1)
     max_new_tokens: int = option(256, "The longest answer, in tokens.", panel=LIMITS, at_least=1, at_most=10**6)
 

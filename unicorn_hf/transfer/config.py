@@ -64,6 +64,7 @@ class ApplyConfig(VectorsOptions):
 
     column: str = option("text_embeds", "The column with the text vectors.")
     out_column: str = option("image_embeds", "The column to add.")
+    overwrite: bool = option(False, "Replace what an earlier run has written to the output.")
 
 
 @dataclass(kw_only=True)
@@ -73,12 +74,14 @@ class MomentsConfig(VectorsOptions):
     modality: Literal["text", "image"] = option(None, "What the vectors are of.", required=True)
     column: str | None = option(None, "The column; text_embeds or image_embeds by default.")
     covariance: bool = option(False, "Measure the covariance too, for the methods covariance and anisotropic.")
+    overwrite: bool = option(False, "Replace the output file.")
 
 
 @dataclass(kw_only=True)
 class GapConfig(Options):
     """The options of `gap`."""
 
+    overwrite: bool = option(False, "Replace the output files.")
     paired: bool = option(False, "Row i of both sets belong together: measure retrieval too.")
     text_column: str = option("text_embeds", "The column of --text.")
     image_column: str = option("image_embeds", "The column of --image.")
