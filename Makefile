@@ -13,7 +13,7 @@ METADATA := setup.cfg pyproject.toml
 
 REAL_TESTS := tests/real tests/modeling/test_generation_unicorn.py::test_quantised_cache_gives_the_same_answer_up_to_its_rounding
 
-.PHONY: demo test test-oldest test-newest test-real version-tests quality lock bench clean help
+.PHONY: demo docs test test-oldest test-newest test-real version-tests quality lock bench clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,11 +47,14 @@ lock: $(UV)  ## write the two sets of versions anew: the newest of today as the 
 	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --resolution lowest-direct \
 		--python-version 3.11 --extra dev setup.cfg --output-file requirements/oldest.txt
 
+docs: .venv-docs/.installed  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 bench: .venv/.installed  ## every measured number of the README
 	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
 clean:  ## remove the environments and what the demo made
-	rm -rf .uv .venv .venv-oldest .venv-newest demo-output build *.egg-info
+	rm -rf .uv .venv .venv-docs .venv-oldest .venv-newest demo-output build site *.egg-info
 
 $(UV):
 	$(PYTHON) -m venv .uv
@@ -73,6 +76,12 @@ $(UV):
 .venv-newest/.installed: $(METADATA) FORCE | $(UV)
 	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
 	$(INSTALL) $(@D) --upgrade $(TORCH) 2>/dev/null || $(INSTALL) $(@D) --upgrade
+	touch $@
+
+# The pages are made from the sources as text, so this environment has no torch, and not this package either.
+.venv-docs/.installed: pyproject.toml | $(UV)
+	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --group docs --python $(@D)
 	touch $@
 
 FORCE:

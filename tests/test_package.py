@@ -4,6 +4,7 @@ import re
 import resource
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -69,13 +70,24 @@ def test_the_command_and_the_module_print_the_same_help():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
+def archives(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
     # No isolation: the build backend that is installed here is the one that the metadata ask for.
-    built = run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    built = run("-m", "build", "--sdist", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT))
     assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(archives):
+    (path,) = archives.glob("*.whl")
     return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    return wheel.read(name).decode()
 
 
 def test_the_wheel_holds_every_module_and_data_file_of_the_tree(wheel):
@@ -95,14 +107,45 @@ def test_the_wheel_holds_every_module_and_data_file_of_the_tree(wheel):
         assert f"unicorn_hf/sandbox/{name}" in wheel.namelist()
 
 
-def test_the_wheel_names_the_command_and_the_extras(wheel):
-    (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+def test_the_wheel_names_the_command_and_the_extras(wheel, metadata):
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    text = wheel.read(metadata).decode()
-    for extra in ("train", "synthesis", "clip", "eval", "demo", "flash", "dev"):
-        assert f"Provides-Extra: {extra}\n" in text
-    assert re.search(r"^License(-Expression)?: Apache-2.0$", text, re.MULTILINE)
+    for extra in ("train", "synthesis", "clip", "eval", "demo", "dev"):
+        assert f"Provides-Extra: {extra}\n" in metadata
+    assert re.search(r"^License(-Expression)?: Apache-2.0$", metadata, re.MULTILINE)
     assert "unicorn-hf = unicorn_hf.cli:main" in wheel.read(entry_points).decode()
+
+
+def test_the_metadata_say_whose_the_package_is_and_where(metadata):
+    assert re.search(r"^Author: \S", metadata, re.MULTILINE)
+    for name in ("Documentation", "Changelog", "Issues"):
+        assert f"Project-URL: {name}, https://" in metadata
+
+
+def test_the_readme_has_no_link_that_breaks_on_the_package_index(metadata):
+    readme = metadata.partition("\n\n")[2]
+    targets = re.findall(r"\]\(([^)\s]+)", readme) + re.findall(r'(?:src|href)="([^"]+)', readme)
+    assert targets
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
+def test_the_links_into_the_repository_lead_to_files(metadata):
+    """A renamed page breaks them without a word."""
+    (repository,) = re.findall(r"^(?:Home-page|Project-URL: Homepage), ?(\S+)|^Home-page: (\S+)", metadata, re.MULTILINE)
+    repository = "".join(repository)
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "setup.cfg", *(ROOT / ".github").rglob("*.yml")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    raw = repository.replace("https://github.com", "https://raw.githubusercontent.com")
+    inside = re.findall(rf"{repository}/(?:blob|tree)/main/([^\s)#\"]+)|{raw}/main/([^\s)#\"]+)", text)
+    assert inside
+    assert [path for pair in inside for path in pair if path and not (ROOT / path).exists()] == []
+
+
+def test_the_source_archive_holds_the_documentation_and_the_citation(archives):
+    (path,) = archives.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*") if page.is_file()}
+    assert expected | {"CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "mkdocs.yml"} <= names
 
 
 def test_the_shipped_clip_is_under_two_megabytes():
