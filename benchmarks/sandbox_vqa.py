@@ -113,7 +113,7 @@ def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, 
 
 def print_stages(runs: list[dict]) -> None:
     print(f"\nAnswers right about pictures that no model has seen; seeds: {len(runs)}; mean ± standard deviation")
-    print("| trained on | " + " | ".join(STAGES.values()) + " | both, before the mean picture |")
+    print("| trained on | " + " | ".join(STAGES.values()) + " | both, before the average picture |")
     print("| --- |" + " --- |" * (len(STAGES) + 1))
     for name in runs[0]:
         cells = [cell([run[name][stage]["value"] for run in runs]) for stage in STAGES]

@@ -130,7 +130,9 @@ def test_the_readme_has_no_link_that_breaks_on_the_package_index(metadata):
 
 def test_the_links_into_the_repository_lead_to_files(metadata):
     """A renamed page breaks them without a word."""
-    (repository,) = re.findall(r"^(?:Home-page|Project-URL: Homepage), ?(\S+)|^Home-page: (\S+)", metadata, re.MULTILINE)
+    (repository,) = re.findall(
+        r"^(?:Home-page|Project-URL: Homepage), ?(\S+)|^Home-page: (\S+)", metadata, re.MULTILINE
+    )
     repository = "".join(repository)
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "setup.cfg", *(ROOT / ".github").rglob("*.yml")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages)

@@ -1,37 +1,24 @@
-"""The README's Python runs as it stands, one block after the other."""
+"""The README is short, and what it promises is there. Its snippets run in `test_docs.py`."""
 
 import re
-from pathlib import Path
 
-from unicorn_hf.sandbox.world import draw_all, split_scenes
+from documentation import ROOT
 
-ROOT = Path(__file__).parents[1]
-
-
-def test_the_python_of_the_readme_runs(demo_output, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for index, picture in enumerate(draw_all(split_scenes(0, 40, 40, 10).pictures, seed=0)):
-        picture.save(tmp_path / "photos" / f"{index}.png")
-    picture.save(tmp_path / "photo.png")
-    (tmp_path / "stage-2").symlink_to(demo_output / "8-models" / "realign" / "finetune")
-    write_questions(demo_output, tmp_path / "questions")
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert "<image>\\n" in printed  # a conversation
-    assert (tmp_path / "unicorn" / "README.md").is_file()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def write_questions(demo_output, folder):
-    from datasets import concatenate_datasets
+def test_the_readme_is_read_in_a_few_minutes():
+    assert len(README.splitlines()) <= 120
 
-    from unicorn_hf.data.dataset_folder import write_dataset
-    from unicorn_hf.data.sources import read_dataset
 
-    questions = read_dataset(demo_output / "1-world" / "questions")
-    vectors = read_dataset(demo_output / "4-embeddings" / "test").select_columns("image_embeds")
-    rows = concatenate_datasets([questions, vectors.select(questions["picture"])], axis=1)
-    write_dataset(rows, folder, title="Questions")
+def test_its_two_commands_are_targets():
+    commands = re.findall(r"^    make (\w+)", README, re.MULTILINE)
+    assert commands == ["demo", "test"]
+    for command in commands:
+        assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_its_pictures_are_in_the_repository():
+    pictures = re.findall(r"/main/(docs/images/\S+?)\)", README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)

@@ -1,9 +1,12 @@
 """A page to try a model on: a picture, a question, the answer as it is written, and where the picture's vector lies."""
 
 import queue
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.sources import check_columns, read_dataset
@@ -12,7 +15,11 @@ from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
 from unicorn_hf.evaluation.config import AppConfig
 from unicorn_hf.evaluation.pictures import answer, encode_pictures, picture_encoder
 
-_COLUMNS = {"text_embeds": ("text", "#0072B2"), "image_embeds": ("image vectors", "#D55E00")}
+# Column -> the title of its plot, and the colour of its dots (Okabe and Ito 2008).
+_COLUMNS = {
+    "text_embeds": ("captions before the transfer", "#0072B2"),
+    "image_embeds": ("captions after the transfer", "#009E73"),
+}
 _CAPTIONS = 50_000  # that a picture is compared with
 _POINTS = 1500  # of each kind in the plot
 _NEAREST = 10
@@ -40,11 +47,16 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
     encoder = picture_encoder(model, config.encoder)
     clouds = Clouds(captions, model.config) if captions is not None else None
 
+    class Picture(gradio.Image):
+        """Hands on the uploaded file as it is: `encode` says what is wrong with it."""
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
     def encode(picture):
         try:
-            return encode_pictures(
-                model, processor, [] if picture is None else [picture], encoder=encoder, transfer=transfer
-            )
+            pictures = [] if picture is None else [Path(picture).read_bytes()]
+            return encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer)
         except InputError as error:
             raise gradio.Error(str(error)) from error
 
@@ -69,20 +81,22 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
         (vector,) = encode(picture)
         return clouds.nearest(vector), clouds.draw(vector)
 
-    with gradio.Blocks(title="Unicorn", analytics_enabled=False) as page:
-        gradio.Markdown(f"# Unicorn\n`{name}`")
+    # Uploaded pictures are files in a temporary folder; those of an hour ago go.
+    with gradio.Blocks(title="Unicorn", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gradio.Markdown(f"# Ask about a picture\n{short_name(name)}")
         with gradio.Row():
+            picture = Picture(label="Picture", sources=["upload", "clipboard"], height=320)
             with gradio.Column():
-                picture = gradio.Image(type="pil", label="Picture", sources=["upload", "clipboard"], height=320)
-                question = gradio.Textbox(label="Question", lines=2, placeholder="What is in the picture?")
+                question = gradio.Textbox(label="Question", placeholder="What is in the picture?")
                 button = gradio.Button("Ask", variant="primary")
-                said = gradio.Textbox(label="Answer", lines=3)
-            if clouds is not None:
-                with gradio.Column():
-                    found = gradio.Dataframe(
-                        headers=["cosine", "caption"], label="Nearest captions", wrap=True, column_widths=["15%", "85%"]
-                    )
-                    plot = gradio.Plot(show_label=False)
+                said = gradio.Textbox(label="Answer", lines=5)
+        gradio.Examples([[_example(), "What color is the background?"]], [picture, question], label="Example")
+        if clouds is not None:
+            with gradio.Row():
+                found = gradio.Dataframe(
+                    headers=["cosine", "caption"], label="Nearest captions", wrap=True, column_widths=["5rem", "auto"]
+                )
+                plot = gradio.Plot(label="Where the picture's vector lies")
         gradio.on([button.click, question.submit], reply, [picture, question], said, api_name="ask")
         if clouds is not None:
             picture.change(locate, picture, [found, plot], api_name="locate")
@@ -100,6 +114,20 @@ def serve_page(model, *, captions=None, config: AppConfig) -> None:
         page.launch(server_name=config.host, server_port=config.port)
     except OSError as error:  # gradio's word for a port that is taken
         raise InputError(f"The page cannot be served at {config.host}, port {config.port}: {error}") from error
+
+
+def short_name(name) -> str:
+    """A Hub id, or the end of a folder's path: what a reader knows it by."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def _example() -> str:
+    """The file of a picture to begin with: a red circle before white."""
+    picture = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(picture).ellipse((70, 70, 186, 186), fill="#d02020")
+    path = Path(tempfile.mkdtemp(prefix="unicorn-example-")) / "circle.png"
+    picture.save(path)
+    return str(path)
 
 
 class Clouds:
@@ -137,18 +165,25 @@ class Clouds:
         return [[f"{cosines[row]:.3f}", self.captions[row]] for row in best]
 
     def draw(self, vector: np.ndarray):
-        """The clouds and an image vector on the clouds' two principal axes, as a figure of matplotlib."""
+        """The clouds and an image vector on two principal axes, before the transfer and after it, as a figure."""
         from matplotlib.figure import Figure
 
         def project(rows):
             return ((rows - self.space.mean) @ self.space.directions[:, :2]).T
 
-        figure = Figure(figsize=(5.5, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for column, rows in self.vectors.items():
-            label, colour = _COLUMNS[column]
-            axes.scatter(*project(rows[:_POINTS]), s=5, alpha=0.35, color=colour, label=label, linewidths=0)
+        grey = "#808080"  # read on a white page and on a dark one, which shines through
+        figure = Figure(figsize=(5.5, 3.6 * len(self.vectors)), layout="constrained", facecolor="none")
+        panels = figure.subplots(len(self.vectors), squeeze=False, sharex=True, sharey=True).ravel()
         here = project(vector / np.linalg.norm(vector))
-        axes.scatter(*here, s=260, marker="*", color="black", edgecolors="white", label="this picture")
-        axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        for axes, (column, rows) in zip(panels, self.vectors.items(), strict=True):
+            title, colour = _COLUMNS[column]
+            axes.scatter(*project(rows[:_POINTS]), s=6, alpha=0.4, color=colour, label="captions", linewidths=0)
+            axes.scatter(*here, s=260, marker="*", color="#E69F00", edgecolors="black", label="this picture")
+            axes.set_title(title, color=grey, fontsize="medium")
+            axes.set_facecolor("none")
+            axes.tick_params(colors=grey, labelsize="small")
+            axes.spines[:].set_color(grey)
+        legend = panels[0].legend(frameon=False, fontsize="small", labelcolor=grey)
+        legend.legend_handles[0].set(sizes=[60], alpha=1)  # a dot of the cloud itself could hardly be seen
+        legend.legend_handles[1].set(sizes=[120])
         return figure

@@ -25,11 +25,11 @@ from unicorn_hf.progress import progress_bar
 
 # What the training vectors are, in the order of the table.
 CONDITIONS = {
-    "blind": "blind (no image)",
+    "blind": "no picture",
     "none": "no transfer",
     "mean_shift": "mean shift",
     "realign": "ReAlign",
-    "paired": "paired image vectors",
+    "paired": "real pictures",
 }
 
 
@@ -69,6 +69,7 @@ FAST = Size(
     conditions=["blind", "none", "realign"],
 )
 CAPTIONS_PER_SEED = 6
+_RIGHT, _WRONG = "#00795a", "#b3261e"  # the sheet's answers
 
 
 def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
@@ -446,15 +447,19 @@ def _draw_answers(pictures, data, answers: list[str], path: Path) -> None:
     font = ImageFont.load_default(15)
     two = [";" in seed for seed in pictures["seed"]]
     chosen = [row for row, pair in enumerate(two) if not pair][:2] + [row for row, pair in enumerate(two) if pair][:2]
-    sheet = Image.new("RGB", (4 * 300, 620), "white")
+    sheet = Image.new("RGB", (4 * 300, 720), "white")
     pen = ImageDraw.Draw(sheet)
+    lowest = 0
     for column, picture in enumerate(chosen):
-        left = 300 * column + 20
+        left, top = 300 * column + 20, 290
         sheet.paste(pictures[picture]["image"].resize((256, 256), Image.Resampling.NEAREST), (left, 20))
-        lines = []
         for row, answer in zip(data, answers, strict=True):
             if row["picture"] == picture:
-                right = "" if answer == row["answer"] else f"   [{row['answer']}]"
-                lines += [*row["question"].split("\n"), f"  -> {answer}{right}", ""]
-        pen.multiline_text((left, 290), "\n".join(lines), fill="black", font=font)
-    sheet.save(path)
+                right = answer == row["answer"]
+                pen.multiline_text((left, top), row["question"], fill="black", font=font)
+                top += 19 * (row["question"].count("\n") + 1)
+                said = f"{answer}: right" if right else f"{answer}: wrong, it is {row['answer']}"
+                pen.text((left + 12, top), said, fill=_RIGHT if right else _WRONG, font=font)
+                top += 36
+        lowest = max(lowest, top)
+    sheet.crop((0, 0, sheet.width, lowest)).save(path)
