@@ -14,6 +14,7 @@ from unicorn_hf.errors import InputError, require
 from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
 from unicorn_hf.evaluation.config import AppConfig
 from unicorn_hf.evaluation.pictures import answer, encode_pictures, picture_encoder
+from unicorn_hf.evaluation.report import short_name
 
 # Column -> the title of its plot, and the colour of its dots (Okabe and Ito 2008).
 _COLUMNS = {
@@ -83,7 +84,7 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
 
     # Uploaded pictures are files in a temporary folder; those of an hour ago go.
     with gradio.Blocks(title="Unicorn", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gradio.Markdown(f"# Ask about a picture\n{short_name(name)}")
+        gradio.Markdown(f"# Ask about a picture\n{short_name(str(name))}")
         with gradio.Row():
             picture = Picture(label="Picture", sources=["upload", "clipboard"], height=320)
             with gradio.Column():
@@ -114,11 +115,6 @@ def serve_page(model, *, captions=None, config: AppConfig) -> None:
         page.launch(server_name=config.host, server_port=config.port)
     except OSError as error:  # gradio's word for a port that is taken
         raise InputError(f"The page cannot be served at {config.host}, port {config.port}: {error}") from error
-
-
-def short_name(name) -> str:
-    """A Hub id, or the end of a folder's path: what a reader knows it by."""
-    return "/".join(Path(name).parts[-2:])
 
 
 def _example() -> str:

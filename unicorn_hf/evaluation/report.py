@@ -69,12 +69,18 @@ def _page(evaluation, dataset, rows: list[dict], about: dict) -> str:
     files = undecoded(dataset, column) if column else None
     return environment.get_template("report.html.jinja").render(
         about=about,
+        model=short_name(about["model"]),
         evaluation=evaluation,
-        kinds=evaluation.by_kind() if len(evaluation.kind_scores) > 1 else {},
+        kinds=dict(sorted(evaluation.by_kind().items())) if len(evaluation.kind_scores) > 1 else {},
         main=next(iter(evaluation.scores)),
         examples=examples,
         picture=lambda row: _thumbnail(files[row["row"]]) if files else None,
     )
+
+
+def short_name(name: str) -> str:
+    """A Hub id, or the end of a folder's path: what a reader knows it by."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def _thumbnail(cell) -> str:

@@ -119,7 +119,9 @@ def _page(name: str, report: dict) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("report.html.jinja").render(name=name, report=report, bins=_bins)
+    return environment.get_template("report.html.jinja").render(
+        name=name, title=Path(name).name, report=report, bins=_bins
+    )
 
 
 def _bins(counts: dict[str, int], most: int = 40) -> list[tuple[str, int]]:

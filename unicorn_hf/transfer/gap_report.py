@@ -41,19 +41,28 @@ _MEASURES = {
 }
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1080px; margin: 2rem auto;
-       padding: 0 1.2rem; }
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --quiet: #555; --line: #e3e3e3;
+  --warn: #fdf0e6; --fine: #eef7f1; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e7ea; --page: #16191c; --quiet: #a0a8b0; --line: #353b41;
+  --warn: #3a2618; --fine: #17301f; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 1080px;
+  margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.about, td.note, figcaption { color: #555; } td.note { font-size: .85rem; }
+p.about, td.note, figcaption { color: var(--quiet); }
+p.about { overflow-wrap: anywhere; } td.note { font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: .32rem .7rem; border-bottom: 1px solid #e3e3e3; text-align: left; vertical-align: top; }
+th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { white-space: normal; max-width: 8rem; } td:first-child { white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
-ul.flags { list-style: none; padding: 0; } ul.flags li { padding: .4rem .8rem; margin: .3rem 0; background: #fdf0e6;
-  border-left: 4px solid #D55E00; } ul.flags li.fine { background: #eef7f1; border-color: #009E73; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+ul.flags { list-style: none; padding: 0; }
+ul.flags li { padding: .4rem .8rem; margin: .3rem 0; background: var(--warn); border-left: 4px solid #D55E00; }
+ul.flags li.fine { background: var(--fine); border-color: #009E73; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+@media (max-width: 640px) { td.note { min-width: 14rem; }
+  td:first-child, th:first-child { white-space: normal; min-width: 7rem; position: sticky; left: 0;
+    background: var(--page); } }
 """
 
 
