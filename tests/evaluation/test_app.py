@@ -1,6 +1,7 @@
 """The page, served by the command as a user would serve it: asked by gradio's client, and in a browser."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -9,9 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
+from PIL import Image
 
 from unicorn_hf import embed, load_encoder
 from unicorn_hf.data.dataset_folder import write_dataset
@@ -40,8 +44,13 @@ def captions(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(model_folder, captions):
-    """A page that is being served, until the tests of this file are over."""
+def address(server):
+    return server.url
+
+
+@pytest.fixture(scope="module")
+def server(model_folder, captions):
+    """A page that is being served, until the tests of this file are over; `url` is its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +70,8 @@ def address(model_folder, captions):
         else:
             server.send_signal(signal.SIGTERM)
             pytest.fail(f"the page was not served: {server.communicate(timeout=60)[0][-3000:]}")
-        yield url
+        server.url = url
+        yield server
     finally:
         server.terminate()
         server.communicate(timeout=60)
@@ -99,6 +109,53 @@ def test_the_page_streams_the_answer_and_finds_the_nearest_captions(address, pic
     assert plot["plot"].startswith("data:image/")
 
 
+def test_eight_users_at_once_get_their_own_answers_and_the_memory_stays(
+    address, server, model_and_processor, pictures, tmp_path
+):
+    """Each with another picture or question, several times over, while the others' answers are streaming."""
+    from gradio_client import Client, handle_file
+
+    users = []
+    for user in range(8):
+        path = tmp_path / f"{user}.png"
+        pictures[user % 4].save(path)
+        question = [QUESTION, "what is the color of it ?"][user // 4]
+        vectors = encode_pictures(*model_and_processor, [pictures[user % 4]])
+        users.append((path, question, answer(*model_and_processor, question, vectors, max_new_tokens=12)))
+    assert len({said for *_, said in users}) > 4
+
+    def ask(user):
+        path, question, said = user
+        client = Client(address, verbose=False)
+        return [(client.predict(handle_file(path), question, api_name="/ask"), said) for _ in range(3)]
+
+    def round_of_questions():
+        with ThreadPoolExecutor(8) as pool:
+            return [pair for pairs in pool.map(ask, users) for pair in pairs]
+
+    round_of_questions()
+    before = psutil.Process(server.pid).memory_info().rss
+    asked = round_of_questions() + round_of_questions()
+    assert [got for got, _ in asked] == [expected for _, expected in asked]
+    assert psutil.Process(server.pid).memory_info().rss - before < 64e6
+
+
+def test_a_broken_picture_and_a_giant_one_cost_a_sentence_each(address, server, picture, said, tmp_path):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
+    (tmp_path / "letter.png").write_text("This is no picture.")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "giant.png")
+    client = Client(address, verbose=False)
+    before = psutil.Process(server.pid).memory_info().rss
+    for name in ("broken.png", "letter.png", "giant.png"):
+        with pytest.raises(AppError, match="cannot be read as a picture"):
+            client.predict(handle_file(tmp_path / name), QUESTION, api_name="/ask")
+    assert psutil.Process(server.pid).memory_info().rss - before < 64e6
+    assert client.predict(handle_file(picture), QUESTION, api_name="/ask") == said
+
+
 def test_the_page_says_what_is_wrong(address):
     from gradio_client import Client
     from gradio_client.exceptions import AppError
@@ -113,6 +170,28 @@ def test_a_port_that_is_taken_is_one_sentence(address, model_folder):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 2 and f"port {port}" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_the_page_shows_the_end_of_a_path_alone(address):
+    config = json.loads(urllib.request.urlopen(f"{address}config", timeout=60).read())
+    (heading,) = (each["props"]["value"] for each in config["components"] if each["type"] == "markdown")
+    assert heading.split("\n")[-1].count("/") == 1
+
+
+def test_captions_before_and_after_the_transfer_are_drawn_beside_each_other():
+    from unicorn_hf.evaluation.app import Clouds
+
+    class Config:
+        image_encoder, embed_dim = None, 8
+
+    rng = np.random.default_rng(0)
+    from datasets import Dataset
+
+    columns = {name: rng.normal(size=(20, 8)).astype("float32").tolist() for name in ("text_embeds", "image_embeds")}
+    clouds = Clouds(Dataset.from_dict({"caption": [str(row) for row in range(20)], **columns}), Config)
+    figure = clouds.draw(rng.normal(size=8))
+    assert [axes.get_title() for axes in figure.axes] == ["captions before the transfer", "captions after the transfer"]
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
 
 
 @pytest.mark.skipif(
@@ -130,7 +209,7 @@ def test_a_browser_uploads_asks_and_reads(address, picture, said, nearest, tmp_p
         page.locator("input[type=file]").first.set_input_files(picture)
         expect(page.get_by_text(nearest[0]).first).to_be_visible(timeout=120_000)
         page.get_by_label("Question").fill(QUESTION)
-        page.get_by_role("button", name="Ask").click()
+        page.get_by_label("Question").press("Enter")
         expect(page.get_by_label("Answer")).to_have_value(said, timeout=120_000)
         expect(page.get_by_role("img").or_(page.locator("img")).last).to_be_visible()
         page.screenshot(path=os.environ.get("SCREENSHOT", str(tmp_path / "page.png")))

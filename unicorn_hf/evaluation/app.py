@@ -48,12 +48,6 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
     encoder = picture_encoder(model, config.encoder)
     clouds = Clouds(captions, model.config) if captions is not None else None
 
-    class Picture(gradio.Image):
-        """Hands on the uploaded file as it is: `encode` says what is wrong with it."""
-
-        def preprocess(self, payload):
-            return payload and payload.path
-
     def encode(picture):
         try:
             pictures = [] if picture is None else [Path(picture).read_bytes()]
@@ -86,7 +80,9 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
     with gradio.Blocks(title="Unicorn", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"# Ask about a picture\n{short_name(str(name))}")
         with gradio.Row():
-            picture = Picture(label="Picture", sources=["upload", "clipboard"], height=320)
+            picture = gradio.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=320)
+            # The file as it was uploaded: `encode` opens it, and says in a sentence what is wrong with it.
+            picture.preprocess = lambda uploaded: uploaded and uploaded.path
             with gradio.Column():
                 question = gradio.Textbox(label="Question", placeholder="What is in the picture?")
                 button = gradio.Button("Ask", variant="primary")
@@ -95,9 +91,9 @@ def make_page(model, *, captions=None, config: AppConfig | None = None, **option
         if clouds is not None:
             with gradio.Row():
                 found = gradio.Dataframe(
-                    headers=["cosine", "caption"], label="Nearest captions", wrap=True, column_widths=["5rem", "auto"]
+                    headers=["cosine", "caption"], label="Nearest captions", wrap=True, column_widths=["22%", "78%"]
                 )
-                plot = gradio.Plot(label="Where the picture's vector lies")
+                plot = gradio.Plot(show_label=False)
         gradio.on([button.click, question.submit], reply, [picture, question], said, api_name="ask")
         if clouds is not None:
             picture.change(locate, picture, [found, plot], api_name="locate")
