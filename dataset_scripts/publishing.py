@@ -12,6 +12,7 @@ from pathlib import Path
 
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.provenance import Origin, read_provenance
+from unicorn_hf.data.sources import Source
 from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.errors import InputError
 
@@ -22,9 +23,9 @@ RELEASED_PATTERNS = ["*.json", "*.jsonl", "*.npy", "*.safetensors", "*.ids.txt"]
 
 
 def publish(
-    pretrain,
-    instruction,
-    output,
+    pretrain: Source,
+    instruction: Source | None,
+    output: str | Path,
     *,
     title: str = "Unicorn",
     license: str = "unknown",
@@ -82,11 +83,11 @@ def publish(
 
 def import_released(
     source,
-    output,
+    output: str | Path,
     *,
     pretrain: str | None = None,
     instruction: str | None = None,
-    embeddings=None,
+    embeddings: str | Path | None = None,
     column: str = "image_embeds",
     encoder: str | None = None,
     transfer: str | None = None,

@@ -27,13 +27,13 @@ DESCRIPTIONS = {
 
 def load_unicorn(
     name: str = PRETRAIN,
-    data_dir=None,
+    data_dir: str | Path | None = None,
     *,
-    embeddings=None,
+    embeddings: str | Path | None = None,
     column: str = "image_embeds",
     allow_pickle: bool = False,
     num_proc: int | None = None,
-    cache_dir=None,
+    cache_dir: str | Path | None = None,
 ) -> datasets.Dataset:
     """Load a configuration from a step's output, a published folder, or the released files.
 
@@ -94,7 +94,7 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
     # The length of the Arrow chunks; small ones, since the vectors make wide rows.
     DEFAULT_WRITER_BATCH_SIZE = 1000
 
-    def __init__(self, *args, data_dir=None, embeddings=None, **kwargs):
+    def __init__(self, *args, data_dir: str | Path | None = None, embeddings: str | Path | None = None, **kwargs):
         paths = [Path(path) for path in (data_dir, embeddings) if path is not None]
         fingerprint = Hasher.hash([_state(path) for path in paths]) if paths else None
         super().__init__(*args, data_dir=data_dir, embeddings=embeddings, fingerprint=fingerprint, **kwargs)

@@ -153,3 +153,10 @@ def test_the_source_archive_holds_the_documentation_and_the_citation(archives):
 def test_the_shipped_clip_is_under_two_megabytes():
     files = list((ROOT / "unicorn_hf" / "sandbox" / "clip").iterdir())
     assert 0 < sum(path.stat().st_size for path in files) < 2e6
+
+
+def test_type_checkers_see_every_public_name():
+    import unicorn_hf
+
+    stub = (ROOT / "unicorn_hf" / "__init__.pyi").read_text(encoding="utf-8")
+    assert {*re.findall(r"(\w+) as \1\b", stub), "__version__"} == set(unicorn_hf.__all__)

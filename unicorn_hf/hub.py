@@ -13,7 +13,7 @@ PUSH_ATTEMPTS = 5
 
 
 def push_to_hub(
-    folder,
+    folder: str | Path,
     repo_id: str,
     *,
     private: bool | None = None,

@@ -3,9 +3,16 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 from unicorn_hf.data.data_files import PICTURES, SAVED, DataFiles, find_data_files, is_hub_id, read_card, state_of
 from unicorn_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# What every step reads: a folder, a file or a Hub id, or a dataset in memory.
+Source = Union[str, Path, "Dataset"]
 
 _JSON_BLOCK = 8 << 20  # bytes of JSON lines whose types are taken together; `datasets` takes some more
 # Columns of CSV files that are text also where every cell is a number, as any that ends with _id.

@@ -2,12 +2,20 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.data.vector_sets import ArrayVectors, FileVectors, TableVectors, Vectors
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+# What vectors are read from: [N, D] in memory, or a column of a folder, a file or a Hub id.
+VectorSource = Union[str, Path, np.ndarray, "Dataset", "Tensor", "Vectors"]
 
 
 def open_vectors(source, column: str | None = None, *, allow_pickle: bool = False) -> "Vectors":

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import datasets
 
-from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.sources import Source, read_dataset
 from unicorn_hf.embedding.config import EmbedConfig
 from unicorn_hf.embedding.job import EmbeddingJob
 from unicorn_hf.errors import InputError
 
 
 def embed(
-    data, output: str | Path | None = None, *, config: EmbedConfig | None = None, **options
+    data: Source, output: str | Path | None = None, *, config: EmbedConfig | None = None, **options
 ) -> datasets.Dataset | datasets.DatasetDict | None:
     """Add `text_embeds` or `image_embeds` to a dataset.
 

@@ -2,9 +2,10 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from unicorn_hf.data.provenance import Origin
-from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.data.sources import Source, read_dataset
 from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.config import EvaluateConfig
@@ -52,8 +53,8 @@ class Evaluation:
 
 def evaluate(
     model,
-    data,
-    output=None,
+    data: Source,
+    output: str | Path | None = None,
     *,
     config: EvaluateConfig | None = None,
     processor=None,

@@ -1,8 +1,11 @@
 """Stage 1, diverse caption synthesis: seeds -> captions (Unicorn, arXiv 2503.22655, section 3.1)."""
 
 import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.sources import Source
 from unicorn_hf.data.staging import check_new_folder
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.progress import progress_bar
@@ -10,7 +13,14 @@ from unicorn_hf.synthesis.config import CaptionConfig, text_encoder
 from unicorn_hf.synthesis.seeds import read_seeds, text_id
 
 
-def write_captions(seeds, output=None, *, config: CaptionConfig | None = None, embed_text=None, **options):
+def write_captions(
+    seeds: Source | Sequence[str | dict | Path],
+    output: str | Path | None = None,
+    *,
+    config: CaptionConfig | None = None,
+    embed_text: Callable | None = None,
+    **options,
+):
     """Expand every seed into several different captions.
 
     Args:

@@ -1,7 +1,9 @@
 """Stage 2, instruction-tuning data: captions -> conversations (Unicorn, arXiv 2503.22655, section 3.2)."""
 
+from pathlib import Path
+
 from unicorn_hf.data.dataset_folder import write_rows
-from unicorn_hf.data.sources import check_columns, read_dataset
+from unicorn_hf.data.sources import Source, check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.progress import progress_bar
@@ -10,7 +12,9 @@ from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.tasks import check_mix, draw_task
 
 
-def write_instructions(captions, output=None, *, config: InstructionConfig | None = None, **options):
+def write_instructions(
+    captions: Source, output: str | Path | None = None, *, config: InstructionConfig | None = None, **options
+):
     """Turn every caption into a multi-turn conversation of one of the three tasks.
 
     Args:

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 from unicorn_hf import executors
 from unicorn_hf.data.sources import read_dataset
@@ -70,7 +72,9 @@ def run_job(
         return _run(stage, work, writer, config, embed_text)
 
 
-def retry_failed(output, *, config: RetryConfig | None = None, writer=None, embed_text=None, **options):
+def retry_failed(
+    output: str | Path, *, config: RetryConfig | None = None, writer=None, embed_text: Callable | None = None, **options
+):
     """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
 
     Args:

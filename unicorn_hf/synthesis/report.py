@@ -4,11 +4,12 @@ import collections
 import json
 import random
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from unicorn_hf.data.sources import check_columns, read_dataset
+from unicorn_hf.data.sources import Source, check_columns, read_dataset
 from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.caption_length import count_tokens
@@ -19,7 +20,14 @@ _NUM_SHOWN = 24
 _BAG_DIM = 2048
 
 
-def report_captions(captions, output=None, *, config: ReportConfig | None = None, embed_text=None, **options) -> Path:
+def report_captions(
+    captions: Source,
+    output: str | Path | None = None,
+    *,
+    config: ReportConfig | None = None,
+    embed_text: Callable | None = None,
+    **options,
+) -> Path:
     """Write `report.json` and `report.html` about a dataset of captions. Returns the page's path.
 
     Args:

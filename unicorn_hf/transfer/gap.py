@@ -12,7 +12,7 @@ import numpy as np
 from unicorn_hf.data.provenance import Origin
 from unicorn_hf.data.staging import new_file, write_json
 from unicorn_hf.data.vector_sets import Vectors
-from unicorn_hf.data.vectors import open_vectors
+from unicorn_hf.data.vectors import VectorSource, open_vectors
 from unicorn_hf.errors import InputError, require
 from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 from unicorn_hf.transfer.quality import Quality, covariance, effective_rank, examine
@@ -90,8 +90,8 @@ class Gap:
 
 
 def measure_gap(
-    text,
-    image,
+    text: VectorSource,
+    image: VectorSource,
     *,
     paired: bool = False,
     transfers=(),

@@ -23,7 +23,7 @@ from unicorn_hf.data.staging import new_file, write_json, write_text
 from unicorn_hf.data.unit_rows import LARGEST_CANCELLATION, UnitRows
 from unicorn_hf.data.usable_vectors import find_unusable
 from unicorn_hf.data.vector_sets import ArrayVectors, TableVectors, Vectors
-from unicorn_hf.data.vectors import is_tensor, open_vectors
+from unicorn_hf.data.vectors import VectorSource, is_tensor, open_vectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.moments import Moments, no_direction
 
@@ -61,8 +61,8 @@ class ModalityTransfer:
     @classmethod
     def fit(
         cls,
-        text,
-        image=None,
+        text: VectorSource | Moments,
+        image: VectorSource | Moments | None = None,
         *,
         method: str | None = None,
         text_column: str = "text_embeds",
@@ -155,8 +155,8 @@ class ModalityTransfer:
 
     def apply(
         self,
-        x,
-        output=None,
+        x: VectorSource,
+        output: str | Path | None = None,
         *,
         column: str = "text_embeds",
         out_column: str = "image_embeds",
@@ -198,7 +198,7 @@ class ModalityTransfer:
         write_moved(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite, overwrite=overwrite)
         return Path(output)
 
-    def condition_image(self, x):
+    def condition_image(self, x: VectorSource):
         """What a real image's vectors [N, D] or [D] must go through before they meet a model trained on `apply`'s.
 
         Returns float32 of x's kind and shape, unit rows. Only the centred space of the mean shift does more than that.
@@ -391,7 +391,7 @@ class ModalityTransfer:
         )
         return mapped.with_format(None)
 
-    def save_pretrained(self, folder) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write `transfer.safetensors`, `transfer_config.json` and a card to `folder`. Returns it."""
         from safetensors.numpy import save
 
@@ -404,7 +404,9 @@ class ModalityTransfer:
         return folder
 
     @classmethod
-    def from_pretrained(cls, name_or_path, *, revision: str | None = None, token=None) -> "ModalityTransfer":
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> "ModalityTransfer":
         """Load a transfer from a folder or from the Hub; the class is the one of the method that the config names.
 
         Raises:
@@ -433,7 +435,12 @@ class ModalityTransfer:
         return loaded_class(statistics, config)
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token=None, commit_message: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
     ) -> str:
         """Save to a model repository on the Hub, created where it does not exist. Returns the commit's address."""
         from unicorn_hf.hub import push_to_hub

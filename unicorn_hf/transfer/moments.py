@@ -6,6 +6,7 @@ One pass over the data; memory does not depend on the number of rows; sets measu
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from unicorn_hf.data.staging import new_file
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.data.usable_vectors import what_is_wrong
 from unicorn_hf.data.vector_sets import BLOCK_ROWS, Vectors
-from unicorn_hf.data.vectors import open_vectors
+from unicorn_hf.data.vectors import VectorSource, open_vectors
 from unicorn_hf.errors import InputError
 
 # Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
@@ -38,7 +39,7 @@ class Moments:
     @classmethod
     def measure(
         cls,
-        source,
+        source: VectorSource,
         column: str | None = None,
         *,
         covariance: bool = False,
@@ -152,7 +153,7 @@ class Moments:
             skipped=self.skipped + other.skipped,
         )
 
-    def save(self, path, *, overwrite: bool = False, **info) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False, **info) -> None:
         """Write a `.safetensors` file; `info` (JSON values) is kept with it.
 
         Raises:
@@ -166,7 +167,7 @@ class Moments:
             file.write_bytes(save(tensors, metadata={"moments": json.dumps(about)}))
 
     @classmethod
-    def load(cls, path) -> "Moments":
+    def load(cls, path: str | Path) -> "Moments":
         """Read what `save` wrote."""
         from safetensors import SafetensorError, safe_open
 
