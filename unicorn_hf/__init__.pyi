@@ -1,6 +1,8 @@
 """The public names, for type checkers: at run time each is imported when it is first used."""
 
 from unicorn_hf.dataset_scripts.embedding_lookup import EmbeddingLookup as EmbeddingLookup
+from unicorn_hf.dataset_scripts.publishing import import_released as import_released
+from unicorn_hf.dataset_scripts.publishing import publish as publish
 from unicorn_hf.dataset_scripts.unicorn import UnicornBuilder as UnicornBuilder
 from unicorn_hf.dataset_scripts.unicorn import load_unicorn as load_unicorn
 from unicorn_hf.embedding.config import EmbedConfig as EmbedConfig
@@ -10,8 +12,6 @@ from unicorn_hf.errors import InputError as InputError
 from unicorn_hf.errors import MissingExtraError as MissingExtraError
 from unicorn_hf.evaluation.config import EvaluateConfig as EvaluateConfig
 from unicorn_hf.evaluation.evaluation import evaluate as evaluate
-from unicorn_hf.hub import import_released as import_released
-from unicorn_hf.hub import publish as publish
 from unicorn_hf.hub import push_to_hub as push_to_hub
 from unicorn_hf.modeling.configuration_unicorn import UnicornConfig as UnicornConfig
 from unicorn_hf.modeling.modeling_unicorn import UnicornForConditionalGeneration as UnicornForConditionalGeneration
