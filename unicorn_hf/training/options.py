@@ -1,6 +1,5 @@
 """TRL's and transformers' options: what a stage does not read, or cannot use, is refused by name, not passed over."""
 
-import math
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -128,11 +127,6 @@ def check_options(data_args, training_args, model_args) -> None:
     """
     if model_args.model_name_or_path is None:
         raise InputError("Name the model by --model_name_or_path: stage 1 a language model, stage 2 stage 1's output")
-    for name, value in [
-        item for arguments in (data_args, training_args, model_args) for item in vars(arguments).items()
-    ]:
-        if isinstance(value, float) and math.isnan(value):
-            raise InputError(f"--{name} is nan; expected a number")
     if data_args.version is not None and training_args.chat_template_path is not None:
         raise InputError("version and chat_template_path both say what the prompt is; name one of them")
     if model_args.model_revision != "main" and Path(model_args.model_name_or_path).exists():
