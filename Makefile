@@ -4,6 +4,7 @@ UV_VERSION := 0.13.9
 # PyTorch's CPU build where there is no GPU (it is gigabytes smaller); its index may be out of reach, PyPI's build runs too.
 TORCH := --torch-backend=auto
 PYTEST_ARGS ?=
+TORTURE_ARGS ?=
 # What depends most on the libraries' versions: CI runs these on the oldest and the newest set, and everything on the lock.
 VERSION_TESTS := tests/modeling tests/training tests/recipes tests/embedding tests/test_hub.py tests/sandbox
 
@@ -13,7 +14,7 @@ METADATA := setup.cfg pyproject.toml
 
 REAL_TESTS := tests/real tests/modeling/test_generation_unicorn.py::test_quantised_cache_gives_the_same_answer_up_to_its_rounding
 
-.PHONY: demo docs test test-oldest test-newest test-real version-tests quality lock bench clean help
+.PHONY: torture demo docs test test-oldest test-newest test-real version-tests quality lock bench clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +37,9 @@ version-tests:
 test-real: .venv/.installed  ## both stages with a real pretrained model, Gemma 3 270M, on the locked versions; most of an hour
 	.uv/bin/uv pip install --quiet --python .venv --constraint requirements/lock.txt --editable '.[real]'
 	.venv/bin/python -m pytest -m '' $(REAL_TESTS)
+
+torture: .venv/.installed  ## broken input on every command, and a power cut at every write; a quarter of an hour
+	.venv/bin/python tests/torture $(TORTURE_ARGS)
 
 quality: .venv/.installed  ## ruff: lint and format; mypy: types
 	.venv/bin/ruff check .
