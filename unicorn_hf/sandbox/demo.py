@@ -173,7 +173,7 @@ def make_embeddings(folder: Path, output: Path, conditions: Sequence[str], seed:
         embed(output / "1-world" / name, folder / name, encoder=encoder)
     if "paired" in conditions:
         pictures = draw_captions(output / "2-captions" / "captions", seed)
-        embed(pictures, folder / "paired", encoder=encoder, image_column="image", remove_columns=["image"])
+        embed(pictures, folder / "paired", encoder=encoder, column="image", remove_columns=["image"])
     return f"{len(captions):,} captions and the pictures as vectors of {encoder.embed_dim} dimensions"
 
 
