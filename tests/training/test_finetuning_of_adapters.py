@@ -145,7 +145,7 @@ def test_an_adapter_whose_base_is_gone_is_one_sentence(first, finetune, tmp_path
             (moved / file.name).write_bytes(file.read_bytes())
     config = json.loads((moved / "adapter_config.json").read_text())
     (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "stage-1/that/is/gone"}))
-    with pytest.raises(InputError, match="stage-1/that/is/gone: cannot be loaded as a model"):
+    with pytest.raises(InputError, match="stage-1/that/is/gone: no such folder; expected the folder of a model"):
         finetune("lora", moved, tmp_path / "output")
     with pytest.raises(InputError, match="cannot be loaded as a model"):
         load_model(moved)
