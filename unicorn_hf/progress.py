@@ -10,10 +10,15 @@ SECONDS_A_LINE = 30
 
 def progress_bar(*arguments, **options) -> tqdm:
     """A bar, with the arguments of `tqdm`."""
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+    if sys.stderr.isatty() or _in_notebook():
         return tqdm(*arguments, **options)
     of_a_log = {"position": None, "mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE}
     return _LogLines(*arguments, **{**options, **of_a_log})
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 class _LogLines(tqdm):

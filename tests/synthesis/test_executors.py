@@ -50,7 +50,7 @@ def test_slurm_needs_its_partition(llm_server, chat_writer, tmp_path):
 
 
 def test_an_unknown_executor_is_named_before_anything_is_written(llm_server, chat_writer, tmp_path):
-    with pytest.raises(InputError, match="unknown executor 'cloud'"):
+    with pytest.raises(InputError, match="--executor is 'cloud'; expected one of"):
         write_captions(SEEDS, tmp_path / "many", writer=chat_writer(llm_server()), executor="cloud")
     assert not list(tmp_path.iterdir())
 
