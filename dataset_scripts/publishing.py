@@ -4,7 +4,6 @@ Both write what the sources generate, as `UnicornBuilder` does, which puts the s
 """
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.sources import Source
-from unicorn_hf.data.staging import new_folder, write_json
+from unicorn_hf.data.staging import new_folder, read_json, write_json
 from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -287,10 +286,7 @@ def _record(step: Path) -> dict:
     record = {name: value for name, value in read_provenance(step).items() if not name.endswith("_embeds")}
     summary = step / "summary.json"
     if summary.is_file():
-        try:
-            record |= json.loads(summary.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{summary}: is no JSON object ({error})") from error
+        record |= read_json(summary)
     return record
 
 

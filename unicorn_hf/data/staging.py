@@ -50,14 +50,9 @@ def new_folder(output, *, overwrite: bool | None = None, inputs: Iterable = ()) 
 def new_file(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Iterator[Path]:
     """A name to write a file under, which becomes `output` when the block has ended well; else as `new_folder`."""
     output = check_new_file(output, overwrite=overwrite, inputs=inputs)
-    with lock(output):
-        staged = output.with_name(f".{output.name}.partial")
-        try:
-            yield staged
-            check_new_file(output, overwrite=overwrite)
-            rename_durably(staged, output)
-        finally:
-            staged.unlink(missing_ok=True)
+    with lock(output), _staged_file(output) as staged:
+        yield staged
+        check_new_file(output, overwrite=overwrite)
 
 
 def check_new_folder(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Path:
@@ -214,10 +209,16 @@ def write_json(value, path) -> None:
 
 def write_text(text: str, path) -> None:
     """Write `text` to `path` through a temporary name: whatever happens, `path` is as it was or whole."""
-    path = Path(path)
+    with _staged_file(Path(path)) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _staged_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under, which becomes `path` when the block has ended well."""
     staged = path.with_name(f".{path.name}.partial")
     try:
-        staged.write_text(text, encoding="utf-8")
+        yield staged
         rename_durably(staged, path)
     finally:
         staged.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unicorn_hf.data.sources import Source, check_columns, read_dataset
-from unicorn_hf.data.staging import check_new_folder, new_folder, write_json
+from unicorn_hf.data.staging import check_new_folder, new_folder, read_json, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.caption_length import count_tokens
 from unicorn_hf.synthesis.config import ReportConfig, text_encoder
@@ -106,7 +106,7 @@ def _what_was_rejected(folder: Path | None, rng: random.Random) -> dict:
     path = folder / "summary.json" if folder else None
     if path is None or not path.is_file():
         return {}
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_json(path)
     shown = {}
     with (folder / "rejected.jsonl").open(encoding="utf-8") as file:
         for number, line in enumerate(file):  # an even sample of a file of any length
