@@ -19,6 +19,8 @@ from unicorn_hf.data.vectors import open_vectors
 from unicorn_hf.transfer import Moments
 
 DIM = 4
+# Parquet written and read by pyarrow before 26 has no null among lists of one length.
+CAN_LACK_VECTORS = int(pa.__version__.split(".")[0]) >= 26
 few = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 fine = st.lists(st.sampled_from([0.5, -0.25, 1.0, 0.125]), min_size=DIM, max_size=DIM)
 wrong = st.sampled_from(
@@ -66,6 +68,8 @@ def write(folder, parts, kind, suffix):
             (file,) = write_shards([table], folder / "part", table.schema).files
             file.rename(folder / f"train-{index:05d}-of-{len(files):05d}.arrow")
         else:
+            if not CAN_LACK_VECTORS and pa.types.is_fixed_size_list(kind) and lists.null_count:
+                return None
             pq.write_table(table, folder / f"train-{index:05d}-of-{len(files):05d}.parquet")
         row += len(part)
     (folder / "part").rmdir() if (folder / "part").exists() else None

@@ -1,5 +1,7 @@
 """Any source of rows as a `datasets.Dataset`: a path, a Hub id, any kind of file, a folder of pictures."""
 
+import codecs
+import importlib.metadata
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +151,9 @@ def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
         for split, paths in files.items()
     }
     options = _reading_options(found, builder_class)
+    # The newest `datasets` skips this mark by itself; 4.7 takes the file for broken.
+    if found.format == "json" and any(map(_has_byte_order_mark, (path for paths in files.values() for path in paths))):
+        options = {"encoding": "utf-8-sig"} | options
     return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
 
 
@@ -161,9 +166,16 @@ def _reading_options(found: DataFiles, builder_class) -> dict:
     options = {key: value for key, value in found.config.items() if key in options}
     if found.format == "csv":  # NA, None and null are words
         options = {"keep_default_na": False, "na_values": [""]} | options
+        if importlib.metadata.version("pandas") < "3.1":  # which misses the last bit of some numbers
+            options = {"float_precision": "round_trip"} | options
     if found.format == "text":  # a mark of the byte order at the beginning is no part of the text
         options = {"encoding": "utf-8-sig"} | options
     return options
+
+
+def _has_byte_order_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def csv_features(found: DataFiles, files: dict[str, list[Path]]):
@@ -263,7 +275,6 @@ def _schemas(found: DataFiles, paths: list[Path]) -> list:
 
 
 def _json_schemas(path: Path) -> Iterator:
-    import codecs
     import io
     import json
 
@@ -271,8 +282,7 @@ def _json_schemas(path: Path) -> Iterator:
     import pyarrow.json
 
     with path.open("rb") as file:
-        if file.read(3) != codecs.BOM_UTF8:
-            file.seek(0)
+        file.seek(len(codecs.BOM_UTF8) if _has_byte_order_mark(path) else 0)
         if file.peek(1)[:1] == b"[":  # one array of all rows
             rows = json.load(file)
             yield pa.Table.from_pylist([row if isinstance(row, dict) else {"text": row} for row in rows]).schema

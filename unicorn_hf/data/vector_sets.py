@@ -221,7 +221,9 @@ class TableVectors(Vectors):
         ):
             raise InputError(f"{self.name}: the column {column!r} holds {self.kind}; expected lists of numbers")
         self.embed_dim = (self.kind.list_size if pa.types.is_fixed_size_list(self.kind) else None) or self._length()
-        self.dtype = np.dtype(np.float32 if pa.types.is_null(numbers) else numbers.to_pandas_dtype())
+        # `to_pandas_dtype` of pyarrow before 22 imports pandas, which takes longer than to move a thousand vectors.
+        kind = "u" if pa.types.is_unsigned_integer(numbers) else "i" if pa.types.is_integer(numbers) else "f"
+        self.dtype = np.dtype(np.float32 if pa.types.is_null(numbers) else f"{kind}{numbers.bit_width // 8}")
 
     def _length(self) -> int:
         """The length of the first vector, before which there may be rows without one."""
