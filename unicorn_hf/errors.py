@@ -18,6 +18,10 @@ _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 class InputError(ValueError):
     """Input that cannot be used. The message names the file, the row and the value, what was expected, what to do."""
 
+    def __init__(self, message: str):
+        # A library's own words, which a message may quote, go over several lines.
+        super().__init__(" ".join(line.strip() for line in str(message).splitlines()))
+
 
 class MissingExtraError(ImportError):
     """A feature whose optional dependency is not installed. The message names the extra to install."""

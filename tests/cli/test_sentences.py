@@ -1,5 +1,6 @@
 """What a user gets wrong is told in one sentence, with status 2, and leaves nothing behind."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from unicorn_hf import ModalityTransfer, errors
+from unicorn_hf import InputError, ModalityTransfer, errors
 from unicorn_hf.cli import main
 from unicorn_hf.data.dataset_folder import write_dataset
 
@@ -145,3 +146,9 @@ def test_an_unknown_stage(run, tmp_path):
 
 def test_a_model_that_does_not_exist(run, tmp_path):
     check(run("evaluate", tmp_path / "model", tmp_path / "data"), tmp_path / "out", "model")
+
+
+def test_a_message_that_quotes_several_lines_is_one_line():
+    error = InputError("rows.pkl: is damaged (a load instruction\n  was met\r\n)")
+    assert str(error) == "rows.pkl: is damaged (a load instruction was met )"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
