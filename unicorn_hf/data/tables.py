@@ -79,8 +79,8 @@ class Tables:
         except (pa.ArrowException, OSError) as error:
             if "Expected all lists to be of size" in str(error):  # pyarrow before 26, whatever the row
                 raise InputError(
-                    f"{self.where(piece)}: a row lacks its vector (null), which pyarrow {pa.__version__} cannot read from "
-                    "lists of one length; leave such rows out, or install pyarrow 26 or newer"
+                    f"{self.where(piece)}: a row has no vector, only null, and pyarrow {pa.__version__} cannot read that; "
+                    "leave such rows out, or install pyarrow 26 or newer"
                 ) from error
             raise InputError(
                 f"{self.where(piece)}: cannot be read as {self.kind} ({first_line(error)}); write it again"
