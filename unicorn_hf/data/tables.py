@@ -79,7 +79,7 @@ class Tables:
         except (pa.ArrowException, OSError) as error:
             if "Expected all lists to be of size" in str(error):  # pyarrow before 26, whatever the row
                 raise InputError(
-                    f"{self.where(piece)}: a row has no vector, only null, and pyarrow {pa.__version__} cannot read that; "
+                    f"{self.where(piece)}: a vector is missing (null), which pyarrow {pa.__version__} cannot read; "
                     "leave such rows out, or install pyarrow 26 or newer"
                 ) from error
             raise InputError(
