@@ -6,8 +6,10 @@ Both write what the sources generate, as `UnicornBuilder` does, which puts the s
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from unicorn_hf.dataset_scripts.config import DatasetOptions, ImportConfig, PublishConfig
 
 from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.data.provenance import Origin, read_provenance
@@ -26,14 +28,9 @@ def publish(
     instruction: Source | None,
     output: str | Path,
     *,
-    title: str = "Unicorn",
-    license: str = "unknown",
+    config: PublishConfig | None = None,
     provenance: dict | None = None,
-    transfer=None,
-    steps: Sequence = (),
-    skip_non_finite: bool = False,
-    shard_size: int | str = "500MB",
-    overwrite: bool = False,
+    **options,
 ) -> Path:
     """Write the two published configurations to the folder `output`, with a dataset card.
 
@@ -42,16 +39,9 @@ def publish(
         instruction: a dataset or dataset folder with `id`, `caption`, `task`, `messages`; `image_embeds` are taken from
             `pretrain` by `str(id)` where it has none. None: only the captions are published.
         output: the folder to write.
-        title, license: of the card; a licence is one of the Hub's identifiers.
+        config: the options; `options` are fields of `PublishConfig` that replace those of it.
         provenance: where the vectors come from, column -> `{"encoder", "embed_dim", "transfer"}`; what the inputs'
             cards say, by default.
-        transfer: the folder or Hub id of the transfer that made the vectors; its gap before and after goes on the
-            card.
-        steps: folders of earlier steps (captions, text embeddings) whose records go on the card.
-        skip_non_finite: leave out rows whose vector is NaN, Inf or zero, and list them in `rejected.jsonl`.
-        shard_size: bytes, or a text such as "500MB".
-        overwrite: replace `output` where an earlier run has written it and nothing in it was added or changed since;
-            otherwise it must not exist, or be empty. It is never an input.
 
     Returns:
         `output`; `load_dataset(output, "unicorn-1.2m")` and `load_dataset(output, "unicorn-471k-instruction")` read it.
@@ -62,21 +52,22 @@ def publish(
     """
     from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
 
-    with _dataset_folder(output, overwrite, [pretrain, instruction, transfer, *steps]) as (folder, scratch):
-        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain, skip_non_finite=skip_non_finite)}
+    config = PublishConfig.of(config, options)
+    inputs = [pretrain, instruction, config.transfer, *config.steps]
+    with _dataset_folder(output, config, inputs) as (folder, scratch):
+        skip = {"skip_non_finite": config.skip_non_finite}
+        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain, **skip)}
         if instruction is not None:
-            sources[INSTRUCTION] = TableSource(
-                INSTRUCTION, instruction, pretrain, skip_non_finite=skip_non_finite, scratch=scratch
-            )
+            sources[INSTRUCTION] = TableSource(INSTRUCTION, instruction, pretrain, scratch=scratch, **skip)
         if provenance is None:
             provenance = _merge_provenance(sources, {PRETRAIN: pretrain, INSTRUCTION: instruction})
-        gap = _gap(transfer, provenance)
+        gap = _gap(config.transfer, provenance)
         records = {}
-        for step in (*steps, pretrain, instruction):
+        for step in (*config.steps, pretrain, instruction):
             if isinstance(step, str | Path):
                 records[Path(step).name] = _record(Path(step))
-        card_facts = {"title": title, "license": license, "provenance": provenance, "steps": records, "gap": gap}
-        _write(sources, folder, shard_size=_num_bytes(shard_size), card_facts=card_facts)
+        card_facts = {"title": config.title, "provenance": provenance, "steps": records, "gap": gap}
+        _write(sources, folder, config, card_facts)
     return Path(output)
 
 
@@ -84,17 +75,8 @@ def import_released(
     source,
     output: str | Path,
     *,
-    pretrain: str | None = None,
-    instruction: str | None = None,
-    embeddings: str | Path | None = None,
-    column: str = "image_embeds",
-    encoder: str | None = None,
-    transfer: str | None = None,
-    allow_pickle: bool = False,
-    revision: str | None = None,
-    license: str = "unknown",
-    shard_size: int | str = "500MB",
-    overwrite: bool = False,
+    config: ImportConfig | None = None,
+    **options,
 ) -> Path:
     """Write the papers' released files in our layout.
 
@@ -102,13 +84,8 @@ def import_released(
         source: the Hub id (`Yu2020/Unicorn`), a folder, or one JSON file; files are found by their names.
         output: the folder to write. What was found, and the counts, are in its `summary.json`; every record that
             could not be used is in its `rejected.jsonl`, with the reason.
-        pretrain, instruction: names of the JSON files in `source`, where they are others than the released ones.
-        embeddings: the vectors, where they are not beside the JSON: `.npy`, `.safetensors`, `.pkl`, a folder of such.
-            Without any, the rows have no vectors, and `embed` is the next step.
-        column: what the vectors are: `image_embeds` or `text_embeds`.
-        encoder, transfer: names of what made the vectors, for the card.
-        allow_pickle: read pickles, with a reader that admits plain data only.
-        revision: of the Hub repository.
+        config: the options; `options` are fields of `ImportConfig` that replace those of it. The vectors are looked for
+            beside the JSON where `embeddings` is None; without any, the rows have none, and `embed` is the next step.
 
     Raises:
         InputError: no file of a known name; a damaged file; `output` exists.
@@ -125,61 +102,66 @@ def import_released(
         open_lookup,
     )
 
-    with _dataset_folder(output, overwrite, [source, embeddings]) as (folder, scratch):
+    config = ImportConfig.of(config, options)
+    embeddings, column = config.embeddings, config.column
+    with _dataset_folder(output, config, [source, embeddings]) as (folder, scratch):
         path = Path(source)
         if not path.exists():
             if not is_hub_id(source):
                 raise InputError(
                     f"{source}: is neither a file or folder nor a dataset repository, whose name is org/name"
                 )
-            path = _download(source, revision, allow_pickle)
-        named = {PRETRAIN: pretrain, INSTRUCTION: instruction}
+            path = _download(source, config.revision, config.allow_pickle)
+        named = {PRETRAIN: config.pretrain, INSTRUCTION: config.instruction}
         if any(named.values()):
             root = path if path.is_dir() else path.parent
-            files = {config: root / name if name else None for config, name in named.items()}
+            files = {part: root / name if name else None for part, name in named.items()}
             missing = [file for file in files.values() if file is not None and not file.is_file()]
             if missing:
                 raise InputError(f"{missing[0]}: no such file; expected one in {source}")
         elif path.is_dir():
-            files = {config: find_released(config, path) for config in CONFIGS}
+            files = {part: find_released(part, path) for part in CONFIGS}
         else:
-            files = {config: path if has_released_name(config, path) else None for config in CONFIGS}
+            files = {part: path if has_released_name(part, path) else None for part in CONFIGS}
         if path.is_dir():
             embeddings = embeddings or find_embeddings(path)
         if not any(files.values()):
             raise InputError(f"{source}: is not of the released files: {expected_and_found(CONFIGS, path)}")
-        for config, file in files.items():
+        for part, file in files.items():
             if file is None:
-                logger.warning("%s: has no rows for %s: %s", source, config, expected_and_found((config,), path))
+                logger.warning("%s: has no rows for %s: %s", source, part, expected_and_found((part,), path))
         lookup, provenance = None, {}
         if embeddings is not None:
-            lookup = open_lookup(embeddings, column, skip_non_finite=True, allow_pickle=allow_pickle, scratch=scratch)
-            facts = {"encoder": encoder, "embed_dim": lookup.embed_dim, "transfer": transfer}
+            lookup = open_lookup(
+                embeddings, column, skip_non_finite=True, allow_pickle=config.allow_pickle, scratch=scratch
+            )
+            facts = {"encoder": config.encoder, "embed_dim": lookup.embed_dim, "transfer": config.transfer}
             provenance[column] = {name: value for name, value in facts.items() if value is not None}
-        sources = {config: ReleasedSource(config, file, lookup, column) for config, file in files.items() if file}
+        sources = {part: ReleasedSource(part, file, lookup, column) for part, file in files.items() if file}
         title = f"Unicorn, imported from {Path(source).name if Path(source).exists() else source}"
-        card_facts = {"title": title, "license": license, "provenance": provenance, "steps": {}, "gap": {}}
-        counts = _write(sources, folder, shard_size=_num_bytes(shard_size), card_facts=card_facts)
+        card_facts = {"title": title, "provenance": provenance, "steps": {}, "gap": {}}
+        counts = _write(sources, folder, config, card_facts)
         summary = {
-            config: {"file": opened.name, "embeddings": lookup and lookup.name, **counts[config]}
-            for config, opened in sources.items()
+            part: {"file": opened.name, "embeddings": lookup and lookup.name, **counts[part]}
+            for part, opened in sources.items()
         }
         write_json(summary, folder / "summary.json")
     return Path(output)
 
 
 @contextlib.contextmanager
-def _dataset_folder(output, overwrite: bool, inputs: Iterable) -> Iterator[tuple[Path, Path]]:
+def _dataset_folder(output, options: DatasetOptions, inputs: Iterable) -> Iterator[tuple[Path, Path]]:
     """The folder to write, which takes its name when the block has ended well, and one for temporary files."""
-    with new_folder(output, overwrite=overwrite, inputs=inputs) as folder:
+    with new_folder(output, overwrite=options.overwrite, inputs=inputs) as folder:
         scratch = folder / ".vectors"
         scratch.mkdir()
         yield folder, scratch
         shutil.rmtree(scratch)
 
 
-def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) -> dict[str, dict]:
+def _write(sources: dict, folder: Path, options: DatasetOptions, card_facts: dict) -> dict[str, dict]:
     """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
+    from datasets.utils.py_utils import convert_file_size_to_int
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
     from unicorn_hf.dataset_scripts.released_json import Rejected
     from unicorn_hf.dataset_scripts.sources import PRETRAIN
@@ -202,6 +184,7 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
                 tables = _unique(tables, source.name)
             tables = _counted(seen.watch(tables), progress)
             schema = source.features.arrow_schema
+            shard_size = convert_file_size_to_int(options.shard_size)
             shards = write_shards(tables, folder / config, schema, shard_size=shard_size, suffix=".parquet")
         if not shards.num_rows:
             raise InputError(f"{source.name}: no row can be used: {rejected}")
@@ -223,7 +206,7 @@ def _write(sources: dict, folder: Path, *, shard_size: int, card_facts: dict) ->
             "rejected": dict(rejected.counts),
             "changed": dict(rejected.changes),
         }
-    make_card(folder, written, **card_facts).save(folder / "README.md")
+    make_card(folder, written, license=options.license, **card_facts).save(folder / "README.md")
     return counts
 
 
@@ -288,18 +271,6 @@ def _record(step: Path) -> dict:
     if summary.is_file():
         record |= read_json(summary)
     return record
-
-
-def _num_bytes(size: int | str) -> int:
-    from datasets.utils.py_utils import convert_file_size_to_int
-
-    try:
-        num_bytes = convert_file_size_to_int(size)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"shard size {size!r}: expected bytes, or a text such as '500MB'") from error
-    if num_bytes < 1:
-        raise InputError(f"shard size {size!r}: expected more than nothing")
-    return num_bytes
 
 
 def _download(repo_id: str, revision: str | None, allow_pickle: bool) -> Path:

@@ -214,7 +214,7 @@ def test_shards_have_the_size_asked_for(tmp_path, monkeypatch):
     folder = publish(dataset, None, tmp_path / "out", shard_size="20KB")
     assert len(list((folder / "unicorn-1.2m").iterdir())) > 2
     assert load(folder, None, tmp_path)["id"][:] == ids(3000)
-    with pytest.raises(InputError, match="shard size 'many'"):
+    with pytest.raises(InputError, match="--shard-size is 'many'"):
         publish(dataset, None, tmp_path / "other", shard_size="many")
 
 

@@ -11,7 +11,7 @@ PACKAGES = {"unicorn_hf": "unicorn_hf"} | {
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = (
     "errors", "lazy", "progress", "device", "options", "modeling", "reasoning", "system_turn", "executors", "data",
-    "dataset_scripts", "hub", "embedding", "transfer", "dataset_scripts.publishing", "hub_config", "synthesis",
+    "dataset_scripts", "hub", "embedding", "transfer", "dataset_scripts.publishing", "synthesis",
     "training", "recipes", "evaluation", "sandbox", "cli", "__main__",
 )  # fmt: skip
 

@@ -1,11 +1,10 @@
 """`unicorn-hf import`."""
 
-import dataclasses
 from typing import Annotated
 
 from unicorn_hf.cli import app
 from unicorn_hf.cli.command import Argument, Output, command, print_next
-from unicorn_hf.hub_config import ImportConfig
+from unicorn_hf.dataset_scripts.config import ImportConfig
 
 
 @command(
@@ -24,7 +23,7 @@ def import_released(
     """Bring the papers' released JSON and vectors into our schema."""
     from unicorn_hf.dataset_scripts.publishing import import_released
 
-    folder = import_released(source, output, **dataclasses.asdict(config))
+    folder = import_released(source, output, config=config)
     print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     if config.embeddings is None:
         print_next(f"unicorn-hf embed {folder} -o embedded --encoder …")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from unicorn_hf.cli import app
 from unicorn_hf.cli.command import Flag, Output, command, print_next
-from unicorn_hf.hub_config import PublishConfig
+from unicorn_hf.dataset_scripts.config import PublishAndPushConfig
 
 
 @command(
@@ -18,24 +18,13 @@ from unicorn_hf.hub_config import PublishConfig
 def publish(
     pretrain: Annotated[str, Flag("A dataset with the columns id, caption, image_embeds.")],
     output: Output,
-    config: PublishConfig,
+    config: PublishAndPushConfig,
     instruction: Annotated[str | None, Flag("A dataset with the columns id, caption, task, messages.")] = None,
 ):
     """Write captions and conversations in the Hub's layout, for `load_dataset`, and push them."""
     import unicorn_hf
 
-    folder = unicorn_hf.publish(
-        pretrain,
-        instruction,
-        output,
-        title=config.title,
-        license=config.license,
-        transfer=config.transfer,
-        steps=config.steps,
-        skip_non_finite=config.skip_non_finite,
-        shard_size=config.shard_size,
-        overwrite=config.overwrite,
-    )
+    folder = unicorn_hf.publish(pretrain, instruction, output, config=config)
     print(folder)
     if config.push_to_hub:
         private = True if config.private else None

@@ -27,7 +27,7 @@ class DatasetOptions(Options):
 
 @dataclass(kw_only=True)
 class PublishConfig(DatasetOptions):
-    """The options of `publish`, and of the push that may follow it."""
+    """The options of `publish`."""
 
     title: str = option("Unicorn", "Of the dataset card.")
     transfer: str | None = option(None, "The transfer that made the vectors: its gap goes on the card.")
@@ -35,6 +35,12 @@ class PublishConfig(DatasetOptions):
         [], "Folder of an earlier step whose record goes on the card; may be repeated.", flags=("--step",)
     )
     skip_non_finite: bool = option(False, "Leave out rows whose vector is NaN, Inf or zero, and list them.")
+
+
+@dataclass(kw_only=True)
+class PublishAndPushConfig(PublishConfig):
+    """The options of the command `publish`, which may push what it has written."""
+
     push_to_hub: str | None = option(None, "Also push to this repository, as ORG/NAME.", panel=HUB)
     private: bool = option(False, "Make a new repository private.", panel=HUB)
     revision: str | None = option(None, "The branch to push to.", panel=HUB)
