@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from unicorn_hf.data.markup import without_marks
 from unicorn_hf.errors import InputError
 
 PLACEHOLDER = "<image>"
@@ -126,7 +127,8 @@ def convert(record, *, with_messages: bool, changes: Counter | None = None) -> d
     caption = record.get("caption")
     if not isinstance(caption, str) or not caption.strip():
         return "no caption"
-    row = {"id": str(record["id"]), "caption": caption}
+    changes = Counter() if changes is None else changes
+    row = {"id": str(record["id"]), "caption": _text(caption, changes)}
     if not with_messages:
         return row
     messages = convert_turns(record.get("conversations"), changes)
@@ -140,8 +142,10 @@ def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]]
     """Chat messages made of `from`/`value` turns, or the reason why they make none.
 
     As in the released code, a first turn that is not the user's is left out, the placeholder of a question goes to its
-    front, and words are otherwise as they are. Here each conversation has one image, before the first question.
+    front, and words are otherwise as they are. Here each conversation has one image, before the first question, and
+    what a prompt's format would read as another mark of its own is text.
     """
+    changes = Counter() if changes is None else changes
     if not isinstance(turns, list) or not turns:
         return "no conversation"
     messages, places = [], []
@@ -154,10 +158,10 @@ def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]]
         if count := content.count(PLACEHOLDER):
             places += [len(messages)] * count
             content = content.replace(PLACEHOLDER, "").strip()
+        content = _text(content, changes)
         if not content.strip() and role != "user":
             return "empty turn"
         messages.append({"role": role, "content": content})
-    changes = Counter() if changes is None else changes
     first = int(messages[0]["role"] == "system")
     if len(messages) > first and messages[first]["role"] == "assistant":
         del messages[first]
@@ -178,3 +182,10 @@ def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]]
         changes["images merged into one"] += 1
     spoken[0]["content"] = f"{PLACEHOLDER}\n{spoken[0]['content']}".strip()
     return messages
+
+
+def _text(text: str, changes: Counter) -> str:
+    words = without_marks(text)
+    if words != text:
+        changes["mark of a prompt's format made text"] += 1
+    return words

@@ -1,6 +1,8 @@
 """Processor of Unicorn: prompts with `<image>` placeholders, and images as vectors or pictures, to model inputs."""
 
+import itertools
 import os
+import re
 import warnings
 
 import numpy as np
@@ -306,21 +308,22 @@ def _as_text(content) -> str:
     if not isinstance(content, list):
         return content
     content = [_as_image_part(part) for part in content]
-    texts = [part["text"] for part in content if part["type"] == "text"]
-    num_images = sum(part["type"] == "image" for part in content)
-    if num_images and sum(text.count(IMAGE_TOKEN) for text in texts) == num_images:
-        return "".join(texts)  # the parts are the images of the placeholders that the text has already
-    pieces = []
-    for part, following in zip(content, [*content[1:], None], strict=True):
-        if part["type"] == "image":
-            pieces.append(IMAGE_TOKEN)
-            if following is not None and following["type"] == "text" and not following["text"].startswith("\n"):
-                pieces.append("\n")
-        elif part["type"] == "text":
-            pieces.append(part["text"])
-        else:
+    for part in content:
+        if part["type"] not in ("image", "text"):
             raise ValueError(f"Unicorn reads images and text; got a content part of type {part['type']!r}")
-    return "".join(pieces)
+    whole = "".join(part["text"] for part in content if part["type"] == "text")
+    num_images = sum(part["type"] == "image" for part in content)
+    if num_images in (0, whole.count(IMAGE_TOKEN)):
+        return whole  # the parts are the images of the placeholders that the text has already
+    text = ""
+    for kind, parts in itertools.groupby(content, key=lambda part: part["type"]):
+        if kind == "image":
+            text += IMAGE_TOKEN * len(list(parts))
+            continue
+        # How many images there are, and where, is what the parts say: one that a text spells is a word.
+        said = re.sub(r"<+image>+", "image", "".join(part["text"] for part in parts))
+        text += f"\n{said}" if text.endswith(IMAGE_TOKEN) and not said.startswith("\n") else said
+    return text
 
 
 def _is_vector(image) -> bool:

@@ -8,6 +8,8 @@ _OPENING = rf"<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_T
 _OPENINGS = re.compile(_OPENING, re.IGNORECASE)
 _CLOSING = rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<channel\|>"
 _CLOSINGS = re.compile(_CLOSING, re.IGNORECASE)
+# A thought that a text begins with: its opening mark, what is thought, its closing mark.
+THOUGHT_FIRST = re.compile(rf"(\s*(?:{_OPENING}))(.*?)({_CLOSING})", re.IGNORECASE | re.DOTALL)
 # gpt-oss writes messages to channels, and Muse to addressees; the last one to "final", or to the user, is the answer.
 _MESSAGE = r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>|(?:\A|<\|start\|>assistant)\s*to=([\w.]+)<\|message\|>"
 _CHANNEL = re.compile(_MESSAGE)

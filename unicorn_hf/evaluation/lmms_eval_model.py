@@ -5,6 +5,7 @@ lmms-eval eval --model unicorn --model_args pretrained=MODEL --tasks mme --batch
 
 import itertools
 import logging
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.utils import Collator
 from tqdm import tqdm
 
+from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.evaluation.pictures import (
     encode_pictures,
     load_model,
@@ -21,7 +23,6 @@ from unicorn_hf.evaluation.pictures import (
     prompt_inputs,
     render_prompt,
     user_message,
-    without_placeholders,
 )
 from unicorn_hf.evaluation.reader import check_chat_template, reply_context, reply_log_likelihoods
 from unicorn_hf.evaluation.replies import read_reply, until
@@ -102,7 +103,7 @@ class Unicorn(lmms):
             texts, before = [], []
             for chat, target, *document in zip(chats, targets, *documents, strict=True):
                 target = target if isinstance(target, str) else target(self._document(*document))
-                target = without_placeholders(target).strip()
+                target = without_marks(target, self.marks).strip()
                 context, space = reply_context(self.processor, chat)
                 texts.append(context + space + target)
                 before.append(context)
@@ -114,12 +115,18 @@ class Unicorn(lmms):
     def generate_until_multi_round(self, requests):
         raise NotImplementedError("Unicorn answers tasks of one round; choose tasks of generate_until or loglikelihood")
 
+    @cached_property
+    def marks(self) -> Marks:
+        return marks_of(self.processor.tokenizer)
+
     def _chats(self, contexts, to_visual, documents) -> tuple[list[list[dict]], np.ndarray]:
         """A chat of one question for each document, and the vectors of all their pictures."""
         pictures = [
             function(self._document(*document)) or [] for function, *document in zip(to_visual, *documents, strict=True)
         ]
-        chats = [[user_message(context, len(group))] for context, group in zip(contexts, pictures, strict=True)]
+        chats = [
+            [user_message(context, len(group), self.marks)] for context, group in zip(contexts, pictures, strict=True)
+        ]
         pictures = list(itertools.chain(*pictures))
         options = {"encoder": self.encoder, "transfer": self.transfer}
         return chats, encode_pictures(self.model, self.processor, pictures, **options)

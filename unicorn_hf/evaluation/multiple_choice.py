@@ -9,9 +9,9 @@ from string import ascii_uppercase
 
 import numpy as np
 
+from unicorn_hf.data.markup import without_marks
 from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import without_placeholders
 from unicorn_hf.evaluation.questions import read_questions
 from unicorn_hf.evaluation.scores import Metric, mean_of
 
@@ -32,8 +32,8 @@ class MultipleChoice:
         for row, options in enumerate(self.options):
             _check_options(options, row, source)
         # An option is text: the picture stands where the question has it.
-        self.options = [[without_placeholders(option) for option in options] for options in self.options]
-        answers = [without_placeholders(answer) if isinstance(answer, str) else answer for answer in answers]
+        self.options = [[without_marks(option) for option in options] for options in self.options]
+        answers = [without_marks(answer) if isinstance(answer, str) else answer for answer in answers]
         self.questions = [with_options(*row) for row in zip(self.bare_questions, self.options, strict=True)]
         # Where all are texts of options, they are meant so, even if the texts are letters.
         by_text = all(answer in options for answer, options in zip(answers, self.options, strict=True))
@@ -107,7 +107,7 @@ def _check_options(options, row: int, source) -> None:
     if (
         not isinstance(options, list)
         or not 2 <= len(options) <= len(ascii_uppercase)
-        or not all(isinstance(option, str) and without_placeholders(option).strip() for option in options)
+        or not all(isinstance(option, str) and without_marks(option).strip() for option in options)
     ):
         raise InputError(f"{source}: row {row}: the options are {options!r}; expected a list of 2 to 26 texts")
 

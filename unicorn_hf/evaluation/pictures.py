@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from unicorn_hf.data.data_files import is_hub_id
+from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.device import find_device
 from unicorn_hf.errors import InputError
 
@@ -169,7 +170,7 @@ def answer(
 
     from unicorn_hf.evaluation.replies import ReplyStreamer, read_reply
 
-    prompt = render_prompt(processor, [user_message(question, len(image_embeds))])
+    prompt = render_prompt(processor, [user_message(question, len(image_embeds), marks_of(processor.tokenizer))])
     inputs = prompt_inputs(processor, [prompt], image_embeds).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer = ReplyStreamer(processor.tokenizer, prompt, show) if show is not None else None
@@ -185,22 +186,19 @@ def answer(
     return reply.answer
 
 
-def user_message(question: str, num_pictures: int) -> dict:
+def user_message(question: str, num_pictures: int, marks: Marks | None = None) -> dict:
     """A chat message that shows pictures and asks a question.
 
-    Where the question holds an `<image>` for each picture they stand there, and otherwise all in front.
+    Where the question holds an `<image>` for each picture they stand there, and otherwise all in front. Other marks in
+    it, those of the model's tokenizer (`marks`), become words.
     """
-    if question.count(IMAGE_TOKEN) != num_pictures:
-        question = without_placeholders(question)
-        question = f"{IMAGE_TOKEN * num_pictures}\n{question}" if num_pictures else question
+    pieces = question.split(IMAGE_TOKEN)
+    if len(pieces) != num_pictures + 1:
+        pieces = ["".join(pieces)]
+    question = IMAGE_TOKEN.join(without_marks(piece, marks) for piece in pieces)
+    if num_pictures and len(pieces) == 1:
+        question = f"{IMAGE_TOKEN * num_pictures}\n{question}"
     return {"role": "user", "content": question}
-
-
-def without_placeholders(text: str) -> str:
-    """A text in which no `<image>` stands, nor one that comes of taking another out of its middle."""
-    while IMAGE_TOKEN in text:
-        text = text.replace(IMAGE_TOKEN, "")
-    return text
 
 
 def render_prompt(processor, chat: list[dict]) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import prompt_inputs, render_prompt, user_message, without_placeholders
+from unicorn_hf.evaluation.pictures import prompt_inputs, render_prompt, user_message
 from unicorn_hf.evaluation.replies import read_reply
 from unicorn_hf.progress import progress_bar
 
@@ -72,9 +74,8 @@ class Reader:
         asked = []
         for question, row, choices in zip(questions, rows, options, strict=True):
             context, space = reply_context(self.processor, self._chat(question))
-            asked.append(
-                [(context + space + without_placeholders(option), self._picture(row), context) for option in choices]
-            )
+            texts = [context + space + without_marks(option, self.marks) for option in choices]
+            asked.append([(text, self._picture(row), context) for text in texts])
         values = {}
         distinct = list(dict.fromkeys(each for group in asked for each in group))
         for batch in self._batches(distinct, f"{self.description}, by likelihood"):
@@ -85,7 +86,11 @@ class Reader:
 
     def _chat(self, question: str) -> list[dict]:
         question = f"{question}\n{self.suffix}" if self.suffix else question
-        return [user_message(question, 0 if self.vectors is None else 1)]
+        return [user_message(question, 0 if self.vectors is None else 1, self.marks)]
+
+    @cached_property
+    def marks(self) -> Marks:
+        return marks_of(self.processor.tokenizer)
 
     def _prompt(self, question: str) -> str:
         return render_prompt(self.processor, self._chat(question))

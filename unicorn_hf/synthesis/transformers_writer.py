@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unicorn_hf.data.markup import marks_of, without_marks
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.completion import MAX_TOKENS, CallFailed, Completion, Prompt
 from unicorn_hf.synthesis.usage import Prices, Usage
@@ -69,6 +70,7 @@ class TransformersWriter:
             reason = " ".join(str(error).split())
             reason = f"{reason[:400]} …" if len(reason) > 400 else reason
             raise InputError(f"{self.model}: cannot be loaded as a language model ({reason})") from error
+        self._marks = marks_of(self._tokenizer)
         if not self._tokenizer.chat_template:
             raise InputError(f"{self.model}: its tokenizer has no chat template; name an instruction-tuned model")
         self._has_system_role = has_system_role(
@@ -130,7 +132,8 @@ class TransformersWriter:
         Raises:
             CallFailed: the model failed on it, or took longer than the deadline.
         """
-        messages = prompt.messages if self._has_system_role else system_to_user(prompt.messages)
+        messages = [{**turn, "content": without_marks(turn["content"], self._marks)} for turn in prompt.messages]
+        messages = messages if self._has_system_role else system_to_user(messages)
         token_ids = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )

@@ -3,14 +3,8 @@
 import re
 import unicodedata
 
-# What chat templates, image processors and tokenizers of the common model families read as markup.
-_PROMPT_TOKENS = re.compile(
-    r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|\[/?INST\]|</?SYS>"
-    r"|</?(?:image|img|video|audio|s|bos|eos|pad|unk|mask|think|system|user|assistant|tool_call|tool_response"
-    r"|start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|im_start|im_end|fim_[a-z]+)>",
-    re.IGNORECASE,
-)
-_MARKUP = re.compile(r"[<>|｜\[\]/]")
+from unicorn_hf.data.markup import without_marks
+
 # Controls but the line feed, invisible marks that reorder or hide text, and halves of surrogate pairs.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -19,15 +13,9 @@ _CONTROLS = re.compile(
 
 
 def neutralise(text: str, max_chars: int) -> str:
-    """`text` in NFC, without control characters and prompt-format tokens, of at most `max_chars` characters.
-
-    A token such as `<|im_start|>` or `<image>` keeps its word and loses its brackets.
-    """
+    """`text` in NFC, without control characters and the marks of prompts, of at most `max_chars` characters."""
     text = unicodedata.normalize("NFC", _CONTROLS.sub(" ", text[:max_chars]))[:max_chars]
-    while True:  # taking one token out may leave another behind: <|<image>im_start|>
-        text, found = _PROMPT_TOKENS.subn(lambda match: _MARKUP.sub("", match[0]), text)
-        if not found:
-            return text.strip()
+    return without_marks(text).strip()
 
 
 def one_line(text: str, max_chars: int) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jinja2 import TemplateError
 
+from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
+from unicorn_hf.reasoning import THOUGHT_FIRST
 from unicorn_hf.system_turn import has_system_role, system_to_user
 from unicorn_hf.training.chat_templates import settle_chat_template
 from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim
@@ -64,11 +66,11 @@ def tokenize_captions(
     if max_length is not None and max_length <= len(prompt):
         raise InputError(f"max_length {max_length} has no room for a caption: the image takes {len(prompt)} tokens")
 
-    end = [tokenizer.eos_token_id] if learn == "caption" else []
+    end, marks = [tokenizer.eos_token_id] if learn == "caption" else [], marks_of(tokenizer)
 
     def encode(captions):
         captions = captions if learn == "caption" else list(map(_answer_line, captions))
-        # A caption's "<image>", or "<|end|>", is a word of it and no mark.
+        captions = [without_marks(caption, marks) for caption in captions]
         for caption in tokenizer(captions, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
             body = [*caption, *end]
             fate = WHOLE
@@ -93,6 +95,8 @@ def tokenize_conversations(
 
     These are what follows the template's generation prompt, up to and with the token that ends the turn. The processor
     is given the template that asks in the way it was trained (`settle_chat_template`); save it with the model.
+    What is said is text: of the tokenizer's marks in it only the placeholders, and those of a thought that an answer
+    begins with, are more than words.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset` with `messages` and, unless it is text only, the images of
@@ -345,6 +349,17 @@ def _text(turn: dict, processor) -> str:
     return processor.apply_chat_template([turn], chat_template="{{ messages[0].content }}", tokenize=False)
 
 
+def _pieces(turn: dict, processor, marks: Marks) -> list[str]:
+    """What stands between a turn's images, without marks; a thought that an answer begins with keeps its own."""
+    first, *others = _text(turn, processor).split(processor.image_token)
+    thought = THOUGHT_FIRST.match(first) if turn["role"] == "assistant" else None
+    if thought is None:
+        return [without_marks(piece, marks) for piece in (first, *others)]
+    opening, reasoning, closing = thought.groups()
+    first = opening + without_marks(reasoning, marks) + closing + without_marks(first[thought.end() :], marks)
+    return [first, *(without_marks(piece, marks) for piece in others)]
+
+
 def _cuts(messages) -> Iterator[int]:
     """How many turns are left when the last ones are cut and an answer is the end, from the longest to the shortest."""
     for turns in range(len(messages) - 1, 1, -1):
@@ -360,13 +375,13 @@ def _chat_encoder(processor) -> Callable:
     """
     tokenizer = processor.tokenizer
     template, is_marked = settle_chat_template(processor)
-    image = processor.image_token * processor.num_image_tokens
+    marks, image = marks_of(tokenizer), processor.image_token * processor.num_image_tokens
     render = _render(tokenizer, template)
     has_system = has_system_role(render)
 
     def encode(conversations) -> list[tuple[list[int], list[int]]]:
         expanded = [
-            [{**turn, "content": _text(turn, processor).replace(processor.image_token, image)} for turn in messages]
+            [{**turn, "content": image.join(_pieces(turn, processor, marks))} for turn in messages]
             for messages in conversations
         ]
         if not has_system:
