@@ -34,6 +34,8 @@ class _LogLines(tqdm):
 
     def refresh(self, *arguments, **options):
         """Show the state, unless it was shown a moment ago; who sets a postfix asks for that every time."""
+        if self.disable:  # by TQDM_DISABLE, say: then it has nothing of what follows
+            return
         now = time.time()
         if now - getattr(self, "last_print_t", 0) >= self.mininterval:
             self.last_print_t = now

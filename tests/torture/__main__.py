@@ -6,54 +6,58 @@ with 1 where anything else came out.
 """
 
 import argparse
+import itertools
 import os
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).parent.parent))
+# Before the libraries read it. One thread: a fork of a process with a pool of them waits for threads that it lacks.
+HF_HOME = tempfile.TemporaryDirectory()
+os.environ.update(HF_HOME=HF_HOME.name, HF_HUB_OFFLINE="1", TQDM_DISABLE="1", OMP_NUM_THREADS="1")
 
-from attempt import Attempt, attempt
-from broken_files import KINDS
-from material import make_material
-from power_cuts import STEPS, cut_power
+from attempt import Attempt, attempt  # noqa: E402
+from broken_files import KINDS  # noqa: E402
+from material import make_material  # noqa: E402
+from power_cuts import STEPS, cut_power  # noqa: E402
+
+FULL, SAMPLE = "full", "sample"
+MOST_POINTS = {FULL: 20, SAMPLE: 2}  # of a step's calls at which it is ended
+ROUNDS_OF_SAMPLE = 1
+SECONDS = {FULL: 30, SAMPLE: 600}  # of an attempt: a sample says nothing about the speed of a machine that is busy
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=15, help="of broken input and power cuts together")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sample", action="store_true", help="the same few attempts each time, however long they take")
     options = parser.parse_args()
-    # One thread: a fork of a process with a pool of them waits for threads that it does not have.
-    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", OMP_NUM_THREADS="1")
+    size = SAMPLE if options.sample else FULL
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         material = make_material(Path(folder) / "material")
-        started = time.monotonic()
         cuts = Counter()
         wrong: list[str] = []
         for name, step in STEPS.items():
-            limit = started + options.minutes * 60 * 0.4 * (list(STEPS).index(name) + 1) / len(STEPS)
-            cuts[name], faults = cut_power(step, material, Path(folder) / "cuts" / name, until=limit)
+            cuts[name], faults = cut_power(step, material, Path(folder) / "cuts" / name, most=MOST_POINTS[size])
             wrong += [f"power cut in {name}: {fault}" for fault in faults]
         tried, bad = Counter(), Counter()
-        round_number = 0
-        while not tried or time.monotonic() < started + options.minutes * 60:
-            for kind, make in KINDS.items():
-                rng = random.Random(f"{options.seed} {kind} {round_number}")
-                place = Path(folder) / f"{kind}-{round_number}".replace(" ", "-")
-                place.mkdir()
-                command, usable = make(rng, material, place)
-                outcome = attempt(command, place)
-                tried[kind] += 1
-                if fault := fault_of(outcome, usable):
-                    bad[kind, fault] += 1
-                    wrong.append(f"{kind}: {fault}: {' '.join(map(str, command))}\n    {outcome.tail()}")
-                if time.monotonic() > started + options.minutes * 60:
-                    break
-            round_number += 1
+        for kind, number in attempts_to_make(size, started + options.minutes * 60):
+            rng = random.Random(f"{options.seed} {kind} {number}")
+            place = Path(folder) / f"{kind}-{number}".replace(" ", "-")
+            place.mkdir()
+            command, usable = KINDS[kind](rng, material, place)
+            outcome = attempt(command, place, SECONDS[size])
+            tried[kind] += 1
+            if fault := fault_of(outcome, usable):
+                bad[kind, fault] += 1
+                wrong.append(f"{kind}: {fault}: {' '.join(map(str, command))}\n    {outcome.tail()}")
     faults = ("traceback", "hang over 30 s", "accepted in silence", "status or sentence")
     print(f"{'kind':44} {'tried':>6} " + " ".join(f"{fault:>20}" for fault in faults))
     for kind in KINDS:
@@ -61,9 +65,21 @@ def main() -> int:
     for name, count in cuts.items():
         failed = sum(line.startswith(f"power cut in {name}:") for line in wrong)
         print(f"{'power cut: ' + name:44} {count:6} points, {count - failed} passed")
+    print(
+        f"{cuts.total()} crash points in {(time.monotonic() - started) / 60:.1f} minutes with {tried.total()} attempts"
+    )
     for line in wrong:
         print(line)
     return 1 if wrong else 0
+
+
+def attempts_to_make(size: str, until: float) -> Iterator[tuple[str, int]]:
+    """Kinds of broken input and the attempts' numbers: all kinds once, then again and again while there is time."""
+    for number in itertools.count():
+        for kind in KINDS:
+            if number >= (ROUNDS_OF_SAMPLE if size == SAMPLE else 1) and (size == SAMPLE or time.monotonic() >= until):
+                return
+            yield kind, number
 
 
 def fault_of(outcome: Attempt, usable: bool | None) -> str | None:

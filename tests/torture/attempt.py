@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 30
 MEMORY = 6 << 30  # beyond what the process has when it starts
 
 
@@ -27,14 +26,14 @@ class Attempt:
         return " | ".join(self.output.strip().splitlines()[-3:])[-600:] or "(no output)"
 
 
-def attempt(command: list, folder: Path) -> Attempt:
-    """Run `unicorn-hf COMMAND` in `folder`."""
+def attempt(command: list, folder: Path, seconds: float) -> Attempt:
+    """Run `unicorn-hf COMMAND` in `folder`, for `seconds` at most."""
     log = folder / "log.txt"
     # A fork of this process has the libraries imported: an attempt takes a fraction of a second.
     child = os.fork()
     if child == 0:
         _run(command, folder, log)
-    status, timed_out = _wait(child)
+    status, timed_out = _wait(child, seconds)
     return Attempt(status, log.read_text(encoding="utf-8", errors="replace"), timed_out)
 
 
@@ -63,8 +62,8 @@ def _run(command: list, folder: Path, log: Path):
     os._exit(status)
 
 
-def _wait(child: int) -> tuple[int, bool]:
-    end = time.monotonic() + SECONDS
+def _wait(child: int, seconds: float) -> tuple[int, bool]:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -190,7 +190,7 @@ def own_records(rng: random.Random, material: Path, place: Path):
     from attempt import attempt
 
     command = ["embed", material / "captions", "--encoder", "sandbox", "--column", "caption", "-o", place / "out"]
-    if outcome := attempt(command, place).status:
+    if outcome := attempt(command, place, 600).status:
         raise AssertionError(f"sound input ends with {outcome}")
     files = sorted(path for path in (place / "out").rglob("*") if path.is_file())
     path = rng.choice(files)

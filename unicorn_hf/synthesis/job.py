@@ -163,6 +163,7 @@ def _run(stage, work: WorkFolder, writer, config: WriterConfig | RetryConfig, em
             )
             return None
     else:
+        work.reopen_ranks(stage.per_row)
         step = AnswerRequests(stage, writer, work, config.budget)
         executor = getattr(config, "executor", "local")  # what failed is asked again on this machine
         if not executors.run_ranks(

@@ -49,6 +49,8 @@ class Journal:
         self._size += len(line)
 
     def close(self) -> None:
+        """Hand the answers to the disk: what comes next may say that they are all there."""
+        os.fsync(self._file)
         os.close(self._file)
 
     def __enter__(self):

@@ -1,5 +1,6 @@
 """What lies beside an output while it is being written: shards of the input, prompts, journals, and the plan."""
 
+import filecmp
 import hashlib
 import json
 import shutil
@@ -7,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from unicorn_hf.data.staging import read_json, start_folder, sync, sync_tree, write_json
+from unicorn_hf.data.staging import read_json, rename_durably, start_folder, sync, sync_tree, write_json
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.journal import DEAD, OK, RETRY, Journal, read_journal
 
@@ -32,7 +33,7 @@ class WorkFolder:
             InputError: the folder holds an unfinished run with another plan.
         """
         digest = hashlib.sha256()
-        partial = start_folder(self.path)
+        partial = start_folder(self.path)  # also where there is a run already: what of it was damaged is made anew
         (partial / "shards").mkdir()
         rows = iter(rows)
         sizes = [count * (rank + 1) // tasks - count * rank // tasks for rank in range(tasks)]
@@ -51,12 +52,18 @@ class WorkFolder:
             self.remove()  # a wrong model, say: nothing of it is worth keeping
             before = None
         if before:
-            shutil.rmtree(partial)
             if changed:
+                shutil.rmtree(partial)
                 raise InputError(
                     f"{self.path}: holds an unfinished run with another {' and '.join(changed)}; run that one again, "
                     "or remove the folder"
                 )
+            for path in (path for name in ("shards", "prompts") for path in (partial / name).iterdir()):
+                kept = self.path / path.relative_to(partial)
+                if not kept.is_file() or not filecmp.cmp(path, kept, shallow=False):
+                    kept.parent.mkdir(exist_ok=True)
+                    rename_durably(path, kept)
+            shutil.rmtree(partial)
             write_json({**before, **settings}, self.path / "plan.json")
             return
         write_json({**plan, **settings, "retries": 0}, partial / "plan.json")
@@ -109,8 +116,36 @@ class WorkFolder:
         return self.journal_path(rank).with_suffix(".stopped")
 
     def rows(self, rank: int) -> Iterator[dict]:
-        with (self.path / "shards" / f"{rank:05d}.jsonl").open("rb") as file:
-            yield from map(json.loads, file)
+        """The rows of a rank's shard.
+
+        Raises:
+            InputError: the shard is damaged.
+        """
+        path, size = self.path / "shards" / f"{rank:05d}.jsonl", self.plan()["shards"][rank]
+        count = 0
+        try:
+            with path.open("rb") as file:
+                for count, line in enumerate(file, 1):
+                    row = json.loads(line)
+                    if not isinstance(row, dict) or count > size:
+                        raise ValueError("no row of it")
+                    yield row
+            if count < size:
+                raise ValueError(f"it ends after {count} of {size} rows")
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}, line {count}: is damaged ({error}); run the command that began this run again, which writes "
+                "the rows anew and keeps the answers"
+            ) from error
+
+    def reopen_ranks(self, per_row: int) -> None:
+        """Let a rank run again whose marker says that it is done, and whose journal has lost answers since."""
+        for rank, size in enumerate(self.plan()["shards"]):
+            marker = self.logging_dir() / "ranks" / "completions" / f"{rank:05d}"
+            if not marker.exists() or self.stopped_path(rank).exists():
+                continue
+            if any(entry is None for entry in self.entries(rank, size * per_row)):
+                marker.unlink()
 
     def entries(self, rank: int, num_requests: int) -> Iterator[dict | None]:
         """What became of every request of a rank, in order; None where nothing is known."""
