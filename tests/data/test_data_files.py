@@ -130,6 +130,17 @@ def test_a_card_says_configurations_splits_and_how_files_are_read(tmp_path):
         read_dataset(tmp_path / "one.jsonl", "one")
 
 
+def test_what_has_no_configurations_is_not_read_for_one(tmp_path):
+    rows = Dataset.from_dict({"caption": ["a"]})
+    rows.save_to_disk(tmp_path / "saved")
+    for source in (tmp_path / "saved", rows, rows.to_iterable_dataset()):
+        with pytest.raises(InputError, match="no configuration 'one'"):
+            read_dataset(source, "one")
+    with pytest.raises(InputError, match=r"has no split 'train\[:1\]' to be chosen"):
+        read_dataset(rows, split="train[:1]")
+    assert read_dataset(Dataset.from_dict({"caption": ["a"]}, split="test"), split="test")["caption"][:] == ["a"]
+
+
 @pytest.mark.parametrize(
     "pattern", ["../secret.jsonl", "/etc/*.jsonl", "https://example.org/x.jsonl", "none-*.jsonl", "3"]
 )

@@ -178,8 +178,15 @@ def break_vectors(rows):
             {"question": ["?"], "answer": ["a"], "image_embeds": [[1.0] * 64]},
             "of 64 dimensions; .* 128 .*'sandb",
         ),
-        ("vqa", {"question": ["?"] * 2, "answer": ["a"] * 2, "image_embeds": [[1.0] * 128, [1.0]]}, "one length"),
+        ("vqa", {"question": ["?"] * 2, "answer": ["a"] * 2, "image_embeds": [[1.0] * 128, [1.0]]}, "row 1 has 1 dim"),
         ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [[float("nan")] * 128]}, "row 0: .*NaN"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [None]}, "'image_embeds'"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [[0.0] * 128]}, "row 0: .*only zeros"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [[1e300] * 128]}, "row 0: .*up to 1e.300, which"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [["1.0"] * 128]}, "holds list<.*string"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [[True] * 128]}, "holds list<.*bool"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": ["1.0"]}, "holds string"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image_embeds": [{"x": 1.0}]}, "holds struct"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(task, data, message, model_folder, run, tmp_path):

@@ -101,8 +101,14 @@ def test_an_answer_that_is_no_option_is_refused_by_row(answer):
         MultipleChoice(data, "data")
 
 
-@pytest.mark.parametrize("options", [["red"], ["red", ""], None])
+def test_options_that_differ_in_a_capital_alone_are_told_apart():
+    options = ["BB", "Bb", "bb"]
+    assert [chosen_option(answer, options) for answer in ("Bb", "bb.", "BB (A)")] == [1, 2, 0]
+    assert chosen_option("bB", options) is None
+
+
+@pytest.mark.parametrize("options", [["red"], ["red", ""], None, ["red", "blue", "red "], ["red", "<image>red"]])
 def test_options_that_are_no_choice_are_refused(options):
     data = datasets.Dataset.from_dict({"question": ["?"], "options": [options], "answer": ["A"]})
-    with pytest.raises(InputError, match="row 0: the options"):
+    with pytest.raises(InputError, match=r"row 0: .*the options"):
         MultipleChoice(data, "data")

@@ -83,7 +83,7 @@ def test_an_array_of_two_vectors_is_two_images(feature, streaming, processor):
     assert vectors_dim(dataset) == vectors_dim(dataset.to_iterable_dataset()) == 2
     rows = tokenize(dataset, processor, streaming)
     assert vectors_of(processor, rows) == [[[1.0, 2.0], [3.0, 4.0]]] * 2
-    with pytest.raises(InputError, match=r"Sample 'id 1' needs 1 images .* there are 2 in 'image_embeds'; it is row 1"):
+    with pytest.raises(InputError, match=r"sample 'id 1' needs 1 images .* there are 2 in 'image_embeds'; it is row 1"):
         tokenize(data([2, 1], [[[1.0, 2.0], [3.0, 4.0]]] * 2, feature), processor, streaming)
 
 
@@ -96,11 +96,19 @@ WRONG = {
     "an empty vector among several": ([1, 2], [[[1.0, 2.0]], [[1.0, 2.0], []]], "has a vector of 0 numbers"),
     "a null among vectors": ([1, 2], [[[1.0, 2.0]], [[1.0, 2.0], None]], "has a null among its vectors"),
     "a null among numbers": ([1, 1], [[1.0, 2.0], [1.0, None]], "has a null among the numbers"),
-    "NaN": ([1, 1], [[1.0, 2.0], [1.0, np.nan]], "holds NaN or infinite values"),
-    "infinity among several": ([1, 1], [[[1.0, 2.0]], [[np.inf, 2.0]]], "holds NaN or infinite values"),
+    "NaN": ([1, 1], [[1.0, 2.0], [1.0, np.nan]], "holds NaN"),
+    "infinity among several": ([1, 1], [[[1.0, 2.0]], [[np.inf, 2.0]]], "holds Inf"),
+    "more than float16 holds": ([1, 1], [[1.0, 2.0], [1e300, 2.0]], r"holds numbers up to 1e\+300, which float16"),
+    "less than float16 holds": ([1, 1], [[1.0, 2.0], [1e-300, 0.0]], "holds numbers up to 1e-300, which float16"),
+    "no direction": ([1, 1], [[1.0, 2.0], [0.0, 0.0]], "holds only zeros"),
+    "no numbers in the first": ([0, 1], [None, [[]]], "has a vector of 0 numbers"),
     "lists of lists of lists": ([0, 1], [None, [[[1.0]]]], "is of the type list"),
     "words": ([0, 1], [None, ["a", "b"]], "is of the type list"),
     "a number": ([0, 1], [None, 1.0], "is of the type double"),
+    "a word": ([0, 1], [None, "a"], "is of the type string"),
+    "booleans": ([0, 1], [None, [True, False]], "is of the type list<.*bool"),
+    "a dictionary": ([0, 1], [None, {"vector": [1.0]}], "is of the type struct"),
+    "dictionaries": ([0, 1], [None, [{"number": 1.0}]], "is of the type list<.*struct"),
 }
 
 
@@ -108,7 +116,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_row_that_cannot_be_used_ends_the_run_before_it_starts_by_row_and_id(case, streaming, processor):
     counts, vectors, sentence = WRONG[case]
-    with pytest.raises(InputError, match=rf"^Sample 'id 1'.*{sentence}") as error:
+    with pytest.raises(InputError, match=rf"^the instruction data: sample 'id 1'.*{sentence}") as error:
         tokenize(data(counts, vectors), processor, streaming)
     assert "row 1" in str(error.value)
 
@@ -118,11 +126,12 @@ def test_half_precision_vectors_are_checked_to_the_last(processor):
         vectors = np.full((5000, 2), 65504, np.float16)
         vectors[4999, 1] = value
         dataset = data([1] * 5000, vectors.tolist(), VECTOR_OF_2)
-        with pytest.raises(InputError, match=r"^Sample 'id 4999' \(row 4999\).*NaN or infinite"):
+        with pytest.raises(InputError, match=r"sample 'id 4999' \(row 4999\).*(NaN|Inf)"):
             tokenize_conversations(dataset, processor)
 
 
-row = st.one_of(st.none(), st.lists(st.lists(st.floats(-8, 8, width=16), min_size=2, max_size=2), max_size=3))
+number = st.floats(0.125, 8, width=16) | st.floats(-8, -0.125, width=16)
+row = st.one_of(st.none(), st.lists(st.lists(number, min_size=2, max_size=2), max_size=3))
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,7 @@ from trl import SFTConfig, TrlParser
 from unicorn_hf import InputError, UnicornProcessor
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.sandbox.language_model import train_tokenizer
-from unicorn_hf.training import DataArguments, Mixture, UnicornCollator, standardize_image_embeds
+from unicorn_hf.training import DataArguments, Mixture, UnicornCollator, standardize_image_embeds, tokenize_captions
 from unicorn_hf.training import tokenize_conversations as tokenize
 
 PROVENANCE = {"encoder": "sandbox", "embed_dim": 2, "transfer": "realign"}
@@ -34,6 +34,7 @@ def write_chats(folder, num_rows, *, dtype="float16", **provenance):
 
 
 def write_texts(path, num_rows):
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps({"messages": chat(row)}) + "\n" for row in range(num_rows)))
     return str(path)
 
@@ -136,6 +137,26 @@ def test_data_that_cannot_be_mixed_are_refused(tmp_path, options, reason):
     }
     with pytest.raises(InputError, match=reason):
         Mixture.read(DataArguments(**options))
+
+
+@pytest.mark.parametrize("vectors", [["1.0"], [[True]], [{"x": 1.0}], [1.0], [[[[1.0]]]], [["1.0"]]])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_no_vectors_is_refused_by_its_type_and_the_name_of_the_data(vectors, streaming, tmp_path):
+    data = tmp_path / "data.parquet"
+    Dataset.from_dict({"caption": ["a"], "image_embeds": vectors}).to_parquet(data)
+    with pytest.raises(InputError, match=r"data.parquet: its column 'image_embeds' is of the type .+; expected a vec"):
+        Mixture.read(DataArguments(dataset=str(data), streaming=streaming))
+
+
+def test_the_wrong_configuration_is_named_beside_the_column_it_lacks(processor, tmp_path):
+    folder = tmp_path / "data"
+    for name in ("first", "second"):
+        write_texts(folder / f"{name}.jsonl", 2)
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("first", "second"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    arguments = DataArguments(dataset=str(folder), dataset_config="second")
+    with pytest.raises(InputError, match=r"data \(second\): has no column 'caption'; its columns are messages"):
+        Mixture.read(arguments).tokenize(tokenize_captions, processor, arguments, training_args(tmp_path))
 
 
 def test_a_stream_needs_max_steps(processor, tmp_path):

@@ -91,6 +91,8 @@ def find_data_files(source, name: str | None = None) -> DataFiles:
             raise InputError(f"{source}: has no configuration {name!r}; it is one file")
         return DataFiles(path, FILE_FORMATS[path.suffix.lower()], {"train": [path]})
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        if name is not None:
+            raise InputError(f"{source}: has no configuration {name!r}; it is one dataset, saved by `save_to_disk`")
         return DataFiles(path, SAVED, {})
     configs = read_card(path).get("configs") or []
     if configs:

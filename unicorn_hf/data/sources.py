@@ -34,11 +34,15 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
         streaming: read the rows when they are asked for, and keep none.
 
     Raises:
-        InputError: the source does not exist, cannot be read, could be several datasets, or has no row.
+        InputError: the source does not exist, cannot be read, could be several datasets, or has no row; a dataset in
+            memory is asked for another configuration or split.
     """
     import datasets
 
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        if name is not None or split not in ("train", str(source.split)):
+            wanted = f"configuration {name!r}" if name is not None else f"split {split!r}"
+            raise InputError(f"The dataset is in memory and has no {wanted} to be chosen; choose it where it is loaded")
         return source
     if not str(source).strip():
         raise InputError(

@@ -87,10 +87,11 @@ def chosen_option(answer: str, options: list[str]) -> int | None:
     alone = re.fullmatch(rf"\(?([{letters}])\)?[.:]?", answer.strip(), re.IGNORECASE)
     if alone:
         return letters.index(alone[1].upper())
-    texts = [option.strip().lower() for option in options]
-    said = answer.strip().rstrip(".").lower()
-    if said in texts:
-        return texts.index(said)
+    for fold in (str, str.lower):  # "BB" is one option and "Bb" another
+        texts = [fold(option.strip()) for option in options]
+        said = fold(answer.strip().rstrip("."))
+        if texts.count(said) == 1:
+            return texts.index(said)
     # "(B)", "B. red" or "B) red", "the answer is B"; never the article of "A red circle".
     patterns = (rf"\(([{letters}])\)", rf"^([{letters}])[.:)]", rf"\b(?:[Aa]nswer|[Oo]ption)(?: is)?:? ([{letters}])\b")
     for pattern in patterns:
@@ -98,7 +99,7 @@ def chosen_option(answer: str, options: list[str]) -> int | None:
         if len(found) == 1:
             index = letters.index(found.pop())
             beside = re.sub(pattern, "", answer.strip()).strip(" .,:").lower()
-            return None if beside in texts and texts.index(beside) != index else index
+            return None if beside in texts and texts[index] != beside else index
     named = [index for index, text in enumerate(texts) if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
     return named[0] if len(named) == 1 else None
 
@@ -110,6 +111,10 @@ def _check_options(options, row: int, source) -> None:
         or not all(isinstance(option, str) and without_marks(option).strip() for option in options)
     ):
         raise InputError(f"{source}: row {row}: the options are {options!r}; expected a list of 2 to 26 texts")
+    if len({without_placeholders(option).strip() for option in options}) < len(options):
+        raise InputError(
+            f"{source}: row {row}: two of the options {options!r} are alike; expected others, or leave the row out"
+        )
 
 
 def _right_option(answer, options: list[str], by_text: bool, row: int, source) -> int:

@@ -7,7 +7,9 @@ import numpy as np
 import xxhash
 
 from unicorn_hf.data.provenance import Origin, read_provenance
-from unicorn_hf.data.vector_sets import unit_rows
+from unicorn_hf.data.tables import DatasetTables
+from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
+from unicorn_hf.data.vector_sets import TableVectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
 from unicorn_hf.progress import progress_bar
@@ -75,24 +77,19 @@ def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
             f"{source}: image_embeds are vectors of {differ[0]}, but the model reads those of {differ[1]}; embed the "
             "pictures with that encoder"
         )
-    cells = dataset.with_format("numpy", columns=["image_embeds"])["image_embeds"][:]
-    try:
-        rows = np.asarray(cells, np.float32)
-    except (TypeError, ValueError):
-        rows = np.empty(0)  # rows of different lengths, or empty ones
-    if rows.ndim != 2 or rows.shape[1] != config.embed_dim:
-        found = f"vectors of {rows.shape[1]} dimensions" if rows.ndim == 2 else "rows that are no vectors of one length"
+    stored = TableVectors(DatasetTables(dataset, str(source)), "image_embeds", {})
+    if stored.embed_dim != config.embed_dim:
         raise InputError(
-            f"{source}: image_embeds holds {found}; the model reads vectors of {config.embed_dim} dimensions of the "
-            f"encoder {encoder!r}"
+            f"{source}: image_embeds holds vectors of {stored.embed_dim} dimensions; the model reads vectors of "
+            f"{config.embed_dim} dimensions of the encoder {encoder!r}"
         )
-    _, bad = unit_rows(rows)
-    if len(bad):
+    rows = np.concatenate(list(stored.blocks()))
+    if len(bad := find_unusable(rows, for_float16=True)):
         raise InputError(
-            f"{source}: row {bad[0]}: image_embeds holds NaN, Inf or only zeros ({len(bad):,} of {len(rows):,} rows "
-            "do); embed these pictures again, or leave the rows out"
+            f"{source}: {stored.row_name(int(bad[0]))}: image_embeds holds {what_is_wrong(rows[bad[0]])} "
+            f"({len(bad):,} of {len(rows):,} rows cannot be used); embed these pictures again, or leave the rows out"
         )
-    return rows
+    return rows.astype(np.float32)
 
 
 def _distinct(contents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
+
 # Where a sample's images may be: vectors, or pictures for the model's own tower. The first that is there is taken.
 IMAGE_COLUMNS = ("image_embeds", "images", "image")
 _LISTS = (list, np.ndarray)  # as which `datasets` gives a row's vectors
@@ -30,8 +32,8 @@ def count_images(values, column: str, embed_dim: int | None) -> tuple[np.ndarray
     if column != "image_embeds":
         return _count_pictures(values)
     rows, vectors = split_vectors(values)
-    wrong = [found for found in (_wrong_type(values), _wrong_vector(rows, vectors, embed_dim)) if found is not None]
-    return np.bincount(rows, minlength=len(values)), min(wrong, default=None)
+    wrong = _wrong_vector(rows, vectors, embed_dim) if holds_vectors(values.type) else _wrong_type(values)
+    return np.bincount(rows, minlength=len(values)), wrong
 
 
 def vectors_dim(dataset) -> int | None:
@@ -41,15 +43,27 @@ def vectors_dim(dataset) -> int | None:
     dataset = dataset.select_columns(["image_embeds"])
     if not isinstance(dataset, Dataset):
         values = (row["image_embeds"] for row in dataset)
-        first = next((value for value in values if isinstance(value, _LISTS) and len(value)), None)
-        if first is None:
-            return None
-        return len(first[0] if isinstance(first[0], _LISTS) else first)
+        lists = (value for value in values if isinstance(value, _LISTS) and len(value))
+        vectors = (vector for each in lists for vector in (each if isinstance(each[0], _LISTS) else [each]))
+        return next((len(vector) for vector in vectors if vector is not None and len(vector)), None)
     for table in dataset.with_format("arrow").iter(4096):
         _, vectors = split_vectors(table.column(0))
-        if len(vectors):
-            return int(list_lengths(vectors)[0])
+        lengths = list_lengths(vectors)
+        if lengths.any():
+            return int(lengths[lengths > 0][0])
     return None
+
+
+def holds_vectors(type_) -> bool:
+    """Whether an Arrow type is one of vectors: a list of numbers or a list of such lists, or of nothing but nulls."""
+    import pyarrow as pa
+
+    type_ = type_.storage_type if isinstance(type_, pa.ExtensionType) else type_
+    leaf = type_
+    for _ in range(2):
+        leaf = leaf.value_type if _is_list(leaf) else leaf
+    is_number = pa.types.is_floating(leaf) or pa.types.is_integer(leaf) or pa.types.is_null(leaf)
+    return is_number and (_is_list(type_) or pa.types.is_null(type_))
 
 
 def is_nested(feature) -> bool:
@@ -108,15 +122,7 @@ def _count_pictures(values) -> tuple[np.ndarray, tuple[int, str] | None]:
 
 
 def _wrong_type(values) -> tuple[int, str] | None:
-    """The first row that has a value of a type in which there are no vectors."""
-    import pyarrow as pa
-
-    leaf = values.type
-    for _ in range(2):
-        leaf = leaf.value_type if _is_list(leaf) else leaf
-    is_number = pa.types.is_floating(leaf) or pa.types.is_integer(leaf) or pa.types.is_null(leaf)
-    if is_number and (_is_list(values.type) or pa.types.is_null(values.type)):
-        return None
+    """The first row that has a value, in a column whose type is not one of vectors."""
     rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     return (
         (int(rows[0]), f"is of the type {values.type}; expected a vector or a list of vectors") if len(rows) else None
@@ -124,37 +130,23 @@ def _wrong_type(values) -> tuple[int, str] | None:
 
 
 def _wrong_vector(rows, vectors, embed_dim: int | None) -> tuple[int, str] | None:
-    """The first row with a vector that is null, of another length, or not of finite numbers."""
+    """The first row with a vector that is null, of another length, or not usable (`data/usable_vectors.py`)."""
     import pyarrow as pa
 
-    if len(vectors) == 0:
-        return None
-    found = []
     lengths = list_lengths(vectors)
-    expected = embed_dim or int(lengths[0])
-    if len(others := np.flatnonzero(lengths != expected)):
-        is_null = not vectors[int(others[0])].is_valid
-        what = "a null among its vectors" if is_null else f"a vector of {lengths[others[0]]} numbers"
-        found.append((int(rows[others[0]]), f"has {what}; expected vectors of {expected} numbers"))
-    numbers = vectors.flatten()
-    if numbers.null_count:
-        at = np.flatnonzero(numbers.is_null().to_numpy(zero_copy_only=False))[0]
-        found.append((_row_of(at, rows, lengths), "has a null among the numbers of a vector"))
-    if pa.types.is_floating(numbers.type) and not _all_finite(array := numbers.to_numpy(zero_copy_only=False)):
-        not_finite = ~np.isfinite(array)
-        if numbers.null_count:  # a null is a NaN here, and has been found
-            not_finite &= numbers.is_valid().to_numpy(zero_copy_only=False)
-        if not_finite.any():
-            found.append((_row_of(np.flatnonzero(not_finite)[0], rows, lengths), "holds NaN or infinite values"))
+    expected = embed_dim or next((int(length) for length in lengths if length), 1)
+    found = []
+    is_right = lengths == expected
+    if not is_right.all():
+        other = int(np.argmin(is_right))
+        what = f"a vector of {lengths[other]} numbers" if vectors[other].is_valid else "a null among its vectors"
+        found.append((int(rows[other]), f"has {what}; expected vectors of {expected} numbers"))
+        rows, vectors = rows[is_right], vectors.filter(pa.array(is_right))
+    if len(rows):
+        block = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, expected)  # a null is a NaN
+        if len(unusable := find_unusable(block, for_float16=True)):
+            first = int(unusable[0])
+            has_null = vectors[first].values.null_count
+            what = "has a null among the numbers of a vector" if has_null else f"holds {what_is_wrong(block[first])}"
+            found.append((int(rows[first]), what))
     return min(found, default=None)
-
-
-def _row_of(position: int, rows, lengths) -> int:
-    return int(rows[np.searchsorted(np.cumsum(lengths), position, side="right")])
-
-
-def _all_finite(numbers: np.ndarray) -> bool:
-    if numbers.dtype != np.float16:
-        return bool(np.isfinite(numbers).all())
-    # Seven times as fast as `isfinite`, and there are gigabytes: the exponent of what is not finite is all ones.
-    return bool((numbers.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)

@@ -10,7 +10,7 @@ from unicorn_hf.data.provenance import Origin, read_provenance
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
 from unicorn_hf.training.batching import group_stream_by_length
-from unicorn_hf.training.images import image_column, is_nested, list_lengths, split_vectors, vectors_dim
+from unicorn_hf.training.images import holds_vectors, image_column, is_nested, list_lengths, split_vectors, vectors_dim
 
 SHUFFLE_BUFFER = 10_000  # rows of a stream that are held to be drawn from
 
@@ -27,6 +27,12 @@ class Member:
     image_encoder: str | None = None
     transfer: str | None = None
     embed_dim: int | None = None
+    config: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What a sentence about its rows and columns calls it."""
+        return self.name if self.config is None else f"{self.name} ({self.config})"
 
 
 class Mixture:
@@ -115,7 +121,9 @@ class Mixture:
             "num_proc": training_args.dataset_num_proc,
         }
         with training_args.main_process_first(desc="tokenizing"):
-            tokens = _same_types([tokenize(member.dataset, processor, **options) for member in self.members])
+            tokens = _same_types(
+                [tokenize(member.dataset, processor, source=member.source, **options) for member in self.members]
+            )
         weights = [member.weight for member in self.members]
         seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
         if None in weights:
@@ -160,9 +168,14 @@ def _parse(text: str) -> tuple[str, str | None, float | None]:
 def _open(name: str, config: str | None, weight: float | None, *, split: str, streaming: bool) -> Member:
     dataset = read_dataset(name, name=config, split=split, streaming=streaming)
     if image_column(dataset) != "image_embeds":
-        return Member(name, dataset, weight)
+        return Member(name, dataset, weight, config=config)
+    type_ = dataset.features.arrow_schema.field("image_embeds").type
+    if not holds_vectors(type_):
+        raise InputError(
+            f"{name}: its column 'image_embeds' is of the type {type_}; expected a vector or a list of vectors a row"
+        )
     said = read_provenance(name).get("image_embeds", {})
-    return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), vectors_dim(dataset))
+    return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), vectors_dim(dataset), config=config)
 
 
 def _has_pictures(member: Member) -> bool:

@@ -35,6 +35,7 @@ def tokenize_captions(
     overlong: str = "cut",
     num_proc: int | None = None,
     learn: str = "caption",
+    source: str = "the pretraining data",
 ):
     """Stage 1 (ReVision's pretraining): the image, then its caption, which alone is learnt.
 
@@ -48,6 +49,7 @@ def tokenize_captions(
         num_proc: processes that tokenize (not for a stream).
         learn: `caption`, which ends with the end token; or `answer`, that of `messages` with one question, which ends
             with a line feed, as the released code has it.
+        source: what errors call the dataset.
 
     Returns:
         The same kind of dataset with `input_ids`, `labels`, `length`, `id` and the image column.
@@ -56,9 +58,9 @@ def tokenize_captions(
         InputError: a column is missing, a row has no image, or no caption fits.
     """
     column = {"caption": "caption", "answer": "messages"}[learn]
-    check_columns(dataset, column, source="the pretraining data")
+    check_columns(dataset, column, source=source)
     if image_column(dataset) is None:
-        check_columns(dataset, "image_embeds", source="the pretraining data")
+        check_columns(dataset, "image_embeds", source=source)
     tokenizer = processor.tokenizer
     prompt = tokenizer(processor.image_token * processor.num_image_tokens)["input_ids"]
     # A tokenizer that closes every text itself must not do so between the image and its caption.
@@ -78,7 +80,7 @@ def tokenize_captions(
                 body, fate = body[: max_length - len(prompt)], CUT if overlong == "cut" else TOO_LONG
             yield prompt + body, [IGNORE_INDEX] * len(prompt) + body, 1, fate
 
-    return _tokenize(dataset, processor, column, encode, max_length, overlong, num_proc)
+    return _tokenize(dataset, source, processor, column, encode, max_length, overlong, num_proc)
 
 
 def _answer_line(messages) -> str:
@@ -89,7 +91,13 @@ def _answer_line(messages) -> str:
 
 
 def tokenize_conversations(
-    dataset, processor, *, max_length: int | None = None, overlong: str = "cut", num_proc: int | None = None
+    dataset,
+    processor,
+    *,
+    max_length: int | None = None,
+    overlong: str = "cut",
+    num_proc: int | None = None,
+    source: str = "the instruction data",
 ):
     """Stage 2: chat messages through the tokenizer's own chat template; the assistant's tokens are learnt.
 
@@ -107,6 +115,7 @@ def tokenize_conversations(
         overlong: `cut` the last turns of a longer conversation, as long as that takes no image away and leaves an
             answer, or `drop` it. Both are counted in the log.
         num_proc: processes that tokenize (not for a stream).
+        source: what errors call the dataset.
 
     Returns:
         The same kind of dataset with `input_ids`, `labels`, `length`, `id` and the image column, if there is one.
@@ -115,7 +124,7 @@ def tokenize_conversations(
         InputError: a column is missing, a row's images and placeholders do not match, nothing fits, or the assistant's
             tokens cannot be told from the others under this chat template.
     """
-    check_columns(dataset, "messages", source="the instruction data")
+    check_columns(dataset, "messages", source=source)
     encode_chat = _chat_encoder(processor)
 
     def encode(conversations):
@@ -134,10 +143,10 @@ def tokenize_conversations(
                 fate = NOTHING_TO_LEARN
             yield ids, labels, num_images, fate
 
-    return _tokenize(dataset, processor, "messages", encode, max_length, overlong, num_proc)
+    return _tokenize(dataset, source, processor, "messages", encode, max_length, overlong, num_proc)
 
 
-def _tokenize(dataset, processor, column: str, encode: Callable, max_length, overlong, num_proc):
+def _tokenize(dataset, source: str, processor, column: str, encode: Callable, max_length, overlong, num_proc):
     """Run `encode`, which yields (token ids, labels, number of images, fate) a row, over a dataset or a stream."""
     from datasets import IterableDataset
 
@@ -146,7 +155,7 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
     images = image_column(dataset)
     if images in ("image", "images") and processor.image_processor is None:
         raise InputError(
-            f"The data have pictures (column {images!r}) and no vectors, and the model has no image tower: make vectors"
+            f"{source}: has pictures (column {images!r}) and no vectors, and the model has no image tower: make vectors"
             f" of the encoder {processor.image_encoder!r} first, by `unicorn-hf embed DATA --output EMBEDDED`"
         )
 
@@ -154,11 +163,11 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
         names = [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows]
         for value, name, row in zip(batch[column], names, rows, strict=True):
             if (wrong := _wrong_messages(value) if column == "messages" else _wrong_caption(value)) is not None:
-                raise InputError(f"Sample {name!r} (row {row}): {wrong}")
+                raise InputError(f"{source}: sample {name!r} (row {row}): {wrong}")
         try:
             encoded = list(encode(batch[column]))
         except TemplateError:
-            _raise_by_name(encode, batch[column], names, rows)
+            _raise_by_name(encode, batch[column], source, names, rows)
             raise
         ids, labels, num_images, fates = (list(values) for values in zip(*encoded, strict=True))
         return {
@@ -172,8 +181,8 @@ def _tokenize(dataset, processor, column: str, encode: Callable, max_length, ove
 
     embed_dim = vectors_dim(dataset) if images == "image_embeds" else None
     if isinstance(dataset, IterableDataset):
-        return _tokenize_stream(dataset, tokenize, images, embed_dim, max_length)
-    return _tokenize_table(dataset, tokenize, column, images, embed_dim, max_length, num_proc)
+        return _tokenize_stream(dataset, source, tokenize, images, embed_dim, max_length)
+    return _tokenize_table(dataset, source, tokenize, column, images, embed_dim, max_length, num_proc)
 
 
 def _wrong_caption(value) -> str | None:
@@ -198,18 +207,20 @@ def _wrong_messages(value) -> str | None:
     return None
 
 
-def _raise_by_name(encode: Callable, conversations, names, rows) -> None:
+def _raise_by_name(encode: Callable, conversations, source: str, names, rows) -> None:
     for messages, name, row in zip(conversations, names, rows, strict=True):
         try:
             list(encode([messages]))
         except TemplateError as error:
             raise InputError(
-                f"Sample {name!r} (row {row}): the tokenizer's chat template does not take its messages ({error}); its"
-                f" roles are {', '.join(str(turn['role']) for turn in messages)}"
+                f"{source}: sample {name!r} (row {row}): the tokenizer's chat template does not take its messages"
+                f" ({error}); its roles are {', '.join(str(turn['role']) for turn in messages)}"
             ) from error
 
 
-def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None, embed_dim, max_length, num_proc):
+def _tokenize_table(
+    dataset, source: str, tokenize: Callable, column: str, images: str | None, embed_dim, max_length, num_proc
+):
     from datasets import Features, Value, concatenate_datasets
 
     texts = dataset.select_columns([name for name in (column, "id") if name in dataset.column_names])
@@ -227,17 +238,19 @@ def _tokenize_table(dataset, tokenize: Callable, column: str, images: str | None
         # Beside the tokens, and not through the map: gigabytes of vectors are neither decoded nor copied.
         tokens = concatenate_datasets([tokens, dataset.select_columns([images])], axis=1)
         given, wrong = _count_images_of_table(dataset, images, embed_dim)
-    _check_images(tokens["num_images"][:], given, wrong, tokens["id"], images, range(len(tokens)))
+    _check_images(source, tokens["num_images"][:], given, wrong, tokens["id"], images, range(len(tokens)))
     fates = np.asarray(tokens["fate"][:])
     _report(np.bincount(fates, minlength=4), max_length)
     kept = np.flatnonzero(fates <= CUT)
     if len(kept) == 0:
-        raise InputError(f"None of {len(tokens):,} samples fits into max_length {max_length} with something to learn")
+        raise InputError(
+            f"{source}: none of {len(tokens):,} samples fits into max_length {max_length} with something to learn"
+        )
     tokens = tokens if len(kept) == len(tokens) else tokens.select(kept)
     return tokens.remove_columns(["fate", "num_images"])
 
 
-def _tokenize_stream(dataset, tokenize: Callable, images: str | None, embed_dim, max_length):
+def _tokenize_stream(dataset, source: str, tokenize: Callable, images: str | None, embed_dim, max_length):
     from datasets import Features, List, Value
 
     features = _token_features()
@@ -254,7 +267,7 @@ def _tokenize_stream(dataset, tokenize: Callable, images: str | None, embed_dim,
         given, wrong = np.zeros(len(rows), int), None
         if images is not None:
             given, wrong = _count_images_of_batch(batch[images], images, embed_dim)
-        _check_images(tokens["num_images"], given, wrong, tokens["id"], images, rows)
+        _check_images(source, tokens["num_images"], given, wrong, tokens["id"], images, rows)
         if images is not None:
             as_it_is = images != "image_embeds" or one_vector
             tokens[images] = batch[images] if as_it_is else [_vectors(value) for value in batch[images]]
@@ -314,18 +327,19 @@ def _count_images_of_batch(values: list, column: str, embed_dim) -> tuple[np.nda
     return counts, wrong
 
 
-def _check_images(wanted, given, wrong: tuple[int, str] | None, ids, column: str | None, rows) -> None:
+def _check_images(source: str, wanted, given, wrong: tuple[int, str] | None, ids, column: str | None, rows) -> None:
     """Raise for the first sample whose images do not match its placeholders, or cannot be used (`wrong`)."""
     different = np.flatnonzero(np.asarray(wanted) != np.asarray(given))
     if wrong is not None and not (len(different) and different[0] < wrong[0]):
         row, what = wrong
-        raise InputError(f"Sample {ids[row]!r} (row {rows[row]}): {column!r} {what}; mend the row, or leave it out")
+        name = f"{source}: sample {ids[row]!r} (row {rows[row]})"
+        raise InputError(f"{name}: {column!r} {what}; mend the row, or leave it out")
     if len(different) == 0:
         return
     row = int(different[0])
     where = "no image column (image_embeds, images or image)" if column is None else f"{given[row]} in {column!r}"
     raise InputError(
-        f"Sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), and there are {where};"
+        f"{source}: sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), and there are {where};"
         f" it is row {rows[row]}, and {len(different):,} such samples are among these"
     )
 
