@@ -51,6 +51,20 @@ def model_folder(model_and_processor, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP of random weights, as a folder of transformers; its vectors have 128 dimensions."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = sizes | {"image_size": 32, "patch_size": 8}  # its projection_dim is left at another, as in many releases
+    CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=128)).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def pictures() -> list[Image.Image]:
     return [Image.new("RGB", (64, 64), colour) for colour in COLOURS.values()]

@@ -80,6 +80,7 @@ for _name in (
     "evaluate",
     "generate",
     "page",
+    "serve",
     "convert",
     "demo",
     "run",

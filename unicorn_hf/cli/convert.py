@@ -1,4 +1,4 @@
-"""`unicorn-hf convert-checkpoint` and `convert-tower`."""
+"""`unicorn-hf convert-checkpoint`, `convert-tower` and `attach-tower`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,10 +49,7 @@ def convert_checkpoint(
 @command(
     app,
     "convert-tower",
-    examples=[
-        "unicorn-hf convert-tower open_clip/ViT-B-32/laion2b_s34b_b79k -o tower",
-        "unicorn-hf convert-tower sandbox -o tower",
-    ],
+    examples=["unicorn-hf convert-tower open_clip/ViT-B-32/laion2b_s34b_b79k -o tower"],
 )
 def convert_tower(
     encoder: Annotated[str, Argument("open_clip/ViT-B-32/laion2b_s34b_b79k, open_clip/hf-hub:…, a folder.")],
@@ -63,3 +60,25 @@ def convert_tower(
 
     convert_open_clip_tower(encoder, output)
     print(f"{output}: converted")
+
+
+@command(
+    app,
+    "attach-tower",
+    examples=[
+        "unicorn-hf attach-tower stage-2 -o served",
+        "unicorn-hf attach-tower stage-2 -o served --encoder transformers/openai/clip-vit-large-patch14",
+    ],
+)
+def attach(
+    model: Annotated[str, Argument("Folder or Hub id of a trained model.")],
+    output: Output,
+    encoder: Annotated[str | None, Flag("The pictures' encoder, where the model does not say it.")] = None,
+    trust_remote_code: Annotated[bool, Flag("Run the code that the model's folder brings.")] = False,
+):
+    """Write a model together with its encoder's image tower, so that it reads pictures by itself."""
+    from unicorn_hf.evaluation.vision_tower import attach_tower
+
+    attach_tower(model, output, encoder=encoder, trust_remote_code=trust_remote_code)
+    print(f"{output}: written")
+    print_next(f"unicorn-hf serve {output}")

@@ -23,7 +23,7 @@ from unicorn_hf.errors import InputError
 DONE, TO_DO = "done", "to do"
 _SOME_ROWS_FAILED = 3
 _TRAIN = ("train pretrain", "train finetune")
-_NO_STEPS = ("demo", "app")  # commands that write nothing a step could read
+_NO_STEPS = ("demo", "app", "serve")  # commands that write nothing a step could read
 
 
 @dataclasses.dataclass

@@ -38,10 +38,16 @@ def convert_open_clip_tower(name: str, output) -> None:
     library, spec = find_library(canonical_name(name))
     if library != "open_clip":
         raise InputError(f"encoder {name!r} is one of {library}; expected open_clip/<architecture>/<pretrained tag>")
-    visual = create_open_clip(name, spec)[0].eval().visual
+    tower, image_processor = load_open_clip_tower(name, spec)
     with new_folder(output) as folder:
-        _clip_tower(name, visual).save_pretrained(folder)
-        _image_processor(name, visual.preprocess_cfg).save_pretrained(folder)
+        tower.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+
+
+def load_open_clip_tower(name: str, spec: str) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
+    """The image tower of an open_clip encoder in transformers' classes; errors as of `convert_open_clip_tower`."""
+    visual = create_open_clip(name, spec)[0].eval().visual
+    return _clip_tower(name, visual), _image_processor(name, visual.preprocess_cfg)
 
 
 @torch.no_grad()

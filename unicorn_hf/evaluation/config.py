@@ -65,3 +65,15 @@ class AppConfig(TrainedModelOptions):
     port: int | None = option(
         None, "The port; the first free one from 7860 by default.", panel=WHAT, at_least=1, at_most=65535
     )
+
+
+@dataclass(kw_only=True)
+class ServeConfig(TrainedModelOptions):
+    """The options of `unicorn-hf serve`."""
+
+    max_new_tokens: int = option(
+        256, "The longest answer, in tokens, where a request does not say it.", panel=LIMITS, at_least=1, at_most=10**6
+    )
+    host: str = option("127.0.0.1", "The address to serve at; 0.0.0.0 for every one.", panel=WHAT)
+    port: int = option(8000, "The port.", panel=WHAT, at_least=1, at_most=65535)
+    allow_private_addresses: bool = option(False, "Read images from URLs of this machine and of private networks too.")

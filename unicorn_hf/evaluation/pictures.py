@@ -166,21 +166,45 @@ def answer(
     Raises:
         InputError: the model's thought was cut off before an answer; the question cannot be asked.
     """
+    chat = [user_message(question, len(image_embeds), marks_of(processor.tokenizer))]
+    reply, _, num_tokens = write_reply(
+        model, processor, chat, image_embeds, temperature=temperature, show=show, **generate_kwargs
+    )
+    return answer_of(reply, num_tokens)
+
+
+def write_reply(
+    model, processor, chat: list[dict], image_embeds=(), *, temperature: float = 0.0, show=None, **generate_kwargs
+):
+    """The model's reply to a chat of any number of turns; arguments and errors as of `answer`.
+
+    Returns:
+        `Reply`, the number of tokens that the model read, and of those that it wrote.
+    """
     import torch
 
     from unicorn_hf.evaluation.replies import ReplyStreamer, read_reply
 
-    prompt = render_prompt(processor, [user_message(question, len(image_embeds), marks_of(processor.tokenizer))])
+    prompt = render_prompt(processor, chat)
     inputs = prompt_inputs(processor, [prompt], image_embeds).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer = ReplyStreamer(processor.tokenizer, prompt, show) if show is not None else None
     with torch.inference_mode():
         tokens = model.generate(**inputs, **sampling, streamer=streamer, **generate_kwargs)
-    new = tokens[0, inputs["input_ids"].shape[1] :]
-    reply = read_reply(processor.tokenizer, new, prompt)
+    num_read = inputs["input_ids"].shape[1]
+    new = tokens[0, num_read:]
+    return read_reply(processor.tokenizer, new, prompt), num_read, len(new)
+
+
+def answer_of(reply, num_tokens: int) -> str:
+    """The answer in a `Reply` of so many tokens.
+
+    Raises:
+        InputError: the model's thought was cut off before an answer.
+    """
     if reply.is_unfinished:
         raise InputError(
-            f"The model was still thinking after {len(new)} tokens, so there is no answer; allow it more"
+            f"The model was still thinking after {num_tokens} tokens, so there is no answer; allow it more"
             " (max_new_tokens)"
         )
     return reply.answer

@@ -1,0 +1,209 @@
+"""A trained model behind OpenAI's chat completions: messages with pictures in, the answer out."""
+
+import itertools
+import json
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Literal
+
+import pydantic
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from unicorn_hf.data.markup import Marks, marks_of, without_marks
+from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
+from unicorn_hf.evaluation.config import ServeConfig
+from unicorn_hf.evaluation.pictures import (
+    answer_of,
+    encode_pictures,
+    open_picture,
+    picture_encoder,
+    user_message,
+    write_reply,
+)
+from unicorn_hf.evaluation.replies import until
+from unicorn_hf.system_turn import has_system_role, system_to_user
+
+
+class Message(pydantic.BaseModel):
+    role: Literal["system", "user", "assistant"]
+    content: str | list[dict]
+
+
+class ChatRequest(pydantic.BaseModel):
+    """What is read of OpenAI's request; a field that would be passed over is refused by its name."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    model: str
+    messages: list[Message] = pydantic.Field(min_length=1)
+    max_tokens: int | None = pydantic.Field(None, ge=1)
+    max_completion_tokens: int | None = pydantic.Field(None, ge=1)
+    temperature: float | None = pydantic.Field(None, ge=0)
+    top_p: float | None = pydantic.Field(None, gt=0, le=1)
+    stop: str | list[str] | None = None
+    stream: bool = False
+    stream_options: dict | None = None
+    n: Literal[1] = 1
+    user: str | None = None
+
+
+class ChatModel:
+    """One model that writes one reply at a time.
+
+    Args:
+        name: folder or Hub id of a trained model.
+    """
+
+    def __init__(self, name, config: ServeConfig):
+        self.name, self.config, self.lock = str(name), config, threading.Lock()
+        self.transfer = load_transfer(config.transfer)
+        self.model, self.processor = load_trained_model(name, config)
+        self.encoder = picture_encoder(self.model, config.encoder)
+        self.marks = marks_of(self.processor.tokenizer)
+        self.has_system = has_system_role(lambda chat: self.processor.apply_chat_template(chat, tokenize=False))
+
+    def reply(self, request: ChatRequest, show=None) -> tuple[str, str, dict]:
+        """The answer, why it ended (`stop`, `length`), and the numbers of tokens."""
+        chat, pictures = read_messages(request.messages, self.marks, self.config.allow_private_addresses)
+        chat = chat if self.has_system else system_to_user(chat)
+        options = {"max_new_tokens": request.max_completion_tokens or request.max_tokens or self.config.max_new_tokens}
+        if request.temperature and request.top_p:
+            options["top_p"] = request.top_p
+        if request.stop:
+            options |= {"stop_strings": request.stop, "tokenizer": self.processor.tokenizer}
+        with self.lock:
+            vectors = encode_pictures(
+                self.model, self.processor, pictures, encoder=self.encoder, transfer=self.transfer
+            )
+            reply, read, written = write_reply(
+                self.model, self.processor, chat, vectors, temperature=request.temperature or 0, show=show, **options
+            )
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        ended = "length" if written == options["max_new_tokens"] else "stop"
+        return until(answer_of(reply, written), request.stop), ended, usage
+
+    def stream(self, request: ChatRequest) -> Iterator[dict]:
+        """The answer piece by piece, each a `choice`; then the numbers of tokens, where they are asked for."""
+        written: queue.SimpleQueue = queue.SimpleQueue()
+        # What ends with a text that stops it is sent when it is whole: half of that text is no part of the answer.
+        show = None if request.stop else written.put
+
+        def write():
+            try:
+                written.put(self.reply(request, show))
+            except Exception as error:  # is raised where the answer is read
+                written.put(error)
+
+        threading.Thread(target=write, daemon=True).start()
+        sent = ""
+        while isinstance(part := written.get(), str):
+            if part.startswith(sent):
+                yield {"choices": [_choice("delta", part[len(sent) :])]}
+                sent = part
+        if isinstance(part, InputError):
+            yield {"error": _error(str(part))}
+            return
+        if isinstance(part, Exception):
+            raise part
+        answer, ended, usage = part
+        yield {"choices": [_choice("delta", answer[len(sent) :] if answer.startswith(sent) else "", ended)]}
+        if (request.stream_options or {}).get("include_usage"):
+            yield {"choices": [], "usage": usage}
+
+
+def make_server(model, *, config: ServeConfig | None = None, **options) -> FastAPI:
+    """The application: `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+
+    Args:
+        model: folder or Hub id of a trained model. One without an image tower reads pictures through its encoder.
+        config: the options; `options` are fields of `ServeConfig` that replace those of it.
+
+    Raises:
+        InputError: the model, its encoder or an option cannot be used.
+    """
+    chat_model = ChatModel(model, ServeConfig.of(config, options))
+    server = FastAPI(title="Unicorn")
+
+    @server.post("/v1/chat/completions")
+    def complete(request: ChatRequest):
+        about = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": chat_model.name}
+        if request.stream:
+            about["object"] = "chat.completion.chunk"
+            parts = itertools.chain((json.dumps(about | part) for part in chat_model.stream(request)), ["[DONE]"])
+            return StreamingResponse((f"data: {part}\n\n" for part in parts), media_type="text/event-stream")
+        answer, ended, usage = chat_model.reply(request)
+        choices = [_choice("message", answer, ended)]
+        return about | {"object": "chat.completion", "choices": choices, "usage": usage}
+
+    @server.get("/v1/models")
+    def models():
+        return {
+            "object": "list",
+            "data": [{"id": chat_model.name, "object": "model", "owned_by": "user", "created": 0}],
+        }
+
+    @server.get("/health")
+    def health():
+        return {"status": "ok"}
+
+    @server.exception_handler(InputError)
+    def refuse(_: Request, error: InputError):
+        return JSONResponse({"error": _error(str(error))}, 400)
+
+    @server.exception_handler(RequestValidationError)
+    def refuse_fields(_: Request, error: RequestValidationError):
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:]))
+        return JSONResponse({"error": _error(f"{field}: {first['msg']}", field)}, 400)
+
+    return server
+
+
+def serve(model, config: ServeConfig) -> None:
+    """Serve a model until it is stopped; as `make_server`."""
+    uvicorn.run(make_server(model, config=config), host=config.host, port=config.port)
+
+
+def read_messages(
+    messages: list[Message], marks: Marks, allow_private_addresses: bool = False
+) -> tuple[list[dict], list]:
+    """A chat, the pictures of each turn in front of its words, as stage 2 has them; and the pictures, in order.
+
+    What the tokenizer would read as a mark in a text (`marks`) becomes words.
+
+    Raises:
+        InputError: a part is of another type; a picture is no data URL and no address on the web, or cannot be read.
+    """
+    chat, pictures = [], []
+    for message in messages:
+        parts = message.content
+        texts, num_pictures = [], len(pictures)
+        for part in [{"type": "text", "text": parts}] if isinstance(parts, str) else parts:
+            if part.get("type") == "text" and isinstance(part.get("text"), str):
+                texts.append(without_marks(part["text"], marks))
+            elif part.get("type") == "image_url":
+                url = part.get("image_url")
+                url = url.get("url") if isinstance(url, dict) else url
+                if not isinstance(url, str) or not url.startswith(("data:", "http://", "https://")):
+                    raise InputError(f"image_url is {url!r:.100}; expected a data URL, or one of http or https")
+                pictures.append(open_picture(url, allow_private_addresses=allow_private_addresses))
+            else:
+                raise InputError(f"a part of a message is {part!r:.100}; expected the type 'text' or 'image_url'")
+        turn = user_message("\n".join(texts), len(pictures) - num_pictures, marks)
+        chat.append({**turn, "role": message.role})
+    return chat, pictures
+
+
+def _choice(key: str, content: str, ended: str | None = None) -> dict:
+    return {"index": 0, key: {"role": "assistant", "content": content}, "finish_reason": ended}
+
+
+def _error(message: str, field: str | None = None) -> dict:
+    return {"message": message, "type": "invalid_request_error", "param": field, "code": None}

@@ -1,0 +1,112 @@
+"""`unicorn-hf attach-tower`: a trained model and its encoder's image tower in one folder, which reads pictures."""
+
+from pathlib import Path
+
+from unicorn_hf.data.staging import check_new_folder, new_folder
+from unicorn_hf.embedding.encoders import canonical_name, find_library
+from unicorn_hf.errors import InputError
+from unicorn_hf.evaluation.pictures import load_model
+
+
+def attach_tower(model: str | Path, output: str | Path, *, encoder: str | None = None, trust_remote_code: bool = False):
+    """Write a trained model with the image tower of its encoder: tower, processor, chat template, generation config.
+
+    An adapter is merged into its base.
+
+    Args:
+        model: folder or Hub id of a model that stage 2 has trained.
+        output: the folder to write; it must not exist, or be empty.
+        encoder: another name of the encoder than the one in the model's configuration, for instance a local folder's.
+
+    Raises:
+        InputError: the model has a tower, does not bring vectors to unit length, or cannot be loaded; its encoder has
+            no tower that transformers' classes can express, or gives vectors of another dimension.
+    """
+    check_new_folder(output)
+    name = model
+    model, processor = _load_whole(name, trust_remote_code)
+    config = model.config
+    if config.vision_config is not None:
+        raise InputError(f"{name}: has an image tower already ({config.vision_config.model_type})")
+    encoder = encoder or config.image_encoder
+    if encoder is None:
+        raise InputError(f"{name}: its config.json does not say whose vectors it reads; name the encoder (--encoder)")
+    if not config.normalize_image_embeds:
+        raise InputError(
+            f"{name}: takes vectors as they are (normalize_image_embeds is false), and a tower's are of other lengths"
+            " than an encoder's; give it image_embeds"
+        )
+    tower, image_processor = load_vision_tower(encoder)
+    try:
+        model.set_vision_tower(tower)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    processor.image_processor = image_processor
+    with new_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+def load_vision_tower(encoder: str):
+    """The image tower of an encoder, by the name that `load_encoder` takes, and its image processor.
+
+    Returns:
+        `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Siglip2VisionModel`, float32 on the CPU; and the
+        processor of transformers.
+
+    Raises:
+        InputError: it cannot be loaded, or is none that these classes can express.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        CLIPVisionModelWithProjection,
+        Siglip2VisionModel,
+        SiglipVisionModel,
+    )
+
+    from unicorn_hf.embedding.llm2clip_towers import load_image_processor
+    from unicorn_hf.embedding.transformers_towers import load_model as load_tower
+    from unicorn_hf.embedding.transformers_towers import loading
+
+    encoder = canonical_name(encoder)
+    library, spec = find_library(encoder)
+    if library == "open_clip":
+        from unicorn_hf.embedding.convert_open_clip_tower_to_hf import load_open_clip_tower
+
+        return load_open_clip_tower(encoder, spec)
+    if library == "llm2clip":
+        repo = spec.partition("+")[0]
+        tower = load_tower(CLIPVisionModelWithProjection, encoder, repo)
+        return tower, load_image_processor(repo, tower.config.image_size)
+    classes = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel, "siglip2": Siglip2VisionModel}
+    with loading(encoder):
+        config = AutoConfig.from_pretrained(spec) if library == "transformers" else None
+        kind = config.model_type if config is not None else f"{library} model"
+        if kind not in classes:
+            raise InputError(
+                f"encoder {encoder!r}: is a {kind}, whose image tower a model cannot carry; expected one of CLIP,"
+                " SigLIP or open_clip. Embed pictures with it (unicorn-hf embed), and give the model image_embeds"
+            )
+        if kind == "clip":
+            config.vision_config.projection_dim = config.projection_dim  # the former is often left at its default
+        image_processor = AutoImageProcessor.from_pretrained(spec)
+    return load_tower(classes[kind], encoder, spec, config=config.vision_config), image_processor
+
+
+def _load_whole(name, trust_remote_code: bool):
+    """A trained model and its processor, its adapter, where it is one, merged into the base."""
+    from transformers import AutoProcessor
+    from transformers.utils import is_peft_available
+
+    from unicorn_hf.training.adapters import read_adapter
+
+    adapter = read_adapter(str(name)) if is_peft_available() else None
+    base = name if adapter is None else adapter.base_model_name_or_path
+    model, processor = load_model(base, device="cpu", trust_remote_code=trust_remote_code)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, name).merge_and_unload()
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return model, processor
