@@ -137,3 +137,11 @@ def test_what_cannot_be_answered_is_one_sentence(client, changes, sentence, stre
 
 def test_the_model_is_listed_by_its_name(served, client):
     assert [model.id for model in client.models.list()] == [str(served[0])]
+
+
+def test_transformers_own_server_takes_no_class_but_its_own(model_and_processor):
+    """So docs/serving.md says; where this fails, it can be told to use that one."""
+    from transformers.cli.serving.model_manager import ModelManager
+
+    with pytest.raises(ValueError, match="Unknown modality"):
+        ModelManager.get_model_modality(*model_and_processor)
