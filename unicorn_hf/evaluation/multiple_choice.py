@@ -111,7 +111,7 @@ def _check_options(options, row: int, source) -> None:
         or not all(isinstance(option, str) and without_marks(option).strip() for option in options)
     ):
         raise InputError(f"{source}: row {row}: the options are {options!r}; expected a list of 2 to 26 texts")
-    if len({without_placeholders(option).strip() for option in options}) < len(options):
+    if len({without_marks(option).strip() for option in options}) < len(options):
         raise InputError(
             f"{source}: row {row}: two of the options {options!r} are alike; expected others, or leave the row out"
         )
