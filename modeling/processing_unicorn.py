@@ -246,7 +246,7 @@ class UnicornProcessor(ProcessorMixin):
                 "This processor has no image_processor, because its model has no image tower: pass image_embeds,"
                 f" vectors of the encoder {self.image_encoder!r}, in place of pictures"
             )
-        pictures = [_load_picture(image) for image in images]
+        pictures = [_load_image(image) for image in images]
         return dict(self.image_processor(pictures, return_tensors=return_tensors, **kwargs, **(images_kwargs or {})))
 
     def _check_vector(self, index: int, vector) -> np.ndarray:
@@ -351,10 +351,10 @@ def _is_one_image(image, vectors: bool) -> bool:
     return _is_vector(image) or isinstance(image, str | os.PathLike | Image.Image)
 
 
-def _load_picture(image) -> Image.Image:
+def _load_image(image) -> Image.Image:
     """A picture as upright RGB: EXIF rotation applied, transparency over white, 16 bits scaled to 8."""
     if isinstance(image, np.ndarray | torch.Tensor):
-        return _picture_of_array(image)
+        return _image_of_array(image)
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The picture"
     name = f"{name[:40]}…" if name.startswith("data:") else name
     try:
@@ -389,7 +389,7 @@ def _open_file(path) -> Image.Image:
     return image
 
 
-def _picture_of_array(array) -> Image.Image:
+def _image_of_array(array) -> Image.Image:
     array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
@@ -398,7 +398,7 @@ def _picture_of_array(array) -> Image.Image:
         full = 1 if array.dtype.kind in "fb" and top <= 1 else 255 if top <= 255 else 65535
         array = (np.clip(array / full, 0, 1) * 255).round().astype(np.uint8)
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    return _load_picture(Image.fromarray(array))
+    return _load_image(Image.fromarray(array))
 
 
 UnicornProcessor.register_for_auto_class()

@@ -13,8 +13,8 @@ from unicorn_hf.data.download import download
 
 class Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        if self.path == "/picture":
-            self.answer(200, b"picture")
+        if self.path == "/image":
+            self.answer(200, b"image")
         elif self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
@@ -60,8 +60,8 @@ def server():
 
 
 def test_a_file_is_read_through_redirects(server):
-    assert download(f"{server}/picture", allow_private=True) == b"picture"
-    assert download(f"{server}/to//picture", allow_private=True) == b"picture"
+    assert download(f"{server}/image", allow_private=True) == b"image"
+    assert download(f"{server}/to//image", allow_private=True) == b"image"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_file_is_read_through_redirects(server):
         ("/slow", "takes longer than"),
         ("/to/file:///etc/hostname", "expected an address"),
         ("/to/ftp://x/y", "expected an address"),
-        ("/to/" * 40 + "/picture", "more than 5 redirects"),
+        ("/to/" * 40 + "/image", "more than 5 redirects"),
     ],
 )
 def test_what_does_not_end_or_leads_astray_is_one_sentence(path, reason, server, monkeypatch):
@@ -86,8 +86,8 @@ def test_what_does_not_end_or_leads_astray_is_one_sentence(path, reason, server,
 def test_a_server_of_this_machine_is_not_reached(server, monkeypatch):
     port = server.rpartition(":")[2]
     for host in ("127.0.0.1", "localhost", "127.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433"):
-        with pytest.raises(InputError, match=rf"{port}/picture: cannot be read"):
-            download(f"http://{host}:{port}/picture")
+        with pytest.raises(InputError, match=rf"{port}/image: cannot be read"):
+            download(f"http://{host}:{port}/image")
 
 
 private = st.one_of(
@@ -102,7 +102,7 @@ private = st.one_of(
 def test_private_addresses_are_refused(address):
     host = f"[{address}]" if address.version == 6 else address
     with pytest.raises(InputError, match="allow-private-addresses"):
-        download(f"http://{host}/picture.png")
+        download(f"http://{host}/image.png")
 
 
 @settings(deadline=None, max_examples=100)

@@ -66,7 +66,7 @@ def test_a_safetensors_header_that_lies_is_a_sentence(tmp_path_factory, header, 
 )
 def test_a_safetensors_file_without_a_header_is_a_sentence(content, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"is no \.safetensors file") as error:
+    with pytest.raises(InputError, match=r"is not a \.safetensors file") as error:
         open_vectors(tmp_path / "x.safetensors")
     assert "\n" not in str(error.value)
 
@@ -100,7 +100,7 @@ def test_an_npy_header_that_is_nested_deep_is_a_sentence(text, tmp_path):
     header = text.encode() + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"is no \.npy file"):
+    with pytest.raises(InputError, match=r"is not a \.npy file"):
         open_vectors(tmp_path / "x.npy")
 
 

@@ -1,4 +1,4 @@
-"""The embedding step and the model's processor see the same pixels in a picture, whatever its kind."""
+"""The embedding step and the model's processor see the same pixels in an image, whatever its kind."""
 
 import io
 
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from unicorn_hf.modeling.processing_unicorn import _load_picture
+from unicorn_hf.modeling.processing_unicorn import _load_image
 
-from unicorn_hf.data.pictures import open_image
+from unicorn_hf.data.images import open_image
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -51,27 +51,27 @@ KINDS = {
 def test_both_decoders_see_the_same_pixels(kind, tmp_path_factory, data):
     arrays, make, format = KINDS[kind]
     image = make(data.draw(arrays))
-    file = tmp_path_factory.mktemp("pictures") / f"x.{format.lower()}"
+    file = tmp_path_factory.mktemp("images") / f"x.{format.lower()}"
     exif = Image.Exif()
     exif[0x0112] = data.draw(st.integers(1, 8))  # the eight ways in which a camera may be held
     image.save(file, format, exif=exif)
     stored = open_image(file)
     assert stored.mode == "RGB"
-    for theirs in (_load_picture(file), open_image(file.read_bytes()), _load_picture(str(file))):
+    for theirs in (_load_image(file), open_image(file.read_bytes()), _load_image(str(file))):
         assert (np.asarray(theirs) == np.asarray(stored)).all()
 
 
 def test_transparency_lies_on_white_and_16_bits_are_scaled():
-    for read in (open_image, _load_picture):
+    for read in (open_image, _load_image):
         assert read(Image.new("RGBA", (2, 2), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
         assert read(Image.fromarray(np.full((2, 2), 200, np.uint16))).getpixel((0, 0)) == (1, 1, 1)
         assert read(Image.fromarray(np.full((2, 2), 65535, np.uint16))).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_exif_turns_a_picture_in_both():
+def test_exif_turns_an_image_in_both():
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(buffer := io.BytesIO(), "PNG", exif=exif)
-    for read in (open_image, _load_picture):
+    for read in (open_image, _load_image):
         assert np.asarray(read(Image.open(buffer)))[..., 0].tolist() == [[120, 0], [160, 40], [200, 80]]

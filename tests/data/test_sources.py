@@ -41,7 +41,7 @@ def test_folders_of_one_name_that_differ_in_a_number_alone_are_told_apart(tmp_pa
         assert load_dataset(str(tmp_path / parent / "same"), split="train").to_dict() == rows.to_dict()
 
 
-def test_pictures_are_written_with_the_dataset_and_not_as_paths(tmp_path):
+def test_images_are_written_with_the_dataset_and_not_as_paths(tmp_path):
     PIL.Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / "red.png")]}).cast_column("image", Image())
     write_dataset(rows, tmp_path / "out", title="Test")

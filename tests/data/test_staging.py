@@ -190,7 +190,7 @@ def test_only_a_regular_file_is_written_over(kind, tmp_path):
         path = Path(os.devnull)
     before = os.lstat(path).st_mode
     with (
-        pytest.raises(InputError, match=r"is a folder|no regular file|is a link"),
+        pytest.raises(InputError, match=r"is a folder|not a regular file|is a link"),
         new_file(path, overwrite=True) as file,
     ):
         file.write_text("new")

@@ -156,7 +156,7 @@ UNREADABLE = {
     "strings": (lambda rows, path: np.array([["a"]]), "expected numbers"),
     "no such path": (lambda rows, path: path / "missing", "no such file or folder"),
     "cut short": (broken_npy, "is cut short"),
-    "not npy": (not_npy, "is no .npy file"),
+    "not npy": (not_npy, "is not a .npy file"),
     "by columns": (lambda rows, path: npy(np.asfortranarray(rows), path), "by columns"),
     "no such tensor": (lambda rows, path: safetensors(rows, path).with_name("rows.safetensors"), "no tensor 'nothing'"),
     "no such column": (lambda rows, path: as_dataset(rows), "no column 'nothing'"),

@@ -252,7 +252,7 @@ def test_a_source_that_changed_in_between_is_refused(source, tmp_path, encoder, 
 def test_other_settings_than_the_unfinished_run_s_are_refused(source, tmp_path, encoder, monkeypatch):
     options = {"encoder": encoder, "shard_rows": 40, "num_workers": 0}
     assert run_and_die_at(9, monkeypatch, source, tmp_path / "out", **options)
-    with pytest.raises(InputError, match="overflow was 'truncate', is 'mean'"):
+    with pytest.raises(InputError, match="overflow was 'truncate', is now 'mean'"):
         embed(source, tmp_path / "out", overflow="mean", **options)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unicorn_hf import embed, load_encoder
-from unicorn_hf.data.pictures import open_image
+from unicorn_hf.data.images import open_image
 
 skimage_data = pytest.importorskip("skimage.data")
 

@@ -65,7 +65,7 @@ def test_one_side_is_asked_for_by_its_name(data_file, open_clip_vit):
         ('{"texts": [{"id": 1, "text": "a"}, {"id": 2}]}', r"texts\[1\]: has the text"),
         ('{"texts": [{"id": 1, "text": "a"}, 3]}', r"texts\[1\]: is 3; expected an object"),
         ('{"texts": [{"id": 1, "text": "a"}, {"id": 2, "te', "is damaged after 1 texts"),
-        ('{"texts": [{"id": 1, "text": "a", "x": 1}, {"id": 2, "text": "b", "x": "y"}]}', "one type a key"),
+        ('{"texts": [{"id": 1, "text": "a", "x": 1}, {"id": 2, "text": "b", "x": "y"}]}', "one type per key"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_by_its_record(tmp_path, content, reason, open_clip_vit):

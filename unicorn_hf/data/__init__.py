@@ -1,1 +1,1 @@
-"""The ground floor: sources of rows, shards, staging, provenance, vectors, pictures. Every step stands on it."""
+"""The ground floor of every step: sources of rows, shards, staging, provenance, vectors and images."""

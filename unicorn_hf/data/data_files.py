@@ -1,8 +1,8 @@
-"""Which files are the rows of a dataset on disk, and which names are of a dataset on the Hub.
+"""Which files hold the rows of a dataset on disk, and which names belong to a dataset on the Hub.
 
-`datasets` guesses: from the names of files what their split is, from the commonest ending what is read and what is left
-out, from a name whether it is a path, a repository, or something in its cache. Here nothing is guessed: what a source
-means is one thing, or it is refused.
+`datasets` guesses: it guesses the split from file names, the format from the most common suffix (and leaves the other
+files out), and whether a name is a path, a repository or something in its cache. This module does not guess: a source
+has one meaning, or it is refused.
 """
 
 import glob
@@ -23,24 +23,24 @@ FILE_FORMATS = {
     ".tar": "webdataset",
     ".txt": "text",
 }
-PICTURES, SAVED = "pictures", "saved"  # what no builder reads: a folder of pictures, and one of `save_to_disk`
-_PICTURE_ENDINGS = """
+IMAGES, SAVED = "images", "saved"  # no builder reads these: a folder of images, and a folder of `save_to_disk`
+_IMAGE_ENDINGS = """
     apng avif bmp dib gif heic heif ico j2c j2k jfif jp2 jpe jpeg jpg jpx jxl pbm pcx pgm png pnm ppm sgi svg tga tif
     tiff webp xbm xpm
 """
-PICTURE_SUFFIXES = frozenset(f".{ending}" for ending in _PICTURE_ENDINGS.split())
+IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _IMAGE_ENDINGS.split())
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_SIDECARS = (".json", ".txt")  # a picture's caption or record, beside it
-# What `datasets`, transformers and the Hub's client leave beside data.
+_SIDECARS = (".json", ".txt")  # an image's caption or record, in a file beside the image
+# Files that `datasets`, transformers and the Hub's client leave beside data.
 _RECORDS = ("config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
 _SPLIT_WORDS |= {"val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test"}
-# Files that hold no dataset, but are files: a name that ends like one is not of the Hub.
+# Suffixes of other files. A name with one of them is a path, never an id on the Hub.
 _OTHER_ENDINGS = """
     7z avro bin bz2 ckpt db feather gguf gz h5 hdf5 htm html ipynb lance log md mp3 mp4 msgpack ndjson npy npz onnx orc
     pdf pickle pkl pt pth py safetensors sqlite tgz tsv wav xlsx xml xz yaml yml zip zst
 """
-_FILE_SUFFIXES = PICTURE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
+_FILE_SUFFIXES = IMAGE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DataFiles:
 
     Attributes:
         root: the dataset's folder, or its file.
-        format: a builder of `datasets`, `PICTURES`, or `SAVED`.
+        format: a builder of `datasets`, `IMAGES`, or `SAVED`.
         splits: absolute paths by split, in the order in which they are read.
         config: the configuration's entry in the card.
     """
@@ -71,17 +71,17 @@ class DataFiles:
 
 
 def find_data_files(source, name: str | None = None) -> DataFiles:
-    """What a file or folder holds.
+    """The data files of a file or folder.
 
-    A folder's card says it under `configs`. Without these, the data files are those of one ending, in the folder or in
-    `data/`; one that is called for a split (`test.jsonl`, `train-00000-of-00002.parquet`, `test/…`) is of that split.
+    A folder's card lists them under `configs`. Without `configs`, the data files are the files with one suffix, in the
+    folder or in `data/`. A name such as `test.jsonl`, `train-00000-of-00002.parquet` or `test/…` gives the split.
 
     Args:
-        source: a file or folder that is there.
-        name: the configuration, where there are several: one of the card's, or a subfolder.
+        source: an existing file or folder.
+        name: the configuration, if there are several: one from the card, or a subfolder.
 
     Raises:
-        InputError: there is no such configuration, nothing to read, or what could be several datasets.
+        InputError: the configuration does not exist, there is nothing to read, or there could be several datasets.
     """
     path = Path(os.path.abspath(Path(source).expanduser()))
     if path.is_file():
@@ -105,10 +105,10 @@ def find_data_files(source, name: str | None = None) -> DataFiles:
 
 
 def read_card(folder) -> dict:
-    """The metadata of a folder's card (`README.md`); empty where there is none.
+    """The metadata of a folder's card (`README.md`); empty if there is none.
 
     Raises:
-        InputError: the card is no text, or its metadata are no YAML of names and values.
+        InputError: the card is not text, or its metadata is not a YAML mapping.
     """
     import yaml
 
@@ -121,29 +121,29 @@ def read_card(folder) -> dict:
         metadata = yaml.safe_load(match[1]) if match else None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{card}: its metadata cannot be read ({reason}); mend the card, or remove it") from error
+        raise InputError(f"{card}: its metadata cannot be read ({reason}); correct the card, or remove it") from error
     configs = metadata.get("configs") if isinstance(metadata, dict) else None
     if not isinstance(metadata or {}, dict) or not _is_list_of_dicts(configs or []):
         raise InputError(
-            f"{card}: its metadata hold something else than names and values, and a list under configs; mend the card"
+            f"{card}: its metadata is not a YAML mapping with a list of mappings under configs; correct the card"
         )
     return metadata or {}
 
 
 def state_of(files) -> list[tuple[str, int, int, int]]:
-    """The paths of files, and what changes when one is written: its size and the times of change.
+    """Path, size, modification time and change time of each file: they differ after a file is written.
 
-    The second of the times is the system's own, which nobody sets back.
+    The change time (`st_ctime`) is set by the system, so no program can set it back.
     """
     states = [(str(file), file.stat()) for file in files]
     return [(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for name, status in states]
 
 
 def is_hub_id(source) -> bool:
-    """Whether a name can be that of a repository on the Hub, `org/name`, and is no path.
+    """Whether a name can be a repository on the Hub (`org/name`) and is not a path.
 
-    What is there is a path, and so is what looks like one: it begins with `./`, `../`, `/` or `~`, ends with `/` or
-    with the ending of a file, has more than one slash, or is in a folder that is there.
+    A name is a path if it exists, starts with `./`, `../`, `/` or `~`, ends with `/` or with the suffix of a file, has
+    more than one slash, or lies in an existing folder.
     """
     if not isinstance(source, str) or Path(source).exists():
         return False
@@ -192,7 +192,7 @@ def _choose_config(folder: Path, configs: list[dict], name: str | None) -> dict:
 
 
 def _matches(folder: Path, base: Path, pattern) -> list[Path]:
-    """The files that a card's path or pattern stands for, hidden ones only where the pattern names them."""
+    """The files that match a path or pattern of the card; hidden files only if the pattern names them."""
     if not isinstance(pattern, str) or not pattern:
         raise InputError(f"{folder / 'README.md'}: has the data_files {pattern!r}; expected paths in the folder")
     literal = _inside(base, pattern)
@@ -217,16 +217,16 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _of_folder(folder: Path) -> DataFiles:
     files = files_under(folder)
-    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     data = [file for file in files if _is_data(file, folder)]
-    if pictures or not data:
+    if images or not data:
         others = [file for file in data if file.suffix.lower() not in _SIDECARS and file.name not in METADATA_NAMES]
-        if pictures and others:
+        if images and others:
             raise InputError(
-                f"{folder}: holds {len(pictures):,} pictures and also {_names(others, folder)}; name the file, or the "
-                "folder of the pictures"
+                f"{folder}: holds {len(images):,} images and also {_names(others, folder)}; name the file, or the "
+                "folder of the images"
             )
-        return DataFiles(folder, PICTURES, {"train": files})
+        return DataFiles(folder, IMAGES, {"train": files})
     datasets: dict[Path, list[Path]] = {}
     for file in data:
         datasets.setdefault(_dataset_of(file, folder), []).append(file)
@@ -242,10 +242,10 @@ def _of_folder(folder: Path) -> DataFiles:
 
 
 def files_under(folder: Path) -> list[Path]:
-    """All files in a folder and in its folders, linked ones too, in order.
+    """All files below a folder, in order; links to folders are followed.
 
     Raises:
-        InputError: one of the folders cannot be looked into.
+        InputError: one of the folders cannot be read.
     """
     seen, files = set(), []
 
@@ -276,7 +276,7 @@ def _is_hidden(file: Path, root: Path) -> bool:
 
 
 def _dataset_of(file: Path, root: Path) -> Path:
-    """The folder whose dataset a file belongs to: its own, or the one above `data/` and the folder of a split."""
+    """The folder of the dataset of a file: the file's own folder, or the one above `data/` or a split's folder."""
     folder = file.parent
     while folder != root and (folder.name == "data" or folder.name.lower() in _SPLIT_WORDS):
         folder = folder.parent
@@ -284,8 +284,8 @@ def _dataset_of(file: Path, root: Path) -> Path:
 
 
 def _format_of(files: list[Path], folder: Path) -> str:
-    if any(file.suffix.lower() in PICTURE_SUFFIXES for file in files):
-        return PICTURES
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+        return IMAGES
     by_suffix = {file.suffix.lower(): file for file in files}
     if len(by_suffix) > 1:
         raise InputError(

@@ -18,7 +18,7 @@ def write_dataset(dataset, output, *, title: str, provenance: dict | None = None
 
 
 def write_rows(dataset, folder: Path, *, title: str, provenance: dict | None = None) -> Shards:
-    """Write `dataset`, pictures that it holds as paths included, and its card to a folder that may hold other files."""
+    """Write `dataset` and its card to a folder, which may hold other files. Images given as paths are embedded."""
     from datasets.table import embed_table_storage
 
     tables = map(embed_table_storage, dataset.with_format("arrow").iter(1000))
@@ -41,9 +41,9 @@ def write_card(
     """Write the card of a folder with shards `data/train-*.arrow`.
 
     Args:
-        columns: the name of a column -> its type in words.
-        fingerprint: of the shards. It keeps `load_dataset` from taking one folder for another: its cache knows a folder
-            with a card by the folder's last name and the card's configurations only.
+        columns: column name -> its type in words.
+        fingerprint: a hash of the shards. The cache of `load_dataset` identifies a folder with a card only by the
+            folder's last name and the card's configurations; the hash keeps two such folders apart.
     """
     import yaml
 

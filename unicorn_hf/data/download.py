@@ -1,4 +1,4 @@
-"""A file from an address on the web, which someone else may have written down: bounded in size, time and reach."""
+"""Download a file from the web, within limits of size, time and reach: someone else may have chosen the address."""
 
 import ipaddress
 import socket
@@ -16,13 +16,13 @@ def download(url: str, *, allow_private: bool = False, max_bytes: int = MAX_BYTE
     """The content at an http or https address.
 
     Args:
-        url: the address; up to five redirects are followed, each by the same rules.
-        allow_private: also reach addresses of this machine and of private networks. Data that names such an address
-            could otherwise read from servers that only this machine can see.
-        max_bytes: the most that is read; `MAX_SECONDS` bounds the whole transfer.
+        url: the address; up to five redirects are followed, under the same rules.
+        allow_private: also allow addresses of this machine and of private networks. They are refused by default,
+            because untrusted data could name servers that only this machine can reach.
+        max_bytes: the largest content to read; `MAX_SECONDS` limits the time of the whole transfer.
 
     Raises:
-        InputError: the address is no such one, or cannot be read within these bounds.
+        InputError: the address is not http or https, or cannot be read within these limits.
     """
     import httpx
 
@@ -41,17 +41,17 @@ def download(url: str, *, allow_private: bool = False, max_bytes: int = MAX_BYTE
 
 
 def _read(url, allow_private: bool, max_bytes: int, end: float) -> tuple[bytes, str | None]:
-    """The body of one answer, or the address that it sends on to."""
+    """The body of one response, or the address that it redirects to."""
     import httpx
 
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("expected an address that begins with http:// or https://")
     headers, extensions = {"Host": url.netloc.decode("ascii")}, {"sni_hostname": url.host}
     if not allow_private:
-        # The connection goes to the number that was checked: a name may stand for another one a moment later.
+        # Connect to the IP address that was checked: a second look-up of the name could give another one.
         url = url.copy_with(host=_public_number(url.host, url.port or (443 if url.scheme == "https" else 80)))
     with (
-        httpx.Client(timeout=_left(end), trust_env=allow_private) as client,  # a proxy would look the name up itself
+        httpx.Client(timeout=_left(end), trust_env=allow_private) as client,  # a proxy would resolve the name itself
         client.stream("GET", url, headers=headers, extensions=extensions) as response,
     ):
         if response.is_redirect:

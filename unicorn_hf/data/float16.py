@@ -1,7 +1,7 @@
-"""float16 to float32 and back in NumPy, at the speed of the cache.
+"""Fast conversion between float16 and float32 in NumPy.
 
-NumPy converts one number at a time on most processors; shifting the bits of a whole block and letting one
-multiplication mend the exponent is several times as fast, and needs no other library.
+NumPy converts one number at a time on most processors. Shifting the bits of a whole block and correcting the exponent
+with one multiplication is several times as fast and needs no other library.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ _EXPONENT_BIAS = np.float32(2.0**112)  # 2 ** (127 - 15)
 
 
 def float16_to_float32(values: np.ndarray) -> np.ndarray:
-    """Exact for every finite number, subnormal ones included; Inf and NaN become finite numbers of 65536 and more."""
+    """Exact for every finite number, subnormals included; Inf and NaN become finite numbers of 65536 and more."""
     result = np.empty(values.shape, np.float32)
     bits = result.view(np.int32)
     np.copyto(bits, values.view(np.int16))  # extends the sign over the upper half
@@ -22,7 +22,7 @@ def float16_to_float32(values: np.ndarray) -> np.ndarray:
 
 
 def float32_to_float16(values: np.ndarray) -> np.ndarray:
-    """Round to nearest even, for numbers below 65520 in size; overwrites `values`."""
+    """Round to nearest even, for absolute values below 65520; overwrites `values`."""
     np.multiply(values, np.float32(1) / _EXPONENT_BIAS, out=values)
     bits = values.view(np.int32)
     rounded = np.right_shift(bits, 13)
@@ -31,7 +31,7 @@ def float32_to_float16(values: np.ndarray) -> np.ndarray:
     np.add(rounded, 0xFFF, out=rounded)
     np.right_shift(rounded, 13, out=rounded)
     result = rounded.astype(np.int16)
-    # The three upper bits of the exponent are zero by now, so the sign can join from its place three bits further up.
+    # The three upper bits of the exponent are zero here, so the sign sits three bits too high and is shifted down.
     np.right_shift(rounded, 3, out=rounded)
     sign = rounded.astype(np.int16)
     np.bitwise_and(sign, np.int16(-0x8000), out=sign)

@@ -1,8 +1,8 @@
 """The released pickles of `[{"id", "caption", "embed": float16[D]}, ...]`, read without running anything in them.
 
-A pickle is a program. This reader gives it numbers, strings, lists, dicts and a picture of a NumPy array to work with,
-and refuses every other name; arrays are made here from their bytes, not by NumPy's own unpickling. The program is
-looked through before it runs: its length, and the size of what it would build, are bounded.
+A pickle is a program. This reader allows numbers, strings, lists, dicts and a stand-in for NumPy arrays, and refuses
+every other name. It builds arrays from their bytes itself; NumPy's own unpickling is not called. The program is checked
+before it runs: its length and the size of what it builds are limited.
 """
 
 import functools
@@ -21,8 +21,8 @@ from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_MAX_OPCODES = 20_000_000  # about 40 are a record, so this is half a million of them
-_MAX_TUPLE = 10_000  # members, those of its members included; the shape of an array is one of a few
+_MAX_OPCODES = 20_000_000  # a record takes about 40, so this is half a million records
+_MAX_TUPLE = 10_000  # members, nested ones included; the shape of an array has only a few
 
 
 def read_pickle(path):
@@ -36,11 +36,11 @@ def read_pickle(path):
             _check_program(file)
             file.seek(0)
             return _finished(_RestrictedUnpickler(file, encoding="latin1").load(), {})
-    except _NotAdmitted as error:
+    except _Refused as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: is damaged, or no pickle of vectors ({reason})") from error
+        raise InputError(f"{path}: is damaged, or is not a pickle of vectors ({reason})") from error
 
 
 class PickleVectors(Vectors):
@@ -111,14 +111,14 @@ class PickleVectors(Vectors):
 def usable_blocks(
     path: Path, unusable: dict[str, str], *, allow_pickle: bool
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and vectors, file by file, of the records that have both, as the released loaders go on over the others.
+    """Ids and vectors, file by file, of the records that have both; the others are skipped as in the released loaders.
 
     Args:
         path: one pickle or a folder of them; an empty file, or an empty list, has no records.
-        unusable: for the ids without a vector and the reasons.
+        unusable: receives the ids without a vector and the reasons.
 
     Raises:
-        InputError: a file is damaged, or holds something else than a list; or no record has a vector.
+        InputError: a file is damaged or does not hold a list, or no record has a vector.
     """
     embed_dim, counts = None, Counter()
     seen: set[str] = set()
@@ -156,8 +156,8 @@ def usable_blocks(
 def _files(path: Path, allow_pickle: bool) -> list[Path]:
     if not allow_pickle:
         raise InputError(
-            f"{path}: is a pickle, which can run any program as it is read; if you trust where it comes from, "
-            "allow_pickle=True (--allow-pickle) reads it with a reader that admits plain data only"
+            f"{path}: is a pickle, and reading a pickle can run any program; if you trust its source, "
+            "allow_pickle=True (--allow-pickle) reads it with a reader that accepts only plain data"
         )
     files = sorted(path.glob("*.pkl"), key=_natural_order) if path.is_dir() else [path]
     if not all(file.is_file() for file in files):
@@ -175,20 +175,20 @@ def _natural_order(path: Path) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
-class _NotAdmitted(Exception):
-    """Something that a file of vectors has no need of."""
+class _Refused(Exception):
+    """A pickle holds something that a file of vectors does not need."""
 
 
 def _check_program(file) -> None:
-    """Raise `_NotAdmitted` where a pickle is too long, or builds tuples in tuples without end.
+    """Raise `_Refused` if a pickle is too long, or nests tuples without end.
 
-    Of what a program builds by naming the same thing again and again, only tuples are walked through as they are built
-    (where they become keys), so a hundred bytes can take forever there. Everything else takes time with its length.
+    A short program can nest a tuple in tuples many times over. Hashing it (as a key of a dict) walks through all of it,
+    so a hundred bytes could run forever. All other work is proportional to the length of the program.
     """
-    stack, marks, memo = [], [], {}  # the number of members of what is a tuple, else 1
+    stack, marks, memo = [], [], {}  # for each value its size: the number of members for a tuple, else 1
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count == _MAX_OPCODES:
-            raise _NotAdmitted(f"has over {_MAX_OPCODES:,} instructions; split it into files of fewer records")
+            raise _Refused(f"has over {_MAX_OPCODES:,} instructions; split it into files of fewer records")
         name = opcode.name
         if name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
@@ -204,7 +204,7 @@ def _check_program(file) -> None:
             first = marks.pop() if name == "TUPLE" else len(stack) - _TUPLES.index(name)
             stack[first:] = [1 + sum(stack[first:])]
             if stack[-1] > _MAX_TUPLE:
-                raise _NotAdmitted("holds tuples in tuples, which a file of vectors has no need of")
+                raise _Refused("holds tuples in tuples, which a file of vectors does not need")
         else:
             taken, to_mark, given = _EFFECTS[name]
             first = (marks.pop() if to_mark else len(stack)) - taken
@@ -213,7 +213,8 @@ def _check_program(file) -> None:
 
 _GETS, _PUTS = {"GET", "BINGET", "LONG_BINGET"}, {"PUT", "BINPUT", "LONG_BINPUT"}
 _TUPLES = ("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE")
-# Instruction -> how many values it takes off the stack (under a mark, if it takes all down to one), and what it puts.
+# Instruction -> the number of values that it takes from the stack, whether it also takes all values down to a mark, and
+# the values that it puts there.
 _EFFECTS = {
     opcode.name: (
         opcode.stack_before.index(pickletools.markobject) if is_marked else len(opcode.stack_before),
@@ -229,9 +230,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         known = _STAND_INS.get((module.replace("numpy.core", "numpy._core"), name))
         if known is None:
-            raise _NotAdmitted(
-                f"holds {module}.{name}; only numpy arrays, dicts, lists, strings and numbers are admitted"
-            )
+            raise _Refused(f"holds {module}.{name}; only numpy arrays, dicts, lists, strings and numbers are allowed")
         return known
 
 
@@ -245,7 +244,7 @@ class _NumberType:
     def __init__(self, code, align=False, copy=False):
         dtype = np.dtype(code) if isinstance(code, str) and re.fullmatch(r"[<>=|]?[fiub]\d{1,2}", code) else None
         if dtype is None:
-            raise _NotAdmitted(f"holds an array of {code!r}; only arrays of numbers are admitted")
+            raise _Refused(f"holds an array of {code!r}; only arrays of numbers are allowed")
         self.dtype = dtype
 
     def __setstate__(self, state):
@@ -253,7 +252,7 @@ class _NumberType:
 
 
 class _Array:
-    """Stands for an array until its bytes have come."""
+    """Stands for an array until its bytes are read."""
 
     def __init__(self, kind, shape, code):
         self.value = None
@@ -276,7 +275,7 @@ def _scalar(number_type, data):
 
 
 def _encode(text, encoding="latin1"):
-    """Stands for `_codecs.encode`, by which old protocols write bytes."""
+    """Stands for `_codecs.encode`, which old protocols use to write bytes."""
     return text.encode("latin1")
 
 
@@ -291,7 +290,7 @@ _STAND_INS = {
 
 
 def _finished(value, done: dict):
-    """`value` with every stand-in replaced by its array; `done` has what was met before, by its identity."""
+    """`value` with every stand-in replaced by its array; `done` maps `id(value)` to the result of earlier values."""
     if isinstance(value, _Array):
         return value.value
     if value is None or isinstance(value, bool | int | float | str | bytes):
@@ -309,4 +308,4 @@ def _finished(value, done: dict):
     if isinstance(value, tuple):
         done[id(value)] = result = tuple(_finished(item, done) for item in value)
         return result
-    raise _NotAdmitted(f"holds a {type(value).__name__}; only arrays, dicts, lists, strings and numbers are")
+    raise _Refused(f"holds a {type(value).__name__}; only arrays, dicts, lists, strings and numbers are allowed")

@@ -1,6 +1,6 @@
-"""Where vectors come from, as the card of their dataset says it.
+"""Where vectors come from, according to the card of their dataset.
 
-The card's metadata has under `unicorn` one entry for each column of vectors, for instance
+Under `unicorn` the card's metadata has one entry per column of vectors, for instance
 `{"image_embeds": {"encoder": "sandbox", "embed_dim": 64, "transfer": "realign"}}`.
 """
 
@@ -13,7 +13,7 @@ from unicorn_hf.errors import InputError
 
 
 class Origin(NamedTuple):
-    """What some vectors are said to come from; None where nothing is said."""
+    """Encoder, transfer and dimension of some vectors; None where the card does not say."""
 
     encoder: str | None = None
     transfer: str | None = None
@@ -26,10 +26,10 @@ class Origin(NamedTuple):
         return cls(facts.get("encoder"), facts.get("transfer"), embed_dim)
 
     def difference(self, other: "Origin") -> tuple[str, str] | None:
-        """Why vectors of both do not belong together, as the words for ours and for the other's; None where they do.
+        """The difference between two origins, in words for `self` and for `other`; None if their vectors fit together.
 
-        Vectors belong together unless both say an encoder, a transfer or a dimension, and not the same. Vectors of real
-        pictures have no transfer, and go with every moved one.
+        Vectors fit together unless both origins name an encoder, a transfer or a dimension, and the names differ.
+        Vectors of real images name no transfer, so they fit vectors of any transfer.
         """
         for name, what in (("encoder", "the encoder"), ("transfer", "the transfer")):
             ours, theirs = getattr(self, name), getattr(other, name)
@@ -41,17 +41,17 @@ class Origin(NamedTuple):
 
 
 def read_provenance(source) -> dict:
-    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty where the card does not say.
+    """Where each column of vectors of a dataset folder or Hub dataset comes from; empty if the card does not say.
 
     Raises:
-        InputError: there is a card, and it cannot be read.
+        InputError: the card cannot be read.
     """
     if not isinstance(source, str | Path):
         return {}
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "README.md").is_file():
-            with contextlib.suppress(InputError):  # no dataset, or several: nothing is said about it
+            with contextlib.suppress(InputError):  # no dataset, or several: there is no card to read
                 folder = find_data_files(folder).root
     elif is_hub_id(source):
         from huggingface_hub import hf_hub_download

@@ -1,9 +1,9 @@
-"""Tables of rows -> shards `train-00000-of-0000N`: Arrow where a step writes them, Parquet where they are published.
+"""Write tables as shards `train-00000-of-0000N`: Arrow for the steps, Parquet for the Hub.
 
-Arrow is the stream format of its IPC: `datasets` opens and streams it, and it is read by mapping the file. Parquet is
-as the Hub wants it: page index, content-defined chunking, and vectors as plain lists without null flags, dictionary,
-compression or statistics. Vectors neither repeat nor compress, and readers decode such a column about ten times as fast
-as one written with the defaults (docs/datasets.md).
+Arrow is the IPC stream format: `datasets` opens and streams it, and reading it only maps the file. Parquet follows the
+Hub's advice: page index and content-defined chunking. Its vectors are plain lists without null flags, dictionary,
+compression or statistics, since vectors neither repeat nor compress; readers decode such a column about ten times as
+fast as one written with the defaults (docs/datasets.md).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SHARD_BYTES = 500 << 20
 
 @dataclass
 class Shards:
-    """What was written: the files, their rows, the rows' size in memory, and a hash of the files' contents."""
+    """The written files, their rows, the rows' size in memory, and a hash of the files' contents."""
 
     files: list[Path] = field(default_factory=list)
     num_rows: int = 0
@@ -40,9 +40,9 @@ def write_shards(
     shard_size: int = SHARD_BYTES,
     suffix: str = ".arrow",
 ) -> Shards:
-    """Write tables in this schema as `<split>-00000-of-0000N<suffix>` of about `shard_size` bytes each.
+    """Write tables with this schema as `<split>-00000-of-0000N<suffix>`, each of about `shard_size` bytes.
 
-    The tables pass through: a record batch, or a row group, is the most that is in memory.
+    At most one record batch or row group is in memory at a time.
 
     Args:
         suffix: `.arrow` or `.parquet`.
@@ -80,7 +80,7 @@ def write_arrow(table: pa.Table, path: Path) -> None:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """The hash that `write_shards` gives, of files that were written apart."""
+    """The hash of files that were written one by one; the same as `Shards.fingerprint`."""
     digest = xxh3_64()
     buffer = bytearray(4 << 20)
     for path in files:
@@ -91,15 +91,15 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def as_lists(vectors: np.ndarray, kind: pa.DataType | None = None) -> pa.FixedSizeListArray:
-    """Rows [n, D] of an array as n lists of length D, or of this type of such, without a copy."""
-    # Not by `pa.array`, which imports pandas first.
+    """An array [n, D] as n Arrow lists of length D (of the type `kind`, if given), without a copy."""
+    # `pa.array` would do it too, but imports pandas first.
     kind = kind or pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
     data = [None, pa.py_buffer(np.ascontiguousarray(vectors))]
     return pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(kind.value_type, vectors.size, data), type=kind)
 
 
 class _HashedFile:
-    """A file to write to, whose bytes go into a hash on their way."""
+    """A file whose bytes are hashed while they are written."""
 
     def __init__(self, path: Path, digest):
         self.file, self.digest, self.size, self.closed = path.open("wb"), digest, 0, False
@@ -117,7 +117,7 @@ class _HashedFile:
         self.file.flush()
 
     def close(self) -> None:
-        """Called by a writer that ends; the file itself ends with its block."""
+        """Called when a writer ends; the file itself is closed at the end of the `with` block."""
 
     def readable(self) -> bool:
         return False
@@ -154,7 +154,7 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def with_plain_vectors(schema: pa.Schema) -> pa.Schema:
-    """`schema` with vectors that cannot be null."""
+    """`schema` with non-nullable vectors."""
     for index, column in enumerate(schema):
         if pa.types.is_fixed_size_list(column.type):
             item = pa.field("item", column.type.value_type, nullable=False)
@@ -176,7 +176,7 @@ def _open_parquet(file, schema: pa.Schema):
         use_dictionary=text,
         write_statistics=text,
         write_page_index=True,
-        # A flipped bit in an uncompressed page would be a wrong number, and nothing more.
+        # Without a checksum, a flipped bit in an uncompressed page would go unnoticed.
         write_page_checksum=True,
         use_content_defined_chunking=DEFAULT_CDC_OPTIONS,
     )

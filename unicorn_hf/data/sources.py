@@ -1,4 +1,4 @@
-"""Any source of rows as a `datasets.Dataset`: a path, a Hub id, any kind of file, a folder of pictures."""
+"""Any source of rows as a `datasets.Dataset`: a path, a Hub id, any kind of file, a folder of images."""
 
 import codecs
 import importlib.metadata
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from unicorn_hf.data.data_files import PICTURES, SAVED, DataFiles, find_data_files, is_hub_id, read_card, state_of
+from unicorn_hf.data.data_files import IMAGES, SAVED, DataFiles, find_data_files, is_hub_id, read_card, state_of
 from unicorn_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 # What every step reads: a folder, a file or a Hub id, or a dataset in memory.
 Source = Union[str, Path, "Dataset"]
 
-_JSON_BLOCK = 8 << 20  # bytes of JSON lines whose types are taken together; `datasets` takes some more
-# Columns of CSV files that are text also where every cell is a number, as any that ends with _id.
+_JSON_BLOCK = 8 << 20  # bytes of JSON lines whose types are inferred together; `datasets` uses somewhat more
+# Columns of CSV files that are text even if every cell is a number; so is any column that ends with _id.
 _TEXT_COLUMNS = ("id", "caption", "text", "seed", "domain", "question", "answer", "task", "kind", "category")
-# A number of which nothing is lost when it is read as one: no zero or plus before it, no more digits than it can hold.
+# Cells that can be read as numbers without loss: no leading zero or plus sign, no more digits than the type can hold.
 _INTEGER, _FRACTION = r"-?(?:0|[1-9]\d{0,17})", r"-?(?:0|[1-9]\d{0,15})?(?:\.\d{1,17})?(?:[eE][+-]?\d{1,3})?"
 
 
@@ -28,10 +28,10 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
 
     Args:
         source: a `datasets.Dataset` (returned as it is); a file (Parquet, Arrow, JSON lines, CSV, text, WebDataset); a
-            folder of such files or of pictures (see `find_data_files`); or `org/name` of a dataset on the Hub.
+            folder of such files or of images (see `find_data_files`); or `org/name` of a dataset on the Hub.
         name: the configuration, where the source has several.
-        split: the split to read; as `datasets` has it, `train[:100]` and `train+test` too.
-        streaming: read the rows when they are asked for, and keep none.
+        split: the split to read, in the notation of `datasets` (`train[:100]` and `train+test` too).
+        streaming: read rows only on demand, and keep none in memory.
 
     Raises:
         InputError: the source does not exist, cannot be read, could be several datasets, or has no row; a dataset in
@@ -60,7 +60,7 @@ def read_dataset(source, name: str | None = None, split: str = "train", streamin
         is_empty = next(iter(dataset), None) is None if streaming else len(dataset) == 0
     except InputError:
         raise
-    except Exception as error:  # `datasets` raises dozens of types here; all mean that the source can't be read
+    except Exception as error:  # `datasets` raises dozens of types here; each means that the source can't be read
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source}: cannot be read as a dataset ({reason})") from error
     if is_empty:
@@ -79,10 +79,10 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
             raise InputError(f"{found.root}: has no split {missing[0]!r}; its splits are {', '.join(splits)}")
         dataset = _select(splits, split)
         return dataset.to_iterable_dataset() if streaming else dataset
-    if found.format == PICTURES:
-        from unicorn_hf.data.picture_folder import read_pictures
+    if found.format == IMAGES:
+        from unicorn_hf.data.image_folder import read_image_folder
 
-        dataset = _select({name: read_pictures(found, name, read_dataset) for name in names}, split)
+        dataset = _select({name: read_image_folder(found, name, read_dataset) for name in names}, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     files = {name: found.of_split(name) for name in names}
     features = None
@@ -100,14 +100,14 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     except datasets.exceptions.DatasetGenerationError:
         if found.format not in ("json", "parquet"):
             raise
-        # It takes the types from the first rows or the first file, where a column may hold nothing but null.
+        # The builder infers types from the first rows or the first file, where a column may be all null.
         builder = open_builder(found, files, features=features_of_all(found, files))
         builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
 
 def _select(splits: dict, split: str):
-    """What `split` names, as `datasets` has it: `train`, `train[:100]`, `train+test[10%:]`."""
+    """The rows that `split` selects, in the notation of `datasets`: `train`, `train[:100]`, `train+test[10%:]`."""
     import datasets
 
     sizes = {name: len(dataset) for name, dataset in splits.items()}
@@ -119,16 +119,16 @@ def _select(splits: dict, split: str):
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether a file of text has no row: nothing but white space, or an empty array of JSON."""
+    """Whether a text file has no row: only white space, or an empty JSON array."""
     with path.open("rb") as file:
         return re.fullmatch(rb"(\xef\xbb\xbf)?\s*(\[\s*\])?\s*", file.read(1 << 12)) is not None and not file.read(1)
 
 
 def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
-    """The builder of `datasets` for exactly these files, whose cache knows them by path, size and times of change.
+    """The builder of `datasets` for exactly these files; its cache identifies them by path, size and times of change.
 
-    `load_dataset` would read the paths as patterns, leave some out by their names, and know a folder with a card by the
-    folder's last name alone.
+    `load_dataset` would read the paths as patterns, leave some files out because of their names, and identify a folder
+    with a card by the folder's last name alone.
     """
     from datasets.data_files import DataFilesDict, DataFilesList
     from datasets.packaged_modules.arrow.arrow import Arrow
@@ -148,31 +148,31 @@ def open_builder(found: DataFiles, files: dict[str, list[Path]], features=None):
     }
     builder_class = builders[found.format]
     for path in (path for paths in files.values() for path in paths):
-        if "::" in str(path):  # there a path ends at its first "::", and what follows is another's
+        if "::" in str(path):  # `datasets` ends a path at its first "::" and reads the rest as a second one
             raise InputError(f"{path}: `datasets` reads no path with '::' in it; rename the file or the folder")
     listed = {
         split: DataFilesList([str(path) for path in paths], origin_metadata=state_of(paths))
         for split, paths in files.items()
     }
     options = _reading_options(found, builder_class)
-    # The newest `datasets` skips this mark by itself; 4.7 takes the file for broken.
+    # The newest `datasets` skips a byte order mark itself; 4.7 fails on it.
     if found.format == "json" and any(map(_has_byte_order_mark, (path for paths in files.values() for path in paths))):
         options = {"encoding": "utf-8-sig"} | options
     return builder_class(data_files=DataFilesDict(listed), features=features or _card_features(found), **options)
 
 
 def _reading_options(found: DataFiles, builder_class) -> dict:
-    """What a card's configuration says of how the files are read, and what goes without saying."""
+    """The options for reading these files: our defaults, then the card's configuration."""
     import dataclasses
 
     options = {field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)}
     options -= {"name", "version", "data_dir", "data_files", "description", "features"}
     options = {key: value for key, value in found.config.items() if key in options}
-    if found.format == "csv":  # NA, None and null are words
+    if found.format == "csv":  # NA, None and null are words, not missing values
         options = {"keep_default_na": False, "na_values": [""]} | options
-        if importlib.metadata.version("pandas") < "3.1":  # which misses the last bit of some numbers
+        if importlib.metadata.version("pandas") < "3.1":  # its default parser gets the last bit of some numbers wrong
             options = {"float_precision": "round_trip"} | options
-    if found.format == "text":  # a mark of the byte order at the beginning is no part of the text
+    if found.format == "text":  # a byte order mark at the beginning is not part of the text
         options = {"encoding": "utf-8-sig"} | options
     return options
 
@@ -183,9 +183,9 @@ def _has_byte_order_mark(path: Path) -> bool:
 
 
 def csv_features(found: DataFiles, files: dict[str, list[Path]]):
-    """The types of the columns of CSV files: of numbers where every cell is one and is written as one, else of text.
+    """The types of the columns of CSV files: a number type if every cell is a plainly written number, else text.
 
-    pandas would make numbers of the first ten thousand rows' `0012`, and then fail on, or change, what follows.
+    pandas infers types from the first ten thousand rows: it would turn `0012` into 12, and fail on later text.
 
     Raises:
         InputError: there is no row.
@@ -206,7 +206,7 @@ def csv_features(found: DataFiles, files: dict[str, list[Path]]):
 
 
 def _types_of(cells) -> set[str]:
-    """What there is among the cells of a column, `null` where one is empty."""
+    """The types that occur in the cells of a column; `null` for an empty cell."""
     given = cells.dropna()
     types = {"null"} if len(given) < len(cells) else set()
     for name, pattern in (("int64", _INTEGER), ("float64", _FRACTION)):
@@ -223,9 +223,9 @@ def _type_of(column: str, types: set[str]) -> str:
 
 
 def _has_text_and_numbers(found: DataFiles, files: dict[str, list[Path]]) -> bool:
-    """Whether a column of JSON lines or Parquet is of text in one place and of numbers in another.
+    """Whether a column of JSON lines or Parquet holds text in one place and numbers in another.
 
-    `datasets` takes the type of the first: after a file with the id 12, the id "0012" of the next would be 12 too.
+    `datasets` takes the type of the first: after a file with the id 12, the id "0012" of the next one would become 12.
     """
     import pyarrow as pa
 
@@ -236,12 +236,12 @@ def _has_text_and_numbers(found: DataFiles, files: dict[str, list[Path]]) -> boo
         return False
     try:
         return bool(_columns_of_text(_schemas(found, paths)))
-    except pa.ArrowException:  # whoever reads the rows says what is wrong
+    except pa.ArrowException:  # reading the rows reports what is wrong
         return False
 
 
 def _columns_of_text(schemas) -> set[str]:
-    """The names of the columns that are of text in some schemas and of numbers in others."""
+    """The names of the columns that hold text in some schemas and numbers in others."""
     import pyarrow.types as pt
 
     text = {field.name for schema in schemas for field in schema if pt.is_string(field.type)}
@@ -251,10 +251,10 @@ def _columns_of_text(schemas) -> set[str]:
 
 
 def features_of_all(found: DataFiles, files: dict[str, list[Path]]):
-    """The types of the rows of all JSON-lines or Parquet files, so that a column may begin with any number of nulls.
+    """The common types of all JSON-lines or Parquet files; a column may begin with any number of nulls.
 
     Raises:
-        pyarrow.ArrowException: a column holds what has no common type, or files of Parquet have other columns.
+        pyarrow.ArrowException: a column has no common type, or Parquet files differ in their columns.
     """
     import datasets
     import pyarrow as pa
@@ -298,7 +298,7 @@ def _json_schemas(path: Path) -> Iterator:
 
 
 def _card_features(found: DataFiles):
-    """The types that a card gives its columns, under `dataset_info`; None where it gives none."""
+    """The column types from the card's `dataset_info`; None if it has none."""
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCardData
 

@@ -1,8 +1,8 @@
-"""Files and folders that appear under their final name only when they are whole.
+"""Files and folders that appear under their final name only when they are complete.
 
-What is written lies beside its place under a hidden name, is handed to the disk, and is renamed: after a kill or a
-power cut the final name holds the old content or the new, never a part. One process at a time writes an output. A
-folder lists its own files in a marker, and only what a marker proves to be ours is ever replaced.
+Content is written under a hidden name beside its final place, synced to the disk, then renamed: after a kill or a power
+cut the final name holds the old content or the new, never a part. One process at a time writes an output. A folder
+lists its own files in a marker, and only files that a marker lists are ever replaced.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from unicorn_hf.errors import InputError
 
 MARKER = ".unicorn-hf.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-_held: set[int] = set()  # the open lock files of this process
+_held: set[int] = set()  # file descriptors of the locks of this process
 
 
 @contextlib.contextmanager
 def new_folder(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Iterator[Path]:
-    """A folder that appears under the name `output` only when the block has ended well.
+    """A folder that appears under the name `output` only when the block ends without an error.
 
     Args:
         output: a missing or an empty folder.
-        overwrite: replace a folder that this function has written and nobody has changed since; None where a command
-            has no such option to name.
-        inputs: what the block reads; `output` may be none of it, and hold none of it.
+        overwrite: replace a folder that this function wrote and nobody has changed since; None if the command has no
+            option for it.
+        inputs: what the block reads; `output` must neither be nor contain one of them.
 
     Raises:
         InputError: `output` cannot be written, at the start or at the end; another process is writing it.
@@ -48,7 +48,7 @@ def new_folder(output, *, overwrite: bool | None = None, inputs: Iterable = ()) 
 
 @contextlib.contextmanager
 def new_file(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Iterator[Path]:
-    """A name to write a file under, which becomes `output` when the block has ended well; else as `new_folder`."""
+    """A temporary path for a file that becomes `output` when the block ends without an error; see `new_folder`."""
     output = check_new_file(output, overwrite=overwrite, inputs=inputs)
     with lock(output), _staged_file(output) as staged:
         yield staged
@@ -56,16 +56,16 @@ def new_file(output, *, overwrite: bool | None = None, inputs: Iterable = ()) ->
 
 
 def check_new_folder(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Path:
-    """The absolute path of `output`, where `new_folder` may write it.
+    """The absolute path of `output`, if `new_folder` may write it.
 
     Raises:
-        InputError: it may not. The message says what is there.
+        InputError: it may not. The message says why.
     """
     path = _check_path(output, inputs)
     if _mode(path) is None:
         return path
     if not path.is_dir():
-        raise InputError(f"{output}: is no folder; name another place")
+        raise InputError(f"{output}: is not a folder; name another output")
     held = sorted(os.listdir(path))
     if not held:
         return path
@@ -91,15 +91,16 @@ def check_new_folder(output, *, overwrite: bool | None = None, inputs: Iterable 
 
 
 def check_new_file(output, *, overwrite: bool | None = None, inputs: Iterable = ()) -> Path:
-    """The absolute path of `output`, where `new_file` may write it.
+    """The absolute path of `output`, if `new_file` may write it.
 
     Raises:
-        InputError: it may not. The message says what is there.
+        InputError: it may not. The message says why.
     """
     path = _check_path(output, inputs)
     mode = _mode(path)
     if mode is not None and not stat.S_ISREG(mode):
-        raise InputError(f"{output}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; name another file")
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise InputError(f"{output}: is {kind}; name another file")
     if mode is not None and not overwrite:
         raise InputError(f"{output}: exists; name another file, or give --overwrite")
     return path
@@ -107,7 +108,7 @@ def check_new_file(output, *, overwrite: bool | None = None, inputs: Iterable = 
 
 @contextlib.contextmanager
 def lock(output) -> Iterator[None]:
-    """Be the only process that writes `output`; the lock goes with the process, however it ends.
+    """Be the only process that writes `output`; the system releases the lock however the process ends.
 
     Raises:
         InputError: another process is writing it.
@@ -122,7 +123,7 @@ def lock(output) -> Iterator[None]:
         _held.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one who held it before may have removed the file that we opened.
+            # The process that held the lock before us may have removed the file that we opened.
             if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
                 break
         except OSError as error:
@@ -145,21 +146,21 @@ def _let_go(*files: int) -> None:
         _held.discard(file)
 
 
-# A lock lasts while any process has the file open; a worker may outlive the killed process that started it.
+# A lock lasts while any process has the file open, and a worker can outlive the killed process that started it.
 os.register_at_fork(after_in_child=lambda: _let_go(*_held))
 
 
 def start_folder(output: Path) -> Path:
-    """An empty folder beside `output`, in place of what a killed run has left there. The caller holds the lock.
+    """An empty folder beside `output`; it replaces the leftovers of a killed run. The caller holds the lock.
 
     Raises:
-        InputError: something else is in its place.
+        InputError: something else is in the way.
     """
     staged = output.with_name(f".{output.name}.partial")
     if staged.is_dir() and (staged / MARKER).exists():
         _remove(staged)
     with contextlib.suppress(OSError):
-        staged.rmdir()  # a kill came before the marker
+        staged.rmdir()  # an empty one without a marker: the run was killed before it wrote the marker
     if _mode(staged) is not None:
         raise InputError(f"{staged}: is in the way and was not written by unicorn-hf; move it elsewhere")
     staged.mkdir(parents=True)
@@ -168,19 +169,19 @@ def start_folder(output: Path) -> Path:
 
 
 def finish_folder(staged: Path, output: Path, *, overwrite: bool | None = None) -> None:
-    """Give a whole folder its final name, marker and all. The caller holds the lock.
+    """Write the marker of a complete folder and give the folder its final name. The caller holds the lock.
 
     Raises:
-        InputError: `output` holds what it did not hold before, which stays as it is.
+        InputError: something has appeared in `output` meanwhile; it is left as it is.
     """
     check_new_folder(output, overwrite=overwrite)
     write_json({"files": _sizes(staged)}, staged / MARKER)
     sync_tree(staged)
     try:
-        staged.rename(output)  # takes the place of an empty folder too
+        staged.rename(output)  # also replaces an empty folder
     except OSError as error:
         if not overwrite or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            check_new_folder(output)  # says what has come there since
+            check_new_folder(output)  # names what has appeared there meanwhile
             raise
         _exchange(staged, output)
         _remove(staged)
@@ -188,10 +189,10 @@ def finish_folder(staged: Path, output: Path, *, overwrite: bool | None = None) 
 
 
 def read_json(path) -> dict:
-    """The JSON object of a file that `write_json` has written.
+    """The JSON object of a file written by `write_json`.
 
     Raises:
-        InputError: the file is not what was written there.
+        InputError: the file is damaged.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -208,14 +209,14 @@ def write_json(value, path) -> None:
 
 
 def write_text(text: str, path) -> None:
-    """Write `text` to `path` through a temporary name: whatever happens, `path` is as it was or whole."""
+    """Write `text` to `path` through a temporary name: `path` holds either the old content or the new."""
     with _staged_file(Path(path)) as staged:
         staged.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def _staged_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under, which becomes `path` when the block has ended well."""
+    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
     staged = path.with_name(f".{path.name}.partial")
     try:
         yield staged
@@ -225,14 +226,14 @@ def _staged_file(path: Path) -> Iterator[Path]:
 
 
 def rename_durably(staged: Path, path: Path) -> None:
-    """Rename a file so that its content is on the disk before its name is."""
+    """Rename a file after its content is on the disk, and sync the new name too."""
     sync(staged)
     staged.rename(path)
     sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
-    """Hand everything in `folder` to the disk."""
+    """Sync everything in `folder` to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent, name))
@@ -240,19 +241,19 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Hand a file, or the list of a folder's files, to the disk."""
+    """Sync a file, or the entries of a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot do it for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync folders
             raise
     finally:
         os.close(file)
 
 
 def _check_path(output, inputs: Iterable) -> Path:
-    """`output` as an absolute path that can be made anew and is none of `inputs`."""
+    """`output` as an absolute path, once it is clear that it can be created and is not one of `inputs`."""
     path = Path(os.path.abspath(Path(output).expanduser()))
     here = Path.cwd()
     if path == here or path in here.parents:
@@ -260,7 +261,7 @@ def _check_path(output, inputs: Iterable) -> Path:
     if len(os.fsencode(path.name)) > 255 - len("..partial"):
         raise InputError(f"{str(output)[:60]}…: has a name of {len(path.name)} characters; name a shorter one")
     if path.is_symlink():
-        raise InputError(f"{output}: is a link to {os.readlink(path)}; name the place itself")
+        raise InputError(f"{output}: is a link to {os.readlink(path)}; name its target instead")
     for parent in path.parents:
         if _mode(parent) is not None:
             if not parent.is_dir():
@@ -276,7 +277,7 @@ def _check_path(output, inputs: Iterable) -> Path:
 
 
 def _mode(path: Path) -> int | None:
-    """The kind of what lies at `path` itself; None where there is nothing."""
+    """The `st_mode` of `path` itself, links not followed; None if nothing is there."""
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -284,7 +285,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _read_marker(folder: Path) -> dict[str, int] | None:
-    """The sizes of the files that were written, by their path in the folder; None where no marker says so."""
+    """Path in the folder -> size, for the files that the marker lists; None without a valid marker."""
     try:
         files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -294,7 +295,7 @@ def _read_marker(folder: Path) -> dict[str, int] | None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """The size of every file in `folder` by its path there, the marker left out; an empty folder counts as one."""
+    """Path in the folder -> size, for every file but the marker; an empty folder is listed with size 0."""
     sizes = {}
     for parent, folders, names in os.walk(folder):
         for name in [*names, *(name for name in folders if os.path.islink(os.path.join(parent, name)))]:
@@ -307,7 +308,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _remove(staged: Path) -> None:
-    """Remove a folder, its marker last: whatever is left of it by a kill is known as ours."""
+    """Remove a folder, its marker last, so that the leftovers of a killed removal still count as ours."""
     if not staged.is_dir():
         return
     for path in staged.iterdir():
@@ -317,12 +318,12 @@ def _remove(staged: Path) -> None:
 
 
 def _exchange(staged: Path, output: Path) -> None:
-    """Swap two folders: in one step where the system can, so that a kill never finds neither under its name."""
+    """Swap two folders, in one atomic step where the system can, so that `output` always exists."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None, use_errno=True), "renameat2"):
         names = os.fsencode(staged), os.fsencode(output)
         if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
             return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):  # what a file system says that cannot do it
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL):  # these two: not supported by the file system
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(output))
     old = output.with_name(f".{output.name}.old")
     output.rename(old)

@@ -1,7 +1,7 @@
-"""Whole rows in Arrow or Parquet files or in a `datasets.Dataset`, in pieces that can be read side by side.
+"""Rows of Arrow files, Parquet files or a `datasets.Dataset`, in pieces that threads can read in parallel.
 
-Arrow files are mapped and Parquet files decoded; neither needs `datasets`, which takes seconds to import. Shards are
-joined by the names of their columns.
+Arrow files are mapped and Parquet files decoded; neither needs `datasets`, which takes seconds to import. Columns of
+several shards are matched by name.
 """
 
 import re
@@ -15,22 +15,22 @@ from unicorn_hf.data.data_files import find_data_files
 from unicorn_hf.data.shards import BATCH_ROWS
 from unicorn_hf.errors import InputError
 
-_MAPPED_FILES = 4  # at a time: the pages of a mapped file count as this process's memory
+_MAPPED_FILES = 4  # mapped at a time, since their pages count as this process's memory
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class Piece(NamedTuple):
-    """Rows that are read in one go."""
+    """Rows that are read together."""
 
     file: int
     group: int  # a record batch, a row group, or a dataset's rows
     first_row: int  # in the group
     num_rows: int
-    num_bytes: int  # that have to be decoded; 0 where nothing has
+    num_bytes: int  # to decode; 0 if the rows are only mapped
 
 
 def table_files(path: Path, name: str | None = None) -> list[Path]:
-    """The Arrow or Parquet files that `read_dataset(path, name)` would read; empty where it holds something else."""
+    """The Arrow or Parquet files that `read_dataset(path, name)` would read; empty for any other format."""
     if not path.exists():
         return []
     found = find_data_files(path, name)
@@ -38,10 +38,10 @@ def table_files(path: Path, name: str | None = None) -> list[Path]:
 
 
 def open_tables(files: list[Path], name: str) -> "Tables":
-    """The rows of Arrow or of Parquet files.
+    """The rows of Arrow or Parquet files.
 
     Raises:
-        InputError: a file is missing or damaged, or has other columns than the first; there is no row.
+        InputError: a file is missing or damaged, its columns differ from the first file's, or there is no row.
     """
     promised = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.(arrow|parquet)$", file.name))}
     if promised and promised != {len(files)}:
@@ -55,16 +55,16 @@ class Tables:
     """Rows of one schema.
 
     Attributes:
-        name: of the source.
-        schema: the first file's; a column of nothing but nulls has the type of the first file that knows one.
-        num_rows: of all.
+        name: the source, for messages.
+        schema: the first file's; an all-null column has the type of the first file that has one.
+        num_rows: the total.
         files, pieces: in the order of the rows.
     """
 
     files: list[Path] = []  # noqa: RUF012 (replaced, never changed)
 
     def read(self, piece: Piece, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of a piece, or some of their columns in this order, in tables of at most `BATCH_ROWS` rows."""
+        """The rows of a piece in tables of at most `BATCH_ROWS` rows: all columns, or these in this order."""
         columns = self.schema.names if columns is None else columns
         metadata = self.schema.metadata if len(columns) == len(self.schema) else None
         schema = pa.schema([self.schema.field(column) for column in columns], metadata)
@@ -90,11 +90,11 @@ class Tables:
         return (table for piece in self.pieces for table in self.read(piece, columns))
 
     def where(self, piece: Piece) -> str:
-        """The place of a piece, for a message."""
+        """The file of a piece, for messages."""
         return str(self.files[piece.file])
 
     def row_id(self, row: int) -> str | None:
-        """The `id` of a row, counted over all, where there are any."""
+        """The `id` of a row, counted over all files; None if there is no such column."""
         if "id" not in self.schema.names:
             return None
         for piece in self.pieces:
@@ -107,16 +107,16 @@ class Tables:
         return None
 
     def ids(self) -> list[str] | None:
-        """The ids of all rows, where there are any."""
+        """The ids of all rows; None if there is no column `id`."""
         if "id" not in self.schema.names:
             return None
         return [str(value) for table in self.read_all(["id"]) for value in table.column("id").to_pylist()]
 
     def _join(self, schemas: list[pa.Schema]) -> None:
-        """Take the schema of the files.
+        """Set `num_rows` and the common `schema` of the files.
 
         Raises:
-            InputError: they have no row, or cannot be joined.
+            InputError: there is no row, or the schemas do not fit together.
         """
         self.num_rows = sum(piece.num_rows for piece in self.pieces)
         if not self.num_rows:
@@ -133,7 +133,7 @@ class Tables:
         for index, first in enumerate(self.schema):
             kinds = [schema.field(first.name) for schema in schemas]
             known = next((kind for kind in kinds if not pa.types.is_null(kind.type)), first)
-            if is_list(known.type):  # numbers of any width are read, in the widest
+            if is_list(known.type):  # vectors of several widths are read as the widest
                 widest = max((kind.type.value_type for kind in kinds if is_list(kind.type)), key=_float_bits)
                 known = _with_numbers(known, widest)
             self.schema = self.schema.set(index, known)
@@ -158,7 +158,7 @@ class Tables:
 
 
 class ArrowTables(Tables):
-    """Arrow files of either IPC format, mapped: nothing is read until it is used."""
+    """Arrow files of either IPC format, mapped: bytes are read only when they are used."""
 
     kind = "Arrow"
 
@@ -180,11 +180,11 @@ class ArrowTables(Tables):
     def _read(self, piece: Piece, columns: list[str]) -> Iterator[pa.Table]:
         batch = self._map(piece.file)[1][piece.group]
         table = pa.Table.from_batches([batch.slice(piece.first_row, piece.num_rows)]).select(columns)
-        table.validate(full=True)  # a damaged offset would be a read beyond the file
+        table.validate(full=True)  # with a damaged offset, Arrow would read beyond the end of the file
         yield table
 
     def find(self, piece: Piece, column: str) -> tuple[Path, int] | None:
-        """The file of a piece's numbers in a column of lists of one length, and its place; None: in no one run."""
+        """The file and byte offset of a piece's numbers in a column of vectors; None if they are not contiguous."""
         _, batches, base = self._map(piece.file)
         lists = batches[piece.group].column(column)
         if lists.null_count or not pa.types.is_fixed_size_list(lists.type) or lists.values.null_count:
@@ -193,13 +193,13 @@ class ArrowTables(Tables):
         width = lists.type.value_type.bit_width // 8
         start = (lists.offset + piece.first_row) * lists.type.list_size + lists.values.offset
         address = lists.values.buffers()[1].address + start * width
-        if not base.address <= address < base.address + base.size:  # it was compressed
+        if not base.address <= address < base.address + base.size:  # the file is compressed: the buffer is a copy
             return None
         return self.files[piece.file], address - base.address
 
     def _map(self, number: int) -> tuple[pa.Schema, list[pa.RecordBatch], pa.Buffer]:
         mapped = self._mapped.get(number)
-        if mapped is None:  # several threads may come here at once: each has its own by the name `mapped`
+        if mapped is None:  # threads may race here; each then uses its own local `mapped`
             for oldest in list(self._mapped)[: 1 - _MAPPED_FILES]:
                 self._mapped.pop(oldest, None)
             mapped = self._mapped[number] = _map_arrow(self.files[number])
@@ -260,7 +260,7 @@ class DatasetTables(Tables):
 
 
 def is_alike(kind: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether one type can become another without a value's changing: wider numbers, and lengths kept otherwise."""
+    """Whether `kind` can become `expected` without a change of values: floats may widen, list lengths must match."""
     if kind == expected or pa.types.is_null(kind):
         return True
     if 0 < _float_bits(kind) <= _float_bits(expected):

@@ -1,30 +1,31 @@
-"""Unit rows on their way through a transfer, as a few numbers a row.
+"""Unit rows during a transfer, kept as the original block and a few numbers per row.
 
-Scaled, shifted by a vector and projected to the sphere, however often, a row x_i becomes a_i x_i + sum_k b_ik v_k. The
-lengths need only products of the block with vectors, and so does the sum of the rows: the block is converted to float32
-once and only read from then on, while it is in the cache.
+After any number of scalings, shifts by a vector and projections to the sphere, a row x_i is a_i x_i + sum_k b_ik v_k.
+Lengths and the sum of the rows need only products of the block with vectors. So the block is converted to float32 once
+and never rewritten, and it stays in the CPU's cache.
 """
 
 import numpy as np
 
 from unicorn_hf.data.float16 import float16_to_float32
 
-# A shifted row shorter than this was the mean itself, but for rounding: it points nowhere.
+# A shifted row shorter than this was equal to the mean up to rounding, so it has no direction.
 _NO_LENGTH = 1e-6
-# Where the squares that a length is made of cancel by more than this, float32 would not be right to 1e-6.
+# A squared length is a sum of large terms of both signs. If they cancel by more than this factor, float32 is not exact
+# to 1e-6 any more.
 LARGEST_CANCELLATION = 8.0
-# Rows summed in float32 before their sum goes on in float64: as few as cost nothing.
+# The number of rows that are summed in float32 before the sum continues in float64: small, but large enough to be fast.
 _SUMMED_ROWS = 16
 
 
 class UnitRows:
-    """Rows [n, D] of unit length, of an array or a tensor.
+    """Rows [n, D] of unit length, from an array or a tensor.
 
     Attributes:
-        x: the block [n, D] that they are made of; never changed.
-        scale: [n], a_i; NaN for a row that has no direction.
+        x: the original block [n, D]; never changed.
+        scale: [n], a_i; NaN for a row without a direction.
         terms: pairs of b_k [n] and v_k [D].
-        cancelled: whether a length lost so many digits that the arithmetic has to be float64.
+        cancelled: whether a length lost so many digits that the caller must repeat the work in float64.
     """
 
     def __init__(self, x, scale, terms=(), cancelled: bool = False):
@@ -32,9 +33,9 @@ class UnitRows:
 
     @classmethod
     def of_block(cls, block: np.ndarray, dtype=np.float32) -> tuple["UnitRows", np.ndarray]:
-        """The rows of a block of vectors, and the indices of those that have no direction (NaN, Inf, zero).
+        """The rows of a block of vectors, and the indices of the rows without a direction (NaN, Inf, zero).
 
-        Rows whose squares leave the range of `dtype` are scaled by their largest number first, so any length is right.
+        Very long and very short rows are first divided by their largest number, so that their squares fit `dtype`.
         """
         if block.dtype == np.float16 and dtype == np.float32 and block.flags.c_contiguous:
             x = float16_to_float32(block)
@@ -57,13 +58,13 @@ class UnitRows:
 
     @classmethod
     def normalized(cls, x) -> "UnitRows":
-        """The rows of an array or a tensor at unit length; those shorter than a rounding error have no direction."""
+        """The rows of an array or a tensor at unit length; rows shorter than a rounding error have no direction."""
         squares = _dot(x, x)
         squares[squares < _NO_LENGTH**2] = float("nan")
         return cls(x, squares**-0.5)
 
     def moved(self, scale: float, shift) -> "UnitRows":
-        """normalize(scale * row + shift), `shift` [D] being of the rows' kind and type."""
+        """normalize(scale * row + shift), with `shift` [D] of the same library and dtype as the rows."""
         dot = self.scale * _dot(self.x, shift) + sum(weight * (vector @ shift) for weight, vector in self.terms)
         largest = scale**2 + float(shift @ shift)
         squares = 2 * scale * dot + largest
@@ -75,18 +76,18 @@ class UnitRows:
         return UnitRows(self.x, self.scale * scale, [*terms, (projection, shift)], self.cancelled or cancelled)
 
     def astype(self, dtype) -> "UnitRows":
-        """The rows before they are moved, of another type; NumPy only."""
+        """The original rows, without `terms`, in another dtype; NumPy only."""
         x = self.x.astype(dtype)
         scale = np.vecdot(x, x) ** -0.5
         scale[np.isnan(self.scale)] = np.nan
         return UnitRows(x, scale)
 
     def without(self, rows) -> "UnitRows":
-        """The rows before they are moved, less some; NumPy only."""
+        """The original rows, without `terms` and without some rows; NumPy only."""
         return UnitRows(np.delete(self.x, rows, axis=0), np.delete(self.scale, rows))
 
     def sum(self) -> np.ndarray:
-        """[D], float64; NumPy only."""
+        """The sum of the rows [D], float64; NumPy only."""
         rest = len(self.x) % _SUMMED_ROWS
         groups = (-1, _SUMMED_ROWS)
         sums = np.einsum(
@@ -107,16 +108,16 @@ class UnitRows:
         return rows
 
 
-# Where products could be BLAS's they are not: its threads wait for one another where several threads call it.
+# These products avoid BLAS: when several threads call it, its own threads wait for one another.
 def _dot(rows, vectors):
-    """[n], of [n, D] and [n, D] or [D]."""
+    """Dot products [n] of rows [n, D] with rows [n, D] or one vector [D]."""
     if isinstance(rows, np.ndarray):
         return np.vecdot(rows, vectors)
     return (rows * vectors).sum(dim=-1)
 
 
 def _product(weights, vectors):
-    """[n, D], of k arrays [n] and k vectors [D]."""
+    """sum_k weights_k vectors_k [n, D], of k arrays [n] and k vectors [D]."""
     if isinstance(vectors[0], np.ndarray):
         return np.einsum("kn,kd->nd", weights, vectors)
     import torch

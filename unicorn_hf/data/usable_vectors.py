@@ -1,16 +1,16 @@
-"""The one rule for the values of a vector: finite, not zero, and still the same direction where float16 keeps it."""
+"""Which vectors are usable: finite, not zero, and with the same direction after rounding to float16."""
 
 import numpy as np
 
 _LARGEST_FLOAT16 = 65519
-# What rounding to float16 may change, as a share of a vector's length, and how much it changes the smallest numbers by.
+# The largest allowed change by rounding, as a share of a vector's length; the rounding error of the smallest numbers.
 _LARGEST_CHANGE, _ROUNDING = 2e-3, 2.0**-25
 
 
 def find_unusable(block: np.ndarray, *, for_float16: bool = False) -> np.ndarray:
-    """The rows of a block [n, D] that are NaN, Inf or zero: their indices [m].
+    """The indices [m] of the rows of a block [n, D] that hold NaN or Inf, or only zeros.
 
-    With `for_float16` also those so long or so short that rounding to float16 would change their direction.
+    With `for_float16` also the rows so long or so short that rounding to float16 would change their direction.
     """
     largest = _largest(block)
     if not for_float16 or block.dtype == np.float16:
@@ -20,7 +20,7 @@ def find_unusable(block: np.ndarray, *, for_float16: bool = False) -> np.ndarray
 
 
 def as_float16(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A block [n, D] in float16, and the indices [m] of the rows that are not usable there."""
+    """A block [n, D] in float16, and the indices [m] of the rows that are not usable in it."""
     with np.errstate(over="ignore"):
         return block.astype(np.float16, copy=False), find_unusable(block, for_float16=True)
 
@@ -34,8 +34,8 @@ def what_is_wrong(row: np.ndarray) -> str:
 
 
 def _largest(block: np.ndarray) -> np.ndarray:
-    """The largest number of each row, its sign left out; NaN where there is one."""
+    """The largest absolute value [n] of each row; NaN if the row holds one."""
     if block.dtype != np.float16:
         return np.abs(block).max(axis=1)
-    # Numbers without a sign are in the order of their bits, which is far faster than NumPy's arithmetic of float16.
+    # Without the sign, floats sort like their bits. Comparing bits is far faster than NumPy's float16 arithmetic.
     return (np.ascontiguousarray(block).view(np.uint16) & 0x7FFF).max(axis=1).view(np.float16).astype(np.float32)

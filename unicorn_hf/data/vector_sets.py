@@ -1,6 +1,6 @@
-"""A set of vectors as one kind of file or object holds it, read in blocks of rows; `open_vectors` finds the kind.
+"""Sets of vectors in memory, in files and in tables, read in blocks of rows; `open_vectors` chooses the class.
 
-`unit_rows` turns a block of any type into rows of unit length and finds those that have no direction.
+`unit_rows` turns a block of any dtype into rows of unit length and finds the rows without a direction.
 """
 
 import json
@@ -16,17 +16,17 @@ import numpy as np
 from unicorn_hf.data.unit_rows import UnitRows
 from unicorn_hf.errors import InputError
 
-BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
-TABLE_ROWS = 1000  # whole rows at once, where a table is written again
+BLOCK_ROWS = 512  # 512 x 1280 float32 is 2.6 MB, which stays in a core's cache
+TABLE_ROWS = 1000  # rows per table where whole rows are copied to a new dataset
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Safetensors' names of element types; bfloat16 has no NumPy type and is widened to float32 while it is read.
 _SAFETENSORS_TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
-# A row group of Parquet up to this size is decoded in one go, several at a time on as many threads.
+# Parquet row groups up to this size are decoded whole, one per thread.
 _PIECE_BYTES = 64 << 20
 
 
 class Vectors:
-    """N vectors of D numbers, read in order. `provenance` is what the dataset's card says of its columns."""
+    """N vectors of D numbers, read in order. `provenance` is what the dataset's card says about its columns."""
 
     name: str
     num_rows: int
@@ -36,19 +36,19 @@ class Vectors:
 
     @property
     def encoder(self) -> str | None:
-        """The encoder that made the vectors, where the source says which."""
+        """The encoder that made the vectors; None if the source does not say."""
         return self.provenance.get(self.column, {}).get("encoder")
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """Arrays [at most `rows`, D] of the type that is stored."""
+        """Arrays [at most `rows`, D] of the stored dtype."""
         raise NotImplementedError
 
     def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
-        """`function` of every block, in order, on several threads."""
+        """Apply `function` to every block on several threads; the results keep the order."""
         return parallel_map(function, self.blocks(rows), threads)
 
     def table_schema(self):
-        """The `pyarrow.Schema` of `tables`; bare vectors have an `id`, their row's number."""
+        """The `pyarrow.Schema` of `tables`; vectors without other columns get an `id`, the row's number."""
         import pyarrow as pa
 
         return pa.schema({"id": pa.string()})
@@ -63,15 +63,15 @@ class Vectors:
             row += len(block)
 
     def map_tables(self, function: Callable) -> Iterator:
-        """`tables` with `function` of every block, in order, on several threads."""
+        """`tables` with `function` applied to every block on several threads; the results keep the order."""
         return parallel_map(lambda pair: (pair[0], function(pair[1])), self.tables())
 
     def row_id(self, row: int) -> str | None:
-        """The row's `id`, where it has one."""
+        """The row's `id`; None if it has none."""
         return None
 
     def ids(self) -> list[str] | None:
-        """All rows' ids, where they have any."""
+        """The ids of all rows; None if they have none."""
         return None
 
     def row_name(self, row: int) -> str:
@@ -80,7 +80,7 @@ class Vectors:
 
     def _check_shape(self, shape) -> None:
         if len(shape) != 2 or min(shape) < 1:
-            raise InputError(f"{self.name}: has the shape {list(shape)}; expected [rows, dimensions], neither being 0")
+            raise InputError(f"{self.name}: has the shape {list(shape)}; expected [rows, dimensions], both at least 1")
         self.num_rows, self.embed_dim = shape
 
 
@@ -99,9 +99,9 @@ class ArrayVectors(Vectors):
 
 
 class FileVectors(Vectors):
-    """The rows of a `.npy` or `.safetensors` file: one array of known place and type, read with plain reads.
+    """The rows of a `.npy` or `.safetensors` file: one array of known offset and dtype, read with plain reads.
 
-    Not mapped into memory: mapped pages count as this process's memory, and touching them is no faster.
+    The file is not mapped: mapped pages count as this process's memory, and reading them is no faster.
     """
 
     def __init__(self, path: Path, shape, dtype, offset: int, column: str | None = None, bfloat16: bool = False):
@@ -111,7 +111,7 @@ class FileVectors(Vectors):
         expected = offset + self.num_rows * self.embed_dim * self.dtype.itemsize
         if path.stat().st_size < expected:
             raise InputError(
-                f"{path}: is cut short ({path.stat().st_size:,} bytes; its header promises {expected:,}); write it anew"
+                f"{path}: is cut short ({path.stat().st_size:,} bytes; by its header {expected:,}); write it again"
             )
 
     @classmethod
@@ -123,8 +123,8 @@ class FileVectors(Vectors):
                     np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 )
                 shape, fortran_order, dtype = read_header(file)
-            except Exception as error:  # the header is a Python literal, which can be wrong in many ways
-                raise InputError(f"{path}: is no .npy file ({_reason(error)})") from error
+            except Exception as error:  # the header is a Python literal, which can be invalid in many ways
+                raise InputError(f"{path}: is not a .npy file ({_reason(error)})") from error
             if fortran_order or dtype.kind not in "fiu":
                 order = " by columns" if fortran_order else ""
                 raise InputError(f"{path}: holds {dtype}{order}; expected numbers by rows")
@@ -143,14 +143,14 @@ class FileVectors(Vectors):
         return cls(path, shape, _SAFETENSORS_TYPES[kind], offset, column, bfloat16=kind == "BF16")
 
     def places(self) -> list[tuple[Path, int, int]] | None:
-        """Where the rows lie: file, place in it, number of rows; None where they are not stored as they are read."""
+        """Where the rows lie: file, byte offset, number of rows; None if they are stored in another dtype."""
         return None if self.bfloat16 else [(self.path, self.offset, self.num_rows)]
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         return self.map_blocks(lambda block: block, rows, threads=1)
 
     def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
-        """A block is read by the thread that works on it, into that core's cache."""
+        """As in `Vectors`; a block is read by the thread that works on it, into that core's cache."""
         with self.path.open("rb", buffering=0) as file:
             starts = range(0, self.num_rows, rows)
             yield from parallel_map(lambda start: function(self._read(file.fileno(), start, rows)), starts, threads)
@@ -172,20 +172,20 @@ def read_into(block: np.ndarray, file: int, offset: int, path: Path) -> None:
 
 
 def safetensors_header(path: Path) -> dict[str, tuple[str, list[int], int]]:
-    """Type, shape and place in the file of every tensor of a `.safetensors` file, in the order of their places.
+    """Name -> dtype, shape and byte offset of every tensor of a `.safetensors` file, in the order of the offsets.
 
     Raises:
-        InputError: it is none, or its header does not agree with itself or with the file.
+        InputError: the file is not a `.safetensors` file, or its header is inconsistent.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        # The library checks every field. Its access to one tensor takes the longer the more there are.
+        # `safe_open` checks every field, but its access to one tensor is slow in files with many tensors.
         with safe_open(path, "numpy"), path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no .safetensors file ({_reason(error)})") from error
+        raise InputError(f"{path}: is not a .safetensors file ({_reason(error)})") from error
     header.pop("__metadata__", None)
     tensors = {
         name: (tensor["dtype"], tensor["shape"], 8 + length + tensor["data_offsets"][0])
@@ -199,10 +199,10 @@ def _reason(error: Exception) -> str:
 
 
 class TableVectors(Vectors):
-    """A column of vectors of `Tables`, which have other columns too.
+    """The vectors in one column of `Tables`.
 
-    A column of Arrow lists of one length is read as a `.npy` file is, with plain reads from its place in the file;
-    anything else is decoded, each piece by the thread that works on it.
+    Arrow lists of one length are read like a `.npy` file, with plain reads at their offset in the file. Any other
+    column is decoded; each piece is decoded by the thread that works on it.
     """
 
     def __init__(self, source, column: str | None, provenance: dict):
@@ -221,12 +221,12 @@ class TableVectors(Vectors):
         ):
             raise InputError(f"{self.name}: the column {column!r} holds {self.kind}; expected lists of numbers")
         self.embed_dim = (self.kind.list_size if pa.types.is_fixed_size_list(self.kind) else None) or self._length()
-        # `to_pandas_dtype` of pyarrow before 22 imports pandas, which takes longer than to move a thousand vectors.
+        # `to_pandas_dtype` of pyarrow before 22 imports pandas, which takes longer than reading a thousand vectors.
         kind = "u" if pa.types.is_unsigned_integer(numbers) else "i" if pa.types.is_integer(numbers) else "f"
         self.dtype = np.dtype(np.float32 if pa.types.is_null(numbers) else f"{kind}{numbers.bit_width // 8}")
 
     def _length(self) -> int:
-        """The length of the first vector, before which there may be rows without one."""
+        """The length of the first vector; rows before it may have none."""
         for table in self.source.read_all([self.column]):
             lengths = table.column(self.column).combine_chunks().value_lengths().drop_null().to_numpy()
             if lengths.any():
@@ -277,7 +277,7 @@ class TableVectors(Vectors):
                 yield table, self._as_block(table, piece, first_row)
                 first_row += len(table)
             return
-        # The vectors are written from memory of our own: pages of a mapped file count as this process's.
+        # The vectors are read into new memory, since the pages of a mapped file would stay in this process's memory.
         (block,) = self._blocks(piece, first_row, piece.num_rows)
         others = [name for name in self.schema.names if name != self.column]
         columns = next(iter(self.source.read(piece, others))).columns if others else []
@@ -285,7 +285,7 @@ class TableVectors(Vectors):
         yield pa.table(columns, schema=self.schema), block
 
     def places(self) -> list[tuple[Path, int, int]] | None:
-        """Where the rows lie, as `FileVectors` has it; None where some are not stored as they are read."""
+        """Where the rows lie, as in `FileVectors`; None if some of them have to be decoded."""
         places = [(*place, piece.num_rows) for piece in self.source.pieces if (place := self._find(piece))]
         return places if len(places) == len(self.source.pieces) else None
 
@@ -294,9 +294,9 @@ class TableVectors(Vectors):
         return find(piece, self.column) if find else None
 
     def _as_block(self, table, piece, first_row: int) -> np.ndarray:
-        """The vectors of a table as an array [n, D], without a copy where none is missing; NaN where one is."""
+        """The vectors of a table as an array [n, D]: NaN for a missing vector, no copy if none is missing."""
         lists = table.column(self.column).combine_chunks()
-        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)  # NaN where there is no list
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)  # NaN for a missing list
         wrong = np.flatnonzero((lengths != self.embed_dim) & (lengths == lengths))
         if len(wrong):
             raise InputError(
@@ -322,22 +322,22 @@ class TableVectors(Vectors):
 
 
 def unit_rows(block: np.ndarray, dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of `block` [n, D] with rows of unit length, and the indices of those that have none (NaN, Inf, zero)."""
+    """A copy of `block` [n, D] with rows of unit length, and the indices of unusable rows (NaN, Inf, zero)."""
     rows, bad = UnitRows.of_block(block, dtype)
     return rows.dense(), bad
 
 
 def parallel_map(function: Callable, items: Iterable, threads: int | None = None) -> Iterator:
-    """`map(function, items)`, in order, on several threads that run a bounded number of items ahead.
+    """`map(function, items)` on several threads; the results keep the order, and few of them wait in memory.
 
-    NumPy and pyarrow release the interpreter's lock, so threads are enough.
+    NumPy and pyarrow release the interpreter lock, so threads are enough.
     """
     threads = THREADS if threads is None else threads
     if threads <= 1:
         yield from map(function, items)
         return
-    # glibc gives freed memory back to the system, and fetches it again page by page, unless it has seen a larger array
-    # freed: without this, moving 1280-d vectors spends a tenth of its time on that.
+    # glibc returns freed memory to the system and fetches it again page by page, unless it has freed a larger array.
+    # Without this line, a transfer of 1280-d vectors would spend a tenth of its time on that.
     np.empty(16 << 20, np.uint8)
     with ThreadPoolExecutor(threads) as pool:
         pending: deque = deque()

@@ -1,4 +1,4 @@
-"""Any source of vectors as a `Vectors`: memory does not grow with their number, wherever they are kept."""
+"""Open any source of vectors as a `Vectors`, which reads in blocks: memory does not grow with the number of rows."""
 
 import sys
 from pathlib import Path
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-# What vectors are read from: [N, D] in memory, or a column of a folder, a file or a Hub id.
+# A source of vectors: an array [N, D] in memory, or a column of a folder, file or Hub id.
 VectorSource = Union[str, Path, np.ndarray, "Dataset", "Tensor", "Vectors"]
 
 
 def open_vectors(source, column: str | None = None, *, allow_pickle: bool = False) -> "Vectors":
-    """The vectors of `source`, without reading them yet.
+    """The vectors of `source`, not read yet.
 
     Args:
         source: an array or tensor [N, D], a `datasets.Dataset`, a dataset folder or Hub id, a data file (Arrow,
             Parquet, JSON lines), a `.npy` or `.safetensors` file, or, with `allow_pickle`, a `.pkl` file of the
-            released code or a folder of such. A `Vectors` is returned as it is.
-        column: the column of a dataset, the tensor of a `.safetensors` file.
+            released code or a folder of them. A `Vectors` is returned as it is.
+        column: the column of a dataset, or the tensor of a `.safetensors` file.
 
     Raises:
-        InputError: the source cannot be read, or has no such column, or it holds no vectors.
+        InputError: the source cannot be read, has no such column, or the column holds no vectors.
     """
     if isinstance(source, Vectors):
         return source
@@ -59,5 +59,5 @@ def open_vectors(source, column: str | None = None, *, allow_pickle: bool = Fals
 
 
 def is_tensor(value) -> bool:
-    """Whether `value` is a `torch.Tensor`, without importing torch where nobody else has."""
+    """Whether `value` is a `torch.Tensor`; does not import torch if nobody has yet."""
     return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)

@@ -1,4 +1,4 @@
-"""The step between text, or pictures, and vectors of one contrastive space."""
+"""Embed texts or images as vectors of one contrastive space."""
 
 from unicorn_hf.lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""What a worker process does: texts -> token batches sorted by length, image files -> stacked tensors."""
+"""The work of a worker process: texts -> token batches sorted by length, image files -> stacked tensors."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -7,31 +7,31 @@ from typing import get_args
 import torch
 from PIL import Image
 
-from unicorn_hf.data.pictures import open_image
+from unicorn_hf.data.images import open_image
 from unicorn_hf.embedding.config import Overflow
 from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
 
 OVERFLOWS = get_args(Overflow)
-# With `auto`: enough work a batch to hide its overhead, little enough to stay in cache (CPU) or memory (GPU).
-# Constants, not measured at start, since a vector's last bit depends on the batch it was in.
-TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65536}
-IMAGES_A_BATCH = {"cpu": 16, "cuda": 256}
+# Sizes for `auto`: large enough to hide the overhead of a batch, small enough for the cache (CPU) or memory (GPU).
+# They are constants, not measured at the start: the last bit of a vector depends on its batch, so runs would differ.
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
+IMAGES_PER_BATCH = {"cpu": 16, "cuda": 256}
 
 
 class TextBatches:
-    """The windows of some texts in batches of like length, longest first.
+    """The token windows of some texts, in batches of similar length, longest first.
 
-    Iterating gives `(windows, inputs)`: the places of the batch's windows among all windows (int64 `[batch]`; the
-    windows of one text stand side by side, in the texts' order), and the tensors for the text tower.
+    Iterating gives `(windows, inputs)`. `windows` (int64 `[batch]`) are the indices of the batch's windows among all
+    windows, which are numbered text by text; `inputs` are the tensors for the text tower.
 
     Attributes:
-        windows_per_text: how many windows each text has; one, unless `overflow` is `mean`.
-        num_windows, num_tokens, num_padded: in all: windows, tokens, and tokens with padding.
-        num_overflowing: texts longer than the context.
+        windows_per_text: the number of windows of each text; one, unless `overflow` is `mean`.
+        num_windows, num_tokens, num_padded: totals of windows, of tokens, and of tokens with padding.
+        num_overflowing: the number of texts longer than the context.
 
     Raises:
-        InputError: a text is longer than the context and `overflow` is `error`; `labels` says what to call each text.
+        InputError: a text is longer than the context and `overflow` is `error`; `labels` name the texts in messages.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TextBatches:
         self.windows_per_text = [len(each) for each in windows]
         self._windows = [window for each in windows for window in each]
         self._tokenizer = tokenizer
-        self._batches = self._make_batches(batch_size, TOKENS_A_BATCH.get(device.type, TOKENS_A_BATCH["cuda"]))
+        self._batches = self._make_batches(batch_size, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"]))
         self.num_windows = len(self._windows)
         self.num_tokens = sum(map(len, self._windows))
         self.num_padded = sum(len(batch) * self._length(batch[0]) for batch in self._batches)
@@ -82,19 +82,19 @@ class TextBatches:
 
 
 def image_batch_size(batch_size: int | str, device: torch.device) -> int:
-    return IMAGES_A_BATCH.get(device.type, IMAGES_A_BATCH["cuda"]) if batch_size == "auto" else batch_size
+    return IMAGES_PER_BATCH.get(device.type, IMAGES_PER_BATCH["cuda"]) if batch_size == "auto" else batch_size
 
 
 def decode_images(
     images: Sequence, transform: Callable[[Image.Image], dict[str, torch.Tensor]]
 ) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
-    """The image tower's inputs of the images that can be decoded, and by its place the reason for each that can't."""
+    """The image tower's inputs for the images that can be decoded, and index -> reason for the others."""
     examples, failures = [], {}
     for place, image in enumerate(images):
         try:
             examples.append(transform(open_image(image)))
         except Exception as error:  # Pillow and its plug-ins raise dozens of types for broken files
-            # Without the memory address in some of Pillow's messages, which is another in every run.
+            # Some messages of Pillow have a memory address, which differs in every run.
             failures[place] = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")
     names = examples[0] if examples else ()
     return {name: torch.stack([example[name] for example in examples]) for name in names}, failures

@@ -1,4 +1,4 @@
-"""The embed step as datatrove sees it: each rank takes every n-th shard; one more step makes the folder whole."""
+"""The embed step as datatrove steps: each rank embeds every n-th shard, a last step finishes the folder."""
 
 from datatrove.pipeline.base import PipelineStep
 
@@ -6,7 +6,7 @@ from unicorn_hf.data.staging import lock
 
 
 class EmbedShards(PipelineStep):
-    """Embeds a rank's shards of an `EmbeddingJob`."""
+    """Embed a rank's shards of an `EmbeddingJob`."""
 
     name = "Embed shards"
     type = "Embedding"
@@ -20,7 +20,7 @@ class EmbedShards(PipelineStep):
 
 
 class FinishEmbedding(PipelineStep):
-    """Makes the shards of an `EmbeddingJob` its output folder."""
+    """Turn the shards of an `EmbeddingJob` into its output folder."""
 
     name = "Finish the dataset"
     type = "Embedding"

@@ -1,4 +1,4 @@
-"""Shards in, shards with vectors out: worker processes tokenise and decode while the tower runs."""
+"""Embed shards: worker processes tokenise and decode while the tower runs."""
 
 import os
 import sys
@@ -19,11 +19,11 @@ class EmbeddedShard(NamedTuple):
     """The vectors of one shard.
 
     Attributes:
-        index: of the shard.
-        rows: of the shard, in their order, that have a vector.
-        vectors: theirs, float16 `[len(rows), embed_dim]`, unit length up to float16's rounding.
-        reasons: why each other row has none.
-        counts: rows, failed rows, tokens, padded tokens, texts that overflow.
+        index: the shard's number.
+        rows: the indices, in order, of the shard's rows that have a vector.
+        vectors: float16 `[len(rows), embed_dim]`, unit length up to rounding.
+        reasons: index -> reason, for the rows without a vector.
+        counts: rows, failed rows, tokens, padded tokens, overflowing texts.
     """
 
     index: int
@@ -40,16 +40,16 @@ class _Start(NamedTuple):
 
 class _Batch(NamedTuple):
     shard: int
-    places: torch.Tensor  # of the batch's vectors among the shard's
+    places: torch.Tensor  # int64 [batch], indices of the batch's vectors among the shard's
     inputs: dict[str, torch.Tensor]
     num_tokens: int
 
 
 class _End(NamedTuple):
     shard: int
-    rows: list[int]  # that have a vector
+    rows: list[int]  # rows with a vector
     windows_per_row: list[int]
-    reasons: dict[int, str]  # why the others have none
+    reasons: dict[int, str]  # row -> why it has no vector
     counts: dict[str, int]
 
 
@@ -66,14 +66,14 @@ def embed_shards(
     progress: str = "embed",
     position: int = 0,
 ) -> Iterator[EmbeddedShard]:
-    """Embed some shards of a source, in the order in which they get ready.
+    """Embed some shards of a source and yield each when it is finished.
 
     Args:
         source: `RowShards` or `TarShards`.
-        shards: which.
+        shards: the numbers of the shards.
         kind: `text` or `image`.
-        num_workers: processes that tokenise or decode, each a whole shard at a time; 0 for this one.
-        progress, position: the words before, and the line of, the progress bar.
+        num_workers: processes that tokenise or decode, each a whole shard at a time; 0 uses this process.
+        progress, position: the label and the line of the progress bar.
 
     Raises:
         InputError: a shard cannot be read, or a text overflows and `overflow` is `error`.
@@ -102,7 +102,7 @@ def embed_shards(
                 case _Batch(shard, places, inputs, num_tokens):
                     vectors = encoder.forward(tower, inputs)
                     buffers[shard][places.to(encoder.device, non_blocking=True)] = vectors
-                    bar.update(len(places) if overflow != "mean" else 0)  # the mean has several places a row
+                    bar.update(len(places) if overflow != "mean" else 0)  # with `mean` a row has several windows
                     if num_tokens:
                         tokens, padded = tokens + num_tokens, padded + inputs["input_ids"].numel()
                         rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
@@ -114,10 +114,10 @@ def embed_shards(
 
 
 def default_num_workers(kind: str, device: torch.device, num_shards: int, num_rows: int | None, ranks: int = 1) -> int:
-    """How many processes pay off beside a tower, for each of some ranks on this machine.
+    """The number of worker processes worth starting for each of `ranks` ranks on this machine.
 
-    None where the work is small or the platform cannot fork, nor for texts beside a CPU: tokenising takes under a
-    hundredth of a CLIP base tower's time, and a process would only take a core from it.
+    It is 0 if there is little work or the platform cannot fork. It is also 0 for texts on a CPU: tokenising takes less
+    than a hundredth of the time of a CLIP base tower, and a process would only take a core from the tower.
     """
     if sys.platform != "linux" or (num_rows is not None and num_rows < 2_000):
         return 0
@@ -128,11 +128,11 @@ def default_num_workers(kind: str, device: torch.device, num_shards: int, num_ro
 
 
 def _start_worker(worker: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers warns after a fork where this is not said
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # without it, tokenizers warns after a fork
 
 
 class _PreparedShards(torch.utils.data.IterableDataset):
-    """Yields, for each shard, a `_Start`, its `_Batch`es and an `_End`; an `InputError` ends all."""
+    """Yields for each shard a `_Start`, its `_Batch`es and an `_End`. An `InputError` is yielded too, and ends it."""
 
     def __init__(self, source, shards, encoder: Encoder, kind: str, column: str, batch_size, overflow: str):
         self.source = source
@@ -150,7 +150,7 @@ class _PreparedShards(torch.utils.data.IterableDataset):
             for shard in mine:
                 yield from self.prepare(shard, self.source.read(shard)[self.column])
         except InputError as error:
-            yield error  # raised here, it would arrive wrapped in a traceback
+            yield error  # raised in a worker, it would arrive wrapped in a traceback
 
     def _prepare_text(self, shard: int, texts):
         texts = list(texts)

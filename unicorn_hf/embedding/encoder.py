@@ -1,4 +1,4 @@
-"""One object that holds the towers of a contrastive model, its tokenizer, its transform and its dimension."""
+"""`Encoder`: the two towers of a contrastive model with their tokenizer and image transform."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Encoder:
     """Text and images -> unit vectors of one contrastive space.
 
     Attributes:
-        name: the name by which it was loaded; it is written beside every vector that the encoder made.
+        name: the name it was loaded by; recorded with every vector that it makes.
         embed_dim: the dimension of its vectors.
-        device, dtype: where, and in which precision, its towers run.
+        device, dtype: the device and precision of its towers.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Encoder:
 
         Args:
             texts: any number of strings.
-            batch_size: texts in a batch, or `auto`: as many as fill a budget of tokens.
-            overflow: what becomes of a text that is longer than the tower's context: `truncate` it, `error`, or the
-                `mean` of the vectors of its windows.
+            batch_size: texts per batch; `auto` fills a budget of tokens.
+            overflow: what to do with a text longer than the tower's context: `truncate` it, raise an `error`, or take
+                the `mean` of the vectors of its windows.
 
         Returns:
             float32 `[len(texts), embed_dim]`, rows of length one.
 
         Raises:
-            InputError: a text is longer than the context and `overflow` is `error`, or it is no text.
+            InputError: a text is not a string, or is longer than the context and `overflow` is `error`.
         """
         if isinstance(texts, str):
             raise InputError(f"texts is one text ({texts[:60]!r}); expected a list of texts")
@@ -83,7 +83,7 @@ class Encoder:
 
         Args:
             images: PIL images, paths, or the bytes of image files.
-            batch_size: images in a batch, or `auto`.
+            batch_size: images per batch, or `auto`.
 
         Returns:
             float32 `[len(images), embed_dim]`, rows of length one.
@@ -105,9 +105,9 @@ class Encoder:
 
     @torch.inference_mode()
     def forward(self, tower: Callable, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Unit vectors (float32 `[batch, embed_dim]`, on the encoder's device) of one prepared batch.
+        """Unit vectors of one prepared batch: float32 `[batch, embed_dim]`, on the encoder's device.
 
-        A batch that does not fit into the device's memory is run in halves.
+        If a batch does not fit into the device's memory, its halves are run one after the other.
         """
         try:
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
@@ -123,7 +123,7 @@ class Encoder:
 
 
 def mean_of_windows(vectors: torch.Tensor, windows_per_text: Sequence[int]) -> torch.Tensor:
-    """The unit mean of each text's windows: `[sum(windows_per_text), D]` -> `[len(windows_per_text), D]`."""
+    """The normalized mean of each text's windows: `[sum(windows_per_text), D]` -> `[len(windows_per_text), D]`."""
     if len(vectors) == len(windows_per_text):
         return vectors
     lengths = torch.tensor(windows_per_text, device=vectors.device)

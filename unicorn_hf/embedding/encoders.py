@@ -1,4 +1,4 @@
-"""The encoder of a name: which library it is of, and what loads it."""
+"""Load an encoder by its name: find the library, then call its loader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unicorn_hf.device import find_device
 from unicorn_hf.embedding.encoder import DTYPES, Encoder
 from unicorn_hf.errors import InputError
 
-# A file that tells whose folder it is, in the order of looking: a folder of sentence-transformers has both of the last.
+# File -> the library whose folders have it. The order matters: sentence-transformers folders have the last two files.
 FOLDER_LIBRARIES = {
     "open_clip_config.json": "open_clip",
     "modules.json": "sentence-transformers",
@@ -34,15 +34,15 @@ def load_encoder(
     """Load a contrastive image-text encoder: towers, tokenizer and image transform.
 
     Args:
-        name: one of the forms in `KNOWN_NAMES`; where a repository on the Hub is expected, a local folder does as well.
-        device: a torch device; by default the first CUDA device, or the CPU where there is none.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on CUDA, float32 elsewhere. Of the towers' weights
-            and arithmetic; the vectors are float32 whichever it is.
+        name: one of the forms in `KNOWN_NAMES`; a local folder can stand in for a repository on the Hub.
+        device: a torch device; by default the first CUDA device, or the CPU if there is none.
+        dtype: of the towers: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 on CUDA, float32 elsewhere). The
+            vectors are always float32.
         compile: run the towers through `torch.compile`.
         trust_remote_code: run model code that comes with a `transformers/` or `sentence-transformers/` repository.
 
     Raises:
-        InputError: the name has no known form, or what it names cannot be loaded.
+        InputError: the name has no known form, or the encoder cannot be loaded.
         MissingExtraError: the library that the encoder needs is not installed.
     """
     name = canonical_name(name)
@@ -71,13 +71,13 @@ def load_encoder(
 
 
 def canonical_name(name: str | Path) -> str:
-    """The name under which an encoder's vectors are known: of a folder, its absolute path."""
+    """The name to record with an encoder's vectors: for a folder, its absolute path."""
     is_folder = str(name) != "sandbox" and any((Path(name) / file).is_file() for file in FOLDER_LIBRARIES)
     return str(Path(name).absolute() if is_folder else name)
 
 
 def find_library(name: str) -> tuple[str, str]:
-    """The library that an encoder's name stands for, and what it calls the encoder.
+    """The library of an encoder's name, and the encoder's name or path within that library.
 
     Raises:
         InputError: the name has none of the known forms.
@@ -88,7 +88,8 @@ def find_library(name: str) -> tuple[str, str]:
     if spec and library in ("open_clip", "transformers", "llm2clip"):
         return library, spec
     if spec and library == "sentence-transformers":
-        return library, spec if Path(spec).is_dir() else name  # the organisation on the Hub has the same name
+        # Without a folder it is a repository on the Hub, in the organisation called sentence-transformers.
+        return library, spec if Path(spec).is_dir() else name
     for file, library in FOLDER_LIBRARIES.items():
         if (Path(name) / file).is_file():
             return library, name

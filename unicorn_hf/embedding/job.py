@@ -1,9 +1,8 @@
-"""One run of the embed step: what is to be done, what is done already, and the folder that it becomes.
+"""One run of the embed step, which can be killed and resumed.
 
-While a run is under way, `.<output>.embedding/` beside the output holds `settings.json` (what the run does, to which
-source), `dataset/` (the shards written so far) and `shards/` (each shard's counts and failures). A shard is written to
-a temporary name and renamed, and that is all that resuming needs to know. When every shard is there, `dataset/` becomes
-the output.
+During a run, `.<output>.embedding/` beside the output holds `settings.json` (the options and the source), `dataset/`
+(the shards written so far) and `shards/` (the counts and failures of each shard). A shard is written to a temporary
+name and renamed, so a resumed run skips every shard that exists. When all shards exist, `dataset/` becomes the output.
 """
 
 import contextlib
@@ -40,19 +39,19 @@ from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import check_executor, run_ranks
 
 TEXT_COLUMNS = ("caption", "text", "txt")
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # after the first, as WebDataset names them
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # all but the first are names of WebDataset
 
 
 @dataclasses.dataclass(kw_only=True)
 class EmbeddingJob(EmbedConfig):
-    """The arguments of `embed`, which has their meaning, and what can be done with them."""
+    """The arguments of `embed` (documented there) and the work to do with them."""
 
     data: object
     output: str | None
 
     def __post_init__(self):
         super().__post_init__()
-        # Absolute, since a rank may run in another folder.
+        # The paths are made absolute, because a rank may run in another folder.
         if isinstance(self.data, str | Path):
             path = Path(self.data).expanduser()
             self.data = str(path.absolute() if path.exists() else self.data)
@@ -68,23 +67,23 @@ class EmbeddingJob(EmbedConfig):
             find_library(self.encoder)
 
     def __getstate__(self) -> dict:
-        # A rank opens the source itself, and sees whether it is still the same.
+        # Each rank opens the source itself and checks that it has not changed.
         return {key: value for key, value in vars(self).items() if key != "source"}
 
     def sides(self) -> dict[str, "EmbeddingJob"]:
-        """The jobs of the two sides of a data file of ReVision, in folders of their names; empty for other data.
+        """The jobs for the texts and the images of a ReVision data file, one output folder each; empty for other data.
 
         Raises:
-            InputError: the output holds something else than these folders.
+            InputError: the output holds anything but these folders.
         """
         if not isinstance(self.data, str) or self.dataset_config is not None or not is_text_image_file(self.data):
             return {}
         if self.column is not None:
-            raise InputError(f"--column is {self.column!r}; a ReVision file has one for each side: leave it out")
+            raise InputError(f"--column is {self.column!r}, but a ReVision file has a fixed one per side: leave it out")
         if self.output is not None and Path(self.output).exists():
             ours = {name for side in SIDES for name in (side, f".{side}.embedding")}
             if not Path(self.output).is_dir() or not ours.issuperset(os.listdir(self.output)):
-                raise InputError(f"{self.output}: exists and holds something else; name another folder")
+                raise InputError(f"{self.output}: exists and holds other files; name another folder")
         return {
             side: dataclasses.replace(
                 self,
@@ -95,14 +94,14 @@ class EmbeddingJob(EmbedConfig):
         }
 
     def run(self) -> dict | None:
-        """Write the output folder, or what is missing of it.
+        """Write the output folder, or its missing shards.
 
         Returns:
-            what its `summary.json` holds, and how long this run took; None where the jobs were only submitted.
+            the content of `summary.json` plus the time of this run; None if the jobs were only submitted.
         """
         self.open_source()
         with contextlib.ExitStack() as stack:
-            if self.executor != "slurm":  # its last job takes the lock
+            if self.executor != "slurm":  # on Slurm the last job takes the lock
                 with writing(self.output):
                     stack.enter_context(lock(self.output))
             return self.run_in_folder()
@@ -114,7 +113,7 @@ class EmbeddingJob(EmbedConfig):
         in_process = self.executor == "local" and self.tasks == 1
         if not in_process:
             check_executor(self.executor, self.tasks, self.extra)
-        encoder = self.load_encoder(0) if in_process else None  # first, so that a wrong name leaves nothing behind
+        encoder = self.load_encoder(0) if in_process else None  # before `start`, so that a wrong name leaves no files
         before = self.start()
         if in_process:
             self.run_rank(0, 1, encoder)
@@ -130,17 +129,17 @@ class EmbeddingJob(EmbedConfig):
         return {**summary, "seconds": round(seconds, 2), **rates}
 
     def embed_in_memory(self) -> tuple[datasets.Dataset, list[dict]]:
-        """The rows that could be embedded, with their vectors; and the others, each with its place and the reason."""
+        """The embedded rows with their vectors, and the failed rows, each with its place and the reason."""
         self.open_source()
         shards = sorted(self.embed_shards(range(self.num_shards), self.load_encoder(0)), key=lambda shard: shard.index)
         tables, failures = zip(*map(self.complete, shards), strict=True)
         return datasets.Dataset(pa.concat_tables(tables)), [failure for each in failures for failure in each]
 
     def open_source(self) -> None:
-        """Open the data, choose the column, cut the shards.
+        """Open the data, choose the column, and cut the rows into shards.
 
         Raises:
-            InputError: the data cannot be read, or lack the column.
+            InputError: the data cannot be read, or the column does not exist.
         """
         self.source = open_shards(self.data, name=self.dataset_config, split=self.split, image_root=self.image_root)
         self.column, self.kind = self.choose_column()
@@ -170,15 +169,15 @@ class EmbeddingJob(EmbedConfig):
         return usual[0]
 
     def guess_modality(self, column: str) -> str:
-        """text for a column of texts, unless it has a picture's usual name; image for any other type."""
+        """`text` for a column of strings, unless it has a usual name of images; `image` for any other type."""
         is_text = getattr(self.source.features[column], "dtype", None) in ("string", "large_string")
         return "text" if is_text and column not in IMAGE_COLUMNS else "image"
 
     def read_finished(self) -> dict | None:
-        """The summary of an output that this very run has written before; None where there is none.
+        """The summary of a finished output with the same settings; None if there is no output yet.
 
         Raises:
-            InputError: the output is something else.
+            InputError: the output exists and is anything else.
         """
         output = Path(self.output)
         if (output / "summary.json").is_file():
@@ -190,7 +189,7 @@ class EmbeddingJob(EmbedConfig):
         return None
 
     def settings(self) -> dict:
-        """What decides the bytes of the shards: a run with others cannot be resumed by this one."""
+        """All options that influence the bytes of the shards. A run with other settings cannot be resumed."""
         return {
             "encoder": self.encoder_name,
             "dtype": self.dtype,
@@ -216,14 +215,14 @@ class EmbeddingJob(EmbedConfig):
 
     @property
     def work(self) -> Path:
-        """The folder of a run under way."""
+        """The folder of an unfinished run."""
         return Path(self.output).with_name(f".{Path(self.output).name}.embedding")
 
     def start(self) -> dict:
-        """Make the folder of the run, or take up the one that an earlier run left; returns the counts of its shards.
+        """Create the folder of the run, or resume that of an earlier run; returns the counts of its finished shards.
 
         Raises:
-            InputError: the earlier run had other settings, or another source.
+            InputError: the earlier run had other settings or another source.
         """
         with writing(self.output):
             self.work.mkdir(parents=True, exist_ok=True)
@@ -233,7 +232,8 @@ class EmbeddingJob(EmbedConfig):
                 write_json(self.settings(), self.work / "settings.json")
             for folder in ("dataset/data", "shards"):
                 (self.work / folder).mkdir(parents=True, exist_ok=True)
-            for shard in (self.work / "dataset" / "data").glob("train-*.parquet"):  # of an earlier version
+            # Earlier versions wrote Parquet shards.
+            for shard in (self.work / "dataset" / "data").glob("train-*.parquet"):
                 write_arrow(pq.read_table(shard), partial := shard.with_suffix(".partial"))
                 partial.rename(shard.with_suffix(".arrow"))
                 shard.unlink()
@@ -246,20 +246,20 @@ class EmbeddingJob(EmbedConfig):
                 what = (
                     "the source has changed"
                     if key == "source_fingerprint"
-                    else f"{key} was {before.get(key)!r}, is {now!r}"
+                    else f"{key} was {before.get(key)!r}, is now {now!r}"
                 )
                 raise InputError(
-                    f"{self.output}: an unfinished run cannot go on, {what}; remove {self.work} to start anew, "
-                    "or run with what it began with"
+                    f"{self.output}: cannot resume the unfinished run: {what}; remove {self.work} to start again, or "
+                    "use the same settings and source as before"
                 )
 
     def run_tasks(self) -> bool:
-        """Run the ranks through datatrove; False where they were only submitted."""
+        """Run the ranks through datatrove; returns False if they were only submitted."""
         from unicorn_hf.embedding.datatrove_steps import EmbedShards, FinishEmbedding
 
         return run_ranks(
             EmbedShards(self),
-            self.work / f"logs-of-{self.tasks}-tasks",  # its markers of finished ranks hold for this many tasks only
+            self.work / f"logs-of-{self.tasks}-tasks",  # markers of finished ranks are valid for one number of tasks
             extra=self.extra,
             executor=self.executor,
             tasks=self.tasks,
@@ -269,7 +269,7 @@ class EmbeddingJob(EmbedConfig):
         )
 
     def complete_executor_options(self) -> dict:
-        """The options as datatrove takes them: with a GPU a rank."""
+        """The options of datatrove's executor, with one GPU per rank by default."""
         options = dict(self.executor_options)
         if self.executor == "ray":
             options.setdefault("gpus_per_task", int(torch.cuda.is_available()))
@@ -281,7 +281,7 @@ class EmbeddingJob(EmbedConfig):
         return options
 
     def run_rank(self, rank: int, world_size: int, encoder: Encoder | None = None) -> None:
-        """Embed and write those shards of a rank that are missing.
+        """Embed and write the missing shards of a rank.
 
         Raises:
             InputError: the source has changed, the disk is full, or a text overflows and `overflow` is `error`.
@@ -307,7 +307,7 @@ class EmbeddingJob(EmbedConfig):
 
     @property
     def workers(self) -> int:
-        """How many local ranks run at a time: one on each GPU, or one on each core."""
+        """The number of local ranks that run at the same time: one per GPU, or one per core."""
         return min(self.tasks, torch.cuda.device_count() or len(os.sched_getaffinity(0)))
 
     def load_encoder(self, rank: int) -> Encoder:
@@ -336,7 +336,7 @@ class EmbeddingJob(EmbedConfig):
         )
 
     def complete(self, shard: EmbeddedShard) -> tuple[pa.Table, list[dict]]:
-        """A shard's rows with their vectors; and its other rows, each with its place, id or path, and the reason."""
+        """A shard's embedded rows with their vectors, and its failed rows with place, id or path, and the reason."""
         dataset = self.source.read(shard.index)
         failures = []
         for row in sorted(shard.reasons):
@@ -360,7 +360,7 @@ class EmbeddingJob(EmbedConfig):
         return {shard for shard in range(self.num_shards) if self.shard_file(shard).is_file()}
 
     def write_shard(self, shard: EmbeddedShard) -> None:
-        """Write a shard and, before it, its counts: the shard's file says that both are there."""
+        """Write the counts of a shard, then the shard: if the shard's file exists, its counts exist too."""
         with writing(self.output):
             table, failures = self.complete(shard)
             write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
@@ -370,7 +370,7 @@ class EmbeddingJob(EmbedConfig):
             rename_durably(partial, path)
 
     def finish(self) -> dict:
-        """Turn the shards into the output folder; returns its summary.
+        """Turn the shards into the output folder and return its summary.
 
         Raises:
             InputError: a shard is missing.
@@ -379,7 +379,7 @@ class EmbeddingJob(EmbedConfig):
         if len(done) < self.num_shards:
             raise InputError(
                 f"{self.output}: {self.num_shards - len(done)} of {self.num_shards} shards are missing; run the same "
-                "command again to go on"
+                "command again to continue"
             )
         records = [read_json(self.counts_file(shard)) for shard in range(self.num_shards)]
         dataset = self.work / "dataset"
@@ -412,7 +412,7 @@ class EmbeddingJob(EmbedConfig):
                 fingerprint=fingerprint(map(self.shard_file, range(self.num_shards))),
             )
             finish_folder(dataset, Path(self.output))
-        if self.executor == "slurm":  # the rank that does this has a log there
+        if self.executor == "slurm":  # keep the folder: it holds the log of the job that runs this
             (self.work / "settings.json").unlink()
             shutil.rmtree(self.work / "shards")
         else:
@@ -420,7 +420,7 @@ class EmbeddingJob(EmbedConfig):
         return summary
 
     def count(self, shards) -> dict[str, int]:
-        """The sum of the counts of some shards that are done."""
+        """The sum of the counts of some finished shards."""
         total = dict.fromkeys(("rows", "failed", "tokens", "padded_tokens", "overflowing"), 0)
         for shard in shards:
             for key, value in read_json(self.counts_file(shard))["counts"].items():
@@ -433,7 +433,7 @@ def add_vectors(dataset: datasets.Dataset, kept: list[str], name: str, vectors: 
     features = datasets.Features({column: dataset.features[column] for column in kept})
     for column, feature in features.items():
         if isinstance(feature, datasets.Image):
-            features[column] = datasets.Image()  # it was read without decoding
+            features[column] = datasets.Image()  # undo `decode=False`, which was only for reading
     features[name] = datasets.List(datasets.Value("float16"), length=vectors.shape[1])
     rows = dataset.select_columns(kept).with_format("arrow")[:] if kept else {}
     columns = {column: rows[column] for column in kept} | {name: as_lists(vectors)}
@@ -442,14 +442,15 @@ def add_vectors(dataset: datasets.Dataset, kept: list[str], name: str, vectors: 
 
 @contextlib.contextmanager
 def writing(output):
-    """Says in one sentence why a folder cannot be written."""
+    """Turn errors of the disk into one sentence."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in DISK_FULL:
             raise InputError(
-                f"{output}: the disk is full ({reason}); make room and run the same command again: what is done is kept"
+                f"{output}: the disk is full ({reason}); make room and run the same command again: finished shards are "
+                "kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             raise InputError(f"{output}: cannot be written ({reason}); name another folder") from error

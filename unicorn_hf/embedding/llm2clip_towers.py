@@ -2,8 +2,8 @@
 
 The text tower is a Llama with bidirectional attention, the mean of its last hidden states over the caption, and a
 residual MLP (the CLIP repository's `text_adapter`) into the image tower's space (Huang et al. 2024, arXiv 2411.04997).
-Both repositories carry code of their own, written for llm2vec and an older transformers; their weights fit the
-library's own classes, so none of that code is run here.
+Both repositories bring their own code, written for llm2vec and an older transformers. Their weights fit the classes of
+transformers itself, so that code is never run.
 """
 
 import torch
@@ -21,7 +21,7 @@ from unicorn_hf.embedding.transformers_towers import (
 from unicorn_hf.errors import InputError
 
 MAX_TOKENS = 512
-# The chat turn that the Llama 3 of LLM2CLIP was tuned in. The header is read but not pooled; the end of turn is pooled.
+# LLM2CLIP's Llama 3 was tuned on captions in this chat turn. The mean leaves out the header, and includes the end.
 TURN_START = "<|start_header_id|>user<|end_header_id|>\n\n"
 TURN_END = "<|eot_id|>"
 
@@ -79,18 +79,18 @@ def load_llm2clip(name: str, spec: str, *, device: torch.device, dtype: torch.dt
 def chat_turn_windows(tokenizer) -> TokenWindows:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"  # so that every row's header stands at the same place
+    tokenizer.padding_side = "right"  # so that the header has the same position in every row
     windows = token_windows(tokenizer, MAX_TOKENS)
     if TURN_END in tokenizer.get_vocab():
         windows.prefix = tokenizer(TURN_START).input_ids
         windows.suffix = tokenizer(TURN_END, add_special_tokens=False).input_ids
         encode = windows.encode
-        windows.encode = lambda texts: encode([text.strip() for text in texts])  # as llm2vec does before the turn's end
+        windows.encode = lambda texts: encode([text.strip() for text in texts])  # as llm2vec does
     return windows
 
 
 class ResidualBlock(nn.Module):
-    """A block of LLM2CLIP's text adapter; the attributes are named as in its weights."""
+    """A block of LLM2CLIP's text adapter, [batch, dim] -> [batch, dim]; the attributes are named as in its weights."""
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
@@ -103,7 +103,7 @@ class ResidualBlock(nn.Module):
 
 
 def load_text_adapter(name: str, repo: str) -> nn.Sequential:
-    """The adapter as its weights describe it: residual blocks, a layer norm, a linear layer.
+    """The adapter, with its layers read from its weights: residual blocks, a layer norm, a linear layer.
 
     Raises:
         InputError: the repository has no such weights.
@@ -130,7 +130,7 @@ def load_text_adapter(name: str, repo: str) -> nn.Sequential:
 
 
 def load_image_processor(repo: str, size: int):
-    """The repository's own image processor, or CLIP's at the tower's size: the released repositories carry none."""
+    """The repository's own image processor, or CLIP's at the tower's size: the released repositories have none."""
     from transformers import AutoImageProcessor, CLIPImageProcessor
 
     try:

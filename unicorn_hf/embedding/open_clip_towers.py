@@ -10,7 +10,7 @@ from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
 from unicorn_hf.embedding.transformers_towers import loading
 from unicorn_hf.errors import InputError
 
-# "pure": layer norms too, which is as close to float32 as mixed precision and faster.
+# "pure" also casts the layer norms; it is as close to float32 as mixed precision, and faster.
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "pure_bf16", torch.float16: "pure_fp16"}
 
 
@@ -73,9 +73,9 @@ def create_open_clip(name: str, spec: str, *, precision: str = "fp32", device="c
 
 
 def needs_quick_gelu(model_name: str, pretrained: str) -> bool:
-    """Whether weights were trained with QuickGELU though the architecture of this name runs GELU.
+    """Whether weights were trained with QuickGELU although the architecture of this name uses GELU.
 
-    open_clip keeps the activation with the tag, makes the model without a look at it, and only warns.
+    open_clip stores the activation with the tag, but ignores it when it builds the model, and only warns.
     """
     import open_clip
 
@@ -95,7 +95,7 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
     else:
         from open_clip.tokenizer import basic_clean, canonicalize_text
 
-        # Its two wrappers of transformers tokenizers clean the text first, each in its own way.
+        # open_clip has two wrappers of transformers tokenizers; each cleans the text in its own way.
         clean = getattr(tokenizer, "clean_fn", lambda text: canonicalize_text(basic_clean(text)))
         inner = tokenizer.tokenizer
 
@@ -110,7 +110,7 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
 
 
 def _ignores_padding(model) -> bool:
-    """Whether a caption's vector is the same for every length of padding on its right."""
+    """Whether a caption's vector does not depend on the padding on its right."""
     from open_clip.hf_model import HFTextEncoder
 
     return isinstance(getattr(model, "text", None), HFTextEncoder) or _is_causal(model)  # the first masks its padding
@@ -129,8 +129,8 @@ def _text_tower(model):
     prefix, tower = ("text.", model.text) if hasattr(model, "text") else ("", model)
 
     def encode_text(inputs):
-        # open_clip takes rows of the full context length only. With the tower's two tensors of that length cut short,
-        # its own forward pass reads shorter rows, which takes less than half the time on ordinary captions.
+        # open_clip accepts only rows of the full context length. If the two tensors of that length in the tower are
+        # cut, its own forward pass accepts shorter rows, which halves the time (or better) on ordinary captions.
         ids = inputs["input_ids"]
         length = ids.shape[1]
         shorter = {

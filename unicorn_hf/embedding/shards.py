@@ -1,4 +1,4 @@
-"""A dataset cut into shards: pieces that any rank can read alone, always the same ones for the same dataset."""
+"""A dataset cut into shards. The same dataset always gives the same shards, and any rank can read any of them."""
 
 import hashlib
 import os
@@ -7,22 +7,22 @@ from pathlib import Path
 import datasets
 from datasets.fingerprint import Hasher
 
-from unicorn_hf.data.data_files import PICTURES, DataFiles, files_under, find_data_files
+from unicorn_hf.data.data_files import IMAGES, DataFiles, files_under, find_data_files
 from unicorn_hf.data.sources import open_builder, read_dataset
 from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file, read_side
 from unicorn_hf.errors import InputError
 
-# Rows in a shard: enough texts to sort by length, few enough pictures that a killed run loses little.
+# Rows per shard: enough texts to sort by length, few enough images that a killed run loses little.
 MAX_ROWS = {"text": 10_000, "image": 1_000}
 
 
 def open_shards(data, *, name: str | None = None, split: str = "train", image_root=None):
-    """`data` as `RowShards` or, where it is WebDataset tars, `TarShards`.
+    """`data` as `RowShards`, or as `TarShards` for WebDataset tars.
 
     Args:
-        data: what `read_dataset` reads, a tar, a folder of tars, or a data file of ReVision, whose side is its
-            `name`: `texts` or `images`.
-        image_root: the folder that paths in a data file of ReVision start from.
+        data: any source of `read_dataset`, a tar, a folder of tars, or a ReVision data file.
+        name: the configuration; for a ReVision data file its side, `texts` or `images`.
+        image_root: the folder that image paths in a ReVision data file are relative to.
 
     Raises:
         InputError: it cannot be read.
@@ -39,7 +39,7 @@ def open_shards(data, *, name: str | None = None, split: str = "train", image_ro
         found = find_data_files(data, name)
         if found.format == "webdataset":
             return TarShards(found.of_split(split))
-        kind = "image" if found.format == PICTURES else None
+        kind = "image" if found.format == IMAGES else None
     dataset = read_dataset(data, name, split)
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
@@ -54,8 +54,8 @@ class RowShards:
     Attributes:
         features, column_names: of the rows.
         fingerprint: changes when the source does.
-        num_rows: of the whole.
-        kind: `image` where the source is a folder of pictures, whatever is said about them there.
+        num_rows: of the whole dataset.
+        kind: `image` if the source is a folder of images, whatever columns its metadata adds; else None.
     """
 
     def __init__(self, dataset: datasets.Dataset, fingerprint: str, kind: str | None = None):
@@ -68,7 +68,7 @@ class RowShards:
         self.shard_rows = self.num_rows
 
     def cut(self, kind: str, shard_rows: int | None = None) -> int:
-        """Choose the rows in a shard, by default from 1/16 of the whole up to a limit; returns the number of shards."""
+        """Choose the rows per shard, by default 1/16 of the dataset within limits; returns the number of shards."""
         limit = MAX_ROWS[kind]
         self.shard_rows = shard_rows or min(limit, max(limit // 10, -(-self.num_rows // 16)))
         return -(-self.num_rows // self.shard_rows)
@@ -78,17 +78,17 @@ class RowShards:
         return self.dataset.select(range(start, min(start + self.shard_rows, self.num_rows)))
 
     def place(self, shard: int, row: int) -> dict:
-        """Where a shard's row is found in the source."""
+        """The place of a shard's row in the source."""
         return {"row": shard * self.shard_rows + row}
 
 
 class TarShards:
-    """WebDataset tars, one a shard. Members of one sample share their name up to the first dot.
+    """WebDataset tars, one per shard. Members of one sample share their name up to the first dot.
 
     Attributes:
-        features, column_names: as the first tar has them; the others must have the same.
+        features, column_names: those of the first tar; the others must have the same.
         fingerprint: changes when the source does.
-        num_rows: None, since only reading the tars tells.
+        num_rows: None, since the tars would have to be read to count them.
     """
 
     def __init__(self, tars: list[Path]):
@@ -100,7 +100,7 @@ class TarShards:
 
     def cut(self, kind: str, shard_rows: int | None = None) -> int:
         if shard_rows:
-            raise InputError("shard_rows does not go with WebDataset tars; each tar is a shard")
+            raise InputError("shard_rows cannot be used with WebDataset tars: each tar is one shard")
         return len(self.tars)
 
     def read(self, shard: int) -> datasets.Dataset:
@@ -133,7 +133,7 @@ def file_fingerprint(path: Path) -> str:
     """A hash of the names, sizes and times of change of a file, or of all files in a folder."""
     digest = hashlib.sha256()
     for file in files_under(path) if path.is_dir() else [path]:
-        status = file.stat() if file.exists() else file.lstat()  # a link to nothing is a row that fails
+        status = file.stat() if file.exists() else file.lstat()  # a broken link: its row will fail
         digest.update(os.fsencode(file.relative_to(path)))
         digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n".encode())
     return digest.hexdigest()[:16]

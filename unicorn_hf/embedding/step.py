@@ -1,4 +1,4 @@
-"""`embed`: a dataset with a text or an image column -> the same plus a column of vectors."""
+"""`embed`: add a column of vectors to a dataset with a text or an image column."""
 
 import warnings
 from pathlib import Path
@@ -16,25 +16,25 @@ def embed(
 ) -> datasets.Dataset | datasets.DatasetDict | None:
     """Add `text_embeds` or `image_embeds` to a dataset.
 
-    A run that writes a folder is resumable: run again with the same arguments, it goes on where it was stopped.
+    A run that writes a folder can be resumed: run it again with the same arguments.
 
     Args:
-        data: a `datasets.Dataset`, a dataset folder, a file (Parquet, JSON lines, CSV, text), a folder of pictures,
-            WebDataset tars (one, or a folder of them), the id of a dataset on the Hub, or a data file of ReVision,
-            `{"images": [{"id", "image"}], "texts": [{"id", "text"}]}`: both sides are embedded, into the folders
-            `texts` and `images` of the output.
-        output: the folder to write; nothing is written where it is None.
-        config: the options; `options` are fields of `EmbedConfig` that replace those of it. `encoder` is required: a
-            name (see `load_encoder`) or, for one task, an `Encoder`.
+        data: a `datasets.Dataset`, a dataset folder, a file (Parquet, JSON lines, CSV, text), a folder of images,
+            WebDataset tars (one, or a folder of them), the id of a dataset on the Hub, or a ReVision data file
+            (`{"images": [{"id", "image"}], "texts": [{"id", "text"}]}`). Both sides of a ReVision file are embedded,
+            into the folders `texts` and `images` of the output.
+        output: the folder to write; None writes nothing.
+        config: the options; `options` replace single fields of it. `encoder` is required: a name (see `load_encoder`)
+            or, for one task, an `Encoder`.
 
     Returns:
-        the rows that could be embedded, with one column more: `List(float16, length=embed_dim)`, unit length. The other
-        rows are in `failed.jsonl` in the output folder. Of both sides of a file of ReVision, a `DatasetDict`. None
-        where `executor` is `slurm`, which only submits the jobs.
+        the embedded rows with one more column: `List(float16, length=embed_dim)`, unit length. The failed rows are in
+        `failed.jsonl` in the output folder. For a ReVision file, a `DatasetDict` of both sides. None if `executor` is
+        `slurm`, which only submits the jobs.
 
     Raises:
-        InputError: the data, an option or the output cannot be used; the settings or the source changed since the run
-            that is resumed; the disk is full.
+        InputError: the data, an option or the output cannot be used; the settings or the source have changed since the
+            resumed run started; the disk is full.
         MissingExtraError: a library that the encoder or the executor needs is not installed.
     """
     job = EmbeddingJob.of(config, options, data=data, output=output)

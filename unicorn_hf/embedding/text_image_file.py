@@ -1,11 +1,11 @@
-"""ReVision's data file of unpaired texts and pictures: `{"images": [{"id", "image"}], "texts": [{"id", "text"}]}`."""
+"""ReVision's data file of unpaired texts and images: `{"images": [{"id", "image"}], "texts": [{"id", "text"}]}`."""
 
 from pathlib import Path
 
 import datasets
 import ijson
 
-from unicorn_hf.data.picture_folder import picture_cell
+from unicorn_hf.data.image_folder import image_cell
 from unicorn_hf.errors import InputError
 
 SIDES = {"texts": "text", "images": "image"}
@@ -29,19 +29,19 @@ def is_text_image_file(path) -> bool:
 
 
 def read_side(path, side: str, image_root=None) -> datasets.Dataset:
-    """The records of one side as rows: `id, text` or `id, image`, and what else they hold.
+    """The records of one side as rows: `id, text` or `id, image`, plus their other keys.
 
     Args:
         side: `texts` or `images`.
-        image_root: the folder that pictures' paths start from; by default the file's own.
+        image_root: the folder that image paths are relative to; by default the file's own folder.
 
     Raises:
-        InputError: the file is damaged or holds no such records; there is no such folder.
+        InputError: the file is damaged or has no such records, or `image_root` does not exist.
     """
     path, column = Path(path), SIDES[side]
     root = Path(path.parent if image_root is None else image_root).expanduser().absolute()
     if side == "images" and not root.is_dir():
-        raise InputError(f"{root}: no such folder; expected the one that the pictures' paths in {path} start from")
+        raise InputError(f"{root}: no such folder; expected the folder that the image paths in {path} are relative to")
     rows = []
     try:
         with path.open("rb") as file:
@@ -54,12 +54,12 @@ def read_side(path, side: str, image_root=None) -> datasets.Dataset:
         raise InputError(f"{path}: holds no {side}; expected a list of {{'id', '{column}'}} under {side!r}")
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
     if side == "images":
-        columns["image"] = [None if name is None else picture_cell(root / name) for name in columns["image"]]
+        columns["image"] = [None if name is None else image_cell(root / name) for name in columns["image"]]
     try:
         dataset = datasets.Dataset.from_dict(columns)
-    except Exception as error:  # pyarrow's types for what does not go into one column
+    except Exception as error:  # pyarrow raises several types for values that do not fit one column
         raise InputError(
-            f"{path}: the {side} cannot be made into columns ({error}); expected one type a key"
+            f"{path}: the {side} cannot be made into columns ({error}); expected one type per key"
         ) from error
     return dataset.cast_column("image", datasets.Image()) if side == "images" else dataset
 

@@ -1,4 +1,4 @@
-"""Text -> windows of token ids -> padded tensors, in the same way for every library's tokenizer."""
+"""Text -> windows of token ids -> padded tensors, for the tokenizer of any library."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,18 +8,18 @@ import torch
 
 @dataclasses.dataclass
 class TokenWindows:
-    """Cuts texts into windows that a text tower can take.
+    """Cuts texts into windows that fit the context of a text tower.
 
-    A window is `prefix + content + suffix` of at most `max_tokens` ids. A text that fits has one window, which is what
-    the library's own tokenizer gives; the first window of a text that does not is what the library's truncation leaves.
+    A window is `prefix + content + suffix`, at most `max_tokens` ids. A text that fits has one window, the same ids as
+    from the library's own tokenizer. The first window of a longer text is the same as the library's truncation.
 
     Args:
         encode: texts -> ids without special tokens, not truncated.
         prefix, suffix: the special tokens around the content.
         max_tokens: the tower's context length.
-        pad_id: the id that fills up a row.
-        pad_to_max: the tower reads its padding (SigLIP pools the last position), so every row is `max_tokens` long.
-        pad_left: the padding comes first.
+        pad_id: the padding id.
+        pad_to_max: pad every row to `max_tokens`, for towers that read their padding (SigLIP pools the last position).
+        pad_left: put the padding first.
     """
 
     encode: Callable[[Sequence[str]], list[list[int]]]
@@ -39,7 +39,7 @@ class TokenWindows:
         ]
 
     def pad(self, windows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (int64, `[len(windows), longest]`)."""
+        """`input_ids` and `attention_mask`, int64 `[len(windows), longest]`."""
         length = self.max_tokens if self.pad_to_max else max(map(len, windows))
         input_ids = torch.full((len(windows), length), self.pad_id)
         attention_mask = torch.zeros_like(input_ids)

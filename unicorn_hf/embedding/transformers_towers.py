@@ -39,8 +39,8 @@ def load_transformers(
     max_tokens = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     windows = token_windows(tokenizer, max_tokens, pad_to_max=pad_to_max)
     if pad_to_max and tokenizer(ascii_uppercase).input_ids != tokenizer(ascii_lowercase).input_ids:
-        # SigLIP and SigLIP 2 were trained on lower case, and their own tokenizers see to it; the fixed-resolution
-        # repositories of SigLIP 2 name Gemma's, which does not. As `Siglip2Tokenizer` does it, a character at a time.
+        # SigLIP and SigLIP 2 were trained on lower case, and their own tokenizers lower it. The fixed-resolution
+        # repositories of SigLIP 2 name Gemma's tokenizer, which does not. Lower it here as `Siglip2Tokenizer` does.
         encode, lower = windows.encode, Lowercase().normalize_str
         windows.encode = lambda texts: encode([lower(text) for text in texts])
     return Encoder(
@@ -56,8 +56,10 @@ def load_transformers(
 
 
 def load_model(model_class, name: str, spec: str, **options):
-    """`model_class.from_pretrained(spec)`, but with an error where weights are missing: their random start values would
-    make vectors that look like any others."""
+    """`model_class.from_pretrained(spec)`, with an error if weights are missing.
+
+    transformers only warns and fills them with random numbers, which would make plausible but wrong vectors.
+    """
     with loading(name):
         model, info = model_class.from_pretrained(spec, output_loading_info=True, **options)
     if missing := sorted(info["missing_keys"]):
@@ -67,7 +69,7 @@ def load_model(model_class, name: str, spec: str, **options):
 
 @contextlib.contextmanager
 def loading(name: str):
-    """Turns whatever a library raises while it loads a model into one sentence."""
+    """Turn any error of a library that loads a model into one sentence."""
     try:
         yield
     except (InputError, MissingExtraError):
@@ -91,7 +93,7 @@ def token_windows(tokenizer, max_tokens: int, *, pad_to_max: bool = False) -> To
 
 
 def image_transform(processor):
-    """An image processor as a function of one image to tensors without a batch axis."""
+    """An image processor as a function from one image to tensors without a batch axis."""
     return lambda image: {
         key: torch.as_tensor(value[0]) for key, value in processor(images=[image], return_tensors="pt").items()
     }

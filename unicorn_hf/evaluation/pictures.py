@@ -90,7 +90,7 @@ def open_picture(source, *, allow_private_addresses: bool = False) -> Image.Imag
     from transformers.image_utils import load_image
 
     from unicorn_hf.data.download import download
-    from unicorn_hf.data.pictures import open_image
+    from unicorn_hf.data.images import open_image
 
     if isinstance(source, str) and source.startswith("data:"):
         name, read = source[:100], load_image

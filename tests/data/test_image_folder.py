@@ -27,8 +27,8 @@ def names_of(dataset) -> list[str]:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(paths=st.lists(st.tuples(st.lists(names, max_size=2), names), min_size=1, max_size=5))
-def test_every_picture_is_a_row_whatever_its_name(tmp_path_factory, paths):
-    folder = tmp_path_factory.mktemp("pictures")
+def test_every_image_is_a_row_whatever_its_name(tmp_path_factory, paths):
+    folder = tmp_path_factory.mktemp("images")
     files = set()
     for folders, name in paths:
         path = folder.joinpath(*(f"{each}.d" if each.strip(".") == "" else each for each in folders), f"{name}.png")
@@ -39,11 +39,11 @@ def test_every_picture_is_a_row_whatever_its_name(tmp_path_factory, paths):
     assert all(image.size == (2, 2) for image in dataset["image"][:])
 
 
-def test_pictures_without_an_ending_or_with_one_of_capitals_are_rows_and_notes_are_none(tmp_path):
+def test_images_without_an_ending_or_with_one_of_capitals_are_rows_and_notes_are_none(tmp_path):
     for name in ("cat", "dog.JPG", "old train.png"):
         draw(tmp_path / name)
     for name in ("notes.txt", "cat.json", ".DS_Store", "LICENSE"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     assert names_of(read_dataset(tmp_path)) == ["cat", "dog.JPG", "old train.png"]
 
 
@@ -62,7 +62,7 @@ def test_linked_folders_are_followed_once_and_broken_links_are_rows(tmp_path):
     assert names_of(read_dataset(tmp_path / "photos")) == ["cat.png", "gone.png"]
 
 
-def test_metadata_describe_pictures_and_leave_none_out(tmp_path):
+def test_metadata_describe_images_and_leave_none_out(tmp_path):
     for name in ("cat.png", "dog.png", "sub/bird.png"):
         draw(tmp_path / name)
     (tmp_path / "metadata.csv").write_text("file_name,caption\ndog.png,a dog\nsub/bird.png,a bird\ngone.png,gone\n")
@@ -97,13 +97,13 @@ def test_folders_are_labels_and_a_split_is_a_subfolder(tmp_path):
         read_dataset(tmp_path, split="validation")
 
 
-def test_pictures_beside_data_are_refused(tmp_path):
+def test_images_beside_data_are_refused(tmp_path):
     draw(tmp_path / "images" / "a.png")
     (tmp_path / "questions.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"1 pictures and also questions\.jsonl"):
+    with pytest.raises(InputError, match=r"1 images and also questions\.jsonl"):
         read_dataset(tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no data file and no picture"):
+    with pytest.raises(InputError, match="no data file and no image"):
         read_dataset(tmp_path)

@@ -1,7 +1,7 @@
-"""The one meaning of a picture file: upright RGB, transparency over white, more than 8 bits scaled down.
+"""Decode an image file: upright RGB, transparency over white, more than 8 bits scaled down.
 
-`modeling/processing_unicorn.py`, which travels without this package, has the same rule once more;
-`tests/data/test_open_image.py` holds both to it.
+`modeling/processing_unicorn.py` has a copy of this rule, because it is used without this package;
+`tests/data/test_open_image.py` compares the two.
 """
 
 import io
@@ -22,7 +22,7 @@ def open_image(image) -> Image.Image:
     if isinstance(image, Image.Image):
         image.load()
         return as_rgb(image)
-    # Not by its name: Pillow would map the file, and turn some TIFF files the wrong way.
+    # Opened by name, Pillow would map the file, and turn some TIFF files the wrong way.
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
         image = Image.open(file)
         image.load()
@@ -30,10 +30,10 @@ def open_image(image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, laid on white where it is transparent, and scaled to 8 bits."""
+    """Turn an image as its EXIF data says, put it on white where it is transparent, and scale it to 8 bits."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        # Pillow would clip these values at 255, which leaves a white picture.
+        # Pillow clips these values at 255, which gives a white image.
         values = np.asarray(image, np.float32)
         full = 65535 if image.mode != "F" else 255 if values.max(initial=0) > 1 else 1
         image = Image.fromarray((values * (255 / full)).round().clip(0, 255).astype(np.uint8))
