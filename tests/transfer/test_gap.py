@@ -134,7 +134,7 @@ def test_sets_of_two_encoders_are_flagged(paired, make_folder):
     assert gap.flags[-1] == {
         "set": "both",
         "kind": "mixed",
-        "message": "the text is of the encoder 'a', the images of 'b': not one space",
+        "message": "the text comes from the encoder 'a' and the images from 'b': two different spaces",
     }
 
 
@@ -178,7 +178,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(paired, tmp_path):
     assert page.tags.count("img") == 4
     assert "script" not in page.tags
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    for words in ("Centroid distance", "CMMD", "Fréchet", "R@10", "Hubness", "Nothing to remark", "realign"):
+    for words in ("Centroid distance", "CMMD", "Fréchet", "R@10", "Hubness", "No problems", "realign"):
         assert words in page.text
     assert f"{gap.measures['realign']['cmmd']:.3f}" in page.text
 

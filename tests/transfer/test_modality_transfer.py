@@ -163,13 +163,13 @@ def test_an_unknown_method_or_option_is_refused_with_the_known_ones(text, image)
 
 
 def test_what_is_no_transfer_is_not_loaded(text, image, tmp_path):
-    with pytest.raises(InputError, match="holds no transfer"):
+    with pytest.raises(InputError, match="holds no readable transfer"):
         ModalityTransfer.from_pretrained(tmp_path)
     folder = NoTransfer.fit(text, image).save_pretrained(tmp_path / "none")
     with pytest.raises(InputError, match="by 'none', not by 'realign'"):
         ReAlign.from_pretrained(folder)
     (folder / "transfer.safetensors").write_bytes(b"broken")
-    with pytest.raises(InputError, match="holds no transfer"):
+    with pytest.raises(InputError, match="holds no readable transfer"):
         ModalityTransfer.from_pretrained(folder)
 
 

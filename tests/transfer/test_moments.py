@@ -100,5 +100,5 @@ def test_moments_that_do_not_belong_together_are_not_merged(rows):
 
 def test_a_file_that_is_no_file_of_moments_is_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is no file of moments"):
+    with pytest.raises(InputError, match="is not a file of moments"):
         Moments.load(tmp_path / "x.safetensors")

@@ -53,7 +53,7 @@ SETS = {
     "NaN": (lambda: broken(np.nan), {"non-finite": "2 of 2,000 rows .*first: row 3, row 1999"}),
     "zeros": (lambda: broken(0), {"non-finite": "2 of 2,000"}),
     "repeated": (lambda: cone(500, 1)[np.arange(2000) % 500], {"duplicated": r"1,500 rows \(75.0%\)"}),
-    "longer": (lambda: 11.2 * cone(2000, 1), {"mis-scaled": r"not of unit length \(median 11.2\)"}),
+    "longer": (lambda: 11.2 * cone(2000, 1), {"mis-scaled": r"not have unit length \(median 11.2\)"}),
     "uneven": (one_long_row, {"mis-scaled": "1 rows are more than 3 times"}),
     "collapsed to a point": (lambda: 1 + 1e-3 * cone(2000, 1), {"mis-scaled": "", "collapsed": "nearly all the same"}),
     "collapsed to a line": (

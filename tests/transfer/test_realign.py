@@ -131,7 +131,7 @@ def test_images_measured_apart_give_the_same_transfer():
 
 def test_moments_of_the_text_are_not_enough():
     text, image = (Moments.measure(x) for x in SETS["random"])
-    with pytest.raises(InputError, match="needs the text once more"):
+    with pytest.raises(InputError, match="reads the text a second time"):
         ReAlign.fit(text, image)
 
 

@@ -93,9 +93,9 @@ BAD = {
     "fit --text nan.npy --image image.npy -o fitted": "row 5 holds NaN",
     "fit --text narrow.npy --image image.npy -o fitted": "must come from one encoder",
     "fit --text chunk.pkl --image image.npy -o fitted": "--allow-pickle",
-    "fit text.npy -o fitted": "no file of moments",
+    "fit text.npy -o fitted": "not a file of moments",
     "fit --text text.npy --image image.npy -o taken": "not an empty folder",
-    "fit m.safetensors --image image.npy -o fitted": "needs the text once more",
+    "fit m.safetensors --image image.npy -o fitted": "reads the text a second time",
     "apply text.npy --transfer nowhere/at/all -o fitted": "neither a folder nor a repository",
     "moments text.npy --modality sound -o fitted": "expected one of text, image",
 }

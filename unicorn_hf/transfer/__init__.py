@@ -1,8 +1,8 @@
-"""Stage 3: text vectors moved into image space, and the gap between the two measured.
+"""Stage 3: transfer text vectors into image space, and measure the modality gap between texts and images.
 
-Reading order: `vectors` (where vectors come from), `unit_rows` (how a block of them is measured and moved), `moments`
-(what is known of a set), `modality_transfer` (fit, apply, condition_image, save, load), then one file a method, then
-`gap` and `gap_report`.
+Reading order: `data.vectors` (where vectors come from), `data.unit_rows` (arithmetic on a block of them), `moments`
+(mean and covariance of a set), `modality_transfer` (fit, apply, condition_image, save, load), then one file per method,
+then `gap` and `gap_report`.
 """
 
 from unicorn_hf.lazy import lazy_names

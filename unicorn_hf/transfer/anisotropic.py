@@ -1,8 +1,8 @@
-"""Correct the spread in a few leading directions only, and by a bounded amount.
+"""Correct the spread in only a few leading directions, by a bounded amount.
 
-This is our reading of AnisoAlign's principle (arXiv 2605.07825: what remains of the gap after the mean shift lies in a
-few dominant directions; correct those, by a bounded amount, and keep the text's semantic structure). It is not the
-authors' code, which was not public, and claims none of their figures.
+This is our reading of AnisoAlign (arXiv 2605.07825): after the mean shift, the rest of the gap lies in a few dominant
+directions; correct those by a bounded amount and keep the text's semantic structure. The authors' code was not public.
+This is not their code, and we do not claim their figures.
 """
 
 import math
@@ -15,10 +15,10 @@ from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 
 
 class AnisotropicTransfer(ModalityTransfer):
-    """The mean shift, and inside the leading r principal directions of both sets together a bounded gain each.
+    """The mean shift, plus a bounded gain along each of the leading r principal directions of both sets together.
 
-    With v_k such a direction: gain_k = sqrt(v_k^T S_image v_k / v_k^T S_text v_k), held within [1 / bound, bound];
-    outside their span the map is the identity.
+    Along direction v_k, gain_k = sqrt(v_k^T S_image v_k / v_k^T S_text v_k), clipped to [1 / bound, bound]. Outside
+    their span the map is the mean shift alone.
     """
 
     method = "anisotropic"
@@ -30,8 +30,8 @@ class AnisotropicTransfer(ModalityTransfer):
 
         rank: r; by default the effective number of directions of the pooled spectrum, its participation ratio
             (sum of variances)^2 / (sum of squared variances), rounded up.
-        bound: the largest gain; by default exp(2 m), m the root mean square of ln gain_k weighted by the pooled
-            variance: directions that are off by much more than is typical are corrected no further than twice that.
+        bound: the largest gain; by default exp(2 m), where m is the root mean square of ln gain_k, weighted by the
+            pooled variance. So no direction is corrected by more than twice the typical (log) gain.
         """
         check_rank(rank, len(text.mean))
         if bound is not None and not bound >= 1:

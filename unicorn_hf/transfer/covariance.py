@@ -1,4 +1,4 @@
-"""Full second moments: the optimal-transport map between two Gaussians, in closed form.
+"""Match full covariances: the closed-form optimal-transport map between two Gaussians.
 
 The map is affine, e -> mu_image + A (e - mu_text), with A = S_t^-1/2 (S_t^1/2 S_i S_t^1/2)^1/2 S_t^-1/2
 (Peyré and Cuturi 2019, "Computational Optimal Transport", remark 2.31).
@@ -12,7 +12,7 @@ from unicorn_hf.transfer.moments import Moments
 
 
 class CovarianceTransfer(ModalityTransfer):
-    """Match the mean and the whole covariance: every direction of the text gets the image's spread and correlations."""
+    """Match the mean and the whole covariance: the text vectors get the spread and correlations of the images."""
 
     method = "covariance"
     needs_covariance = True
@@ -30,9 +30,9 @@ class CovarianceTransfer(ModalityTransfer):
         """Options of `fit`.
 
         shrinkage: the share of each covariance that is replaced by a sphere of the same trace, 0 to 1, or
-            "ledoit_wolf": each set's own optimum (Ledoit and Wolf 2004), which vanishes as the sets grow.
-        rank: match only in the leading directions of both sets together, and leave the others as the mean shift
-            leaves them; all by default.
+            "ledoit_wolf": each set's optimum (Ledoit and Wolf 2004), which goes to 0 as the set grows.
+        rank: match only the leading directions of both sets together; the others get the mean shift alone. None
+            matches all directions.
         ridge: added to every direction's variance, as a share of the mean variance.
         """
         embed_dim = len(text.mean)
@@ -69,7 +69,7 @@ def gaussian_transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The symmetric matrix A with A source A = target, for covariances [D, D].
 
     Raises:
-        InputError: `source` has a direction without variance, so no map can give it any.
+        InputError: `source` has a direction without variance, and no linear map can create variance there.
     """
     values, vectors = np.linalg.eigh(source)
     if values[0] <= 1e-10 * values[-1]:
@@ -85,7 +85,7 @@ def gaussian_transport(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def shrunk_covariance(moments: Moments, shrinkage: float | str, ridge: float = 0.0) -> tuple[np.ndarray, float]:
-    """The covariance drawn towards the sphere of the same trace, and by how much it was drawn."""
+    """The covariance mixed with a sphere of the same trace, and the sphere's share."""
     if shrinkage == "ledoit_wolf":
         shrinkage = ledoit_wolf_shrinkage(moments)
     elif isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
@@ -101,7 +101,7 @@ def shrunk_covariance(moments: Moments, shrinkage: float | str, ridge: float = 0
 def ledoit_wolf_shrinkage(moments: Moments) -> float:
     """Ledoit and Wolf's optimal shrinkage (2004, "A well-conditioned estimator", section 3.3), from moments alone.
 
-    It needs the mean of |x - mu|^4, which for unit rows is trace^2 + 4 mu^T S mu: no further pass over the data.
+    It needs the mean of |x - mu|^4. For unit rows this is trace^2 + 4 mu^T S mu, so no second pass is needed.
     """
     covariance, embed_dim = moments.covariance, len(moments.mean)
     trace, square = np.trace(covariance), (covariance**2).sum()
@@ -112,7 +112,7 @@ def ledoit_wolf_shrinkage(moments: Moments) -> float:
 
 
 def principal_directions(covariance: np.ndarray, rank: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The variances [r] in falling order and the directions [D, r] of the leading `rank` principal components."""
+    """Variances [r], in descending order, and directions [D, r] of the leading `rank` principal components."""
     values, vectors = np.linalg.eigh(covariance)
     return values[::-1][:rank].clip(0), vectors[:, ::-1][:, :rank]
 

@@ -1,7 +1,7 @@
-"""The gap between a text set and an image set in numbers, before and after each transfer.
+"""Measure the modality gap between a text set and an image set, before and after each transfer.
 
-Everything is measured on one sample of rows, drawn with a fixed seed. A last column, images against other images of the
-same set, says what each measure reads where there is no gap.
+All measures use one sample of rows, drawn with a fixed seed. The last column compares images with other images of the
+same set: it shows the value of each measure without a gap.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ BEFORE = "before"
 NO_GAP = "no gap (images against images)"
 
 _NEIGHBOURS = 10
-_FLOOR_ROWS = 1000  # with fewer images to spare, the sample is halved to see what no gap looks like
+_FLOOR_ROWS = 1000  # with fewer spare images, the two halves of the sample are compared instead
 _SUBSPACE = 16  # principal directions compared
 _CLASSIFIER_ROWS = 2000  # of each modality
 _KERNEL_ROWS = 3000  # of each modality
 
 
 class Spread:
-    """Unit rows [n, D], their mean and covariance, and its principal variances and directions in falling order."""
+    """Unit rows [n, D] with their mean, covariance, and principal variances and directions in descending order."""
 
     def __init__(self, rows: np.ndarray):
         self.rows = rows
@@ -40,14 +40,14 @@ class Spread:
 
 @dataclass
 class Gap:
-    """What `measure_gap` found.
+    """The results of `measure_gap`.
 
     Attributes:
-        text, image: what was read of each set, with its flags.
+        text, image: quality of each set, with its flags.
         paired: whether row i of the text belongs to row i of the images.
-        measures: state -> measure -> number. States are "before", one for each transfer, and the one without a gap.
-        samples: state -> (text, image), the unit rows that were measured.
-        flags: one line for each thing that is wrong: {"set", "kind", "message"}.
+        measures: state -> measure -> number. The states are `BEFORE`, one per transfer, and `NO_GAP`.
+        samples: state -> (text, image), the measured unit rows.
+        flags: one entry per problem found: {"set", "kind", "message"}.
     """
 
     text: Quality
@@ -58,7 +58,7 @@ class Gap:
     flags: list[dict]
 
     def to_dict(self) -> dict:
-        """What the report shows, as JSON values."""
+        """The content of the report as JSON values."""
 
         def about(quality):
             return {
@@ -80,7 +80,7 @@ class Gap:
         }
 
     def save_json(self, path, *, overwrite: bool = False) -> None:
-        """Write `to_dict()` as a file.
+        """Write `to_dict()` to a file.
 
         Raises:
             InputError: `path` exists, and `overwrite` is not given.
@@ -104,13 +104,13 @@ def measure_gap(
     """Measure the modality gap, before and after each of `transfers`.
 
     Args:
-        text, image: sets of vectors (see `vectors.open_vectors`).
-        paired: row i of both belong together; adds the cosine of pairs and retrieval.
-        transfers: `ModalityTransfer`s, or folders or Hub ids of such.
-        sample_size: rows of each set that are measured; counts and flags are of all rows.
+        text, image: sets of vectors (see `open_vectors`).
+        paired: row i of the text belongs to row i of the images; adds the cosine of pairs and retrieval.
+        transfers: `ModalityTransfer`s, or their folders or Hub ids.
+        sample_size: rows to sample from each set; counts and flags use all rows.
 
     Raises:
-        InputError: a set cannot be read, the dimensions differ, or `paired` sets are not of the same rows.
+        InputError: a set cannot be read, the dimensions differ, or `paired` sets do not have the same rows.
     """
     for package in ("sklearn", "scipy"):
         require(package, "gap")
@@ -118,7 +118,7 @@ def measure_gap(
     image = open_vectors(image, image_column, allow_pickle=allow_pickle)
     if differ := Origin(embed_dim=text.embed_dim).difference(Origin(embed_dim=image.embed_dim)):
         raise InputError(
-            f"The text vectors have {differ[0]} and the image vectors {differ[1]}; a gap can only be measured inside "
+            f"The text vectors have {differ[0]} and the image vectors {differ[1]}; a gap can only be measured within "
             "one space"
         )
     if paired:
@@ -135,7 +135,7 @@ def measure_gap(
     other_images, both_images.sample = both_images.sample[~among], both_images.sample[among]
     both_images.rows = both_images.rows[among]
     image_quality = both_images
-    if paired:  # a row that is broken on one side is of no use on the other
+    if paired:  # drop both vectors of a pair if one of them is unusable
         common = np.intersect1d(text_quality.rows, image_quality.rows)
         for quality in (text_quality, image_quality):
             quality.sample = quality.sample[np.isin(quality.rows, common)]
@@ -167,7 +167,7 @@ def measure_gap(
         for flag in quality.flags
     ]
     if differ := Origin(text.encoder).difference(Origin(image.encoder)):
-        message = f"the text is of {differ[0]}, the images of {differ[1]}: not one space"
+        message = f"the text comes from {differ[0]} and the images from {differ[1]}: two different spaces"
         flags.append({"set": "both", "kind": "mixed", "message": message})
     return Gap(text_quality, image_quality, paired, measures, samples, flags)
 
@@ -208,16 +208,16 @@ def measure(text: Spread, image: Spread, *, paired: bool = False, seed: int = 0)
 
 
 def bures_distance(text: Spread, image: Spread) -> float:
-    """tr(A) + tr(B) - 2 tr((A^1/2 B A^1/2)^1/2): the Fréchet distance of centred Gaussians (Dowson and Landau 1982)."""
+    """The Fréchet distance of centred Gaussians: tr(A) + tr(B) - 2 tr((A^1/2 B A^1/2)^1/2) (Dowson and Landau 1982)."""
     root = (image.directions * np.sqrt(image.variances)) @ image.directions.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ text.covariance @ root).clip(0)).sum()
     return float(max(0.0, text.variances.sum() + image.variances.sum() - 2 * cross))
 
 
 def separability(text: np.ndarray, image: np.ndarray, seed: int = 0) -> float:
-    """Held-out accuracy of a linear classifier that tells text from images; 0.5 where it cannot.
+    """Held-out accuracy of a linear classifier that tells text from images; 0.5 is chance.
 
-    Linear discriminant analysis with Ledoit and Wolf's shrinkage, which has a closed form and nothing to tune.
+    The classifier is linear discriminant analysis with Ledoit and Wolf's shrinkage: closed form, nothing to tune.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import train_test_split
@@ -235,14 +235,14 @@ def separability(text: np.ndarray, image: np.ndarray, seed: int = 0) -> float:
 
 
 def cmmd(text: np.ndarray, image: np.ndarray) -> float:
-    """CMMD (Jayasumana et al. 2024): squared MMD of a Gaussian kernel of sigma 10, times 1000, as their code has it."""
+    """CMMD (Jayasumana et al. 2024): squared MMD, Gaussian kernel of sigma 10, times 1000, as in the authors' code."""
     return _squared_mmd(text, image, 1 / (2 * 10**2))
 
 
 def distribution_gap(text: np.ndarray, image: np.ndarray) -> float:
-    """What is left between the two sets once each has lost its mean: squared MMD, times 1000.
+    """The difference that remains after both sets are centred: squared MMD, times 1000.
 
-    Gaussian kernel, its bandwidth the median distance between images. Biased as CMMD is: small samples read higher.
+    The kernel is Gaussian, its bandwidth the median distance between images. As with CMMD, small samples read higher.
     """
     text, image = text - text.mean(axis=0), image - image.mean(axis=0)
     distances = _squared_distances(image[:1000], image[:1000])
@@ -251,7 +251,7 @@ def distribution_gap(text: np.ndarray, image: np.ndarray) -> float:
 
 
 def recall(text: np.ndarray, image: np.ndarray, k: int) -> tuple[float, float]:
-    """The share of rows whose pair is among their k nearest, text to image and image to text."""
+    """The share of rows whose partner is among the k nearest: text to image, image to text."""
     shares = []
     for queries, targets in ((text, image), (image, text)):
         hits = 0
@@ -264,9 +264,10 @@ def recall(text: np.ndarray, image: np.ndarray, k: int) -> tuple[float, float]:
 
 
 def hubness(text: np.ndarray, image: np.ndarray) -> tuple[float, float]:
-    """How unevenly images are retrieved by text, and the share of images that are among no text's nearest.
+    """How unevenly texts retrieve images, and the share of images that no text retrieves.
 
-    The skewness of the number of texts that have an image among their 10 nearest (Radovanović et al. 2010).
+    A text retrieves its 10 nearest images. The first number is the skewness, over images, of the number of texts that
+    retrieve an image (Radovanović et al. 2010).
     """
     from scipy.stats import skew
 
@@ -306,7 +307,7 @@ def _check_pairs(text: Vectors, image: Vectors) -> None:
     if text.num_rows != image.num_rows:
         raise InputError(
             f"Paired sets need as many texts as images: {text.name} has {text.num_rows:,} rows, {image.name} "
-            f"{image.num_rows:,}; leave --paired out for sets that do not belong together"
+            f"{image.num_rows:,}; leave out --paired for unpaired sets"
         )
     text_ids, image_ids = text.ids(), image.ids()
     if text_ids is not None and image_ids is not None:
@@ -319,7 +320,7 @@ def _check_pairs(text: Vectors, image: Vectors) -> None:
 
 
 def _named(transfer, taken) -> tuple[str, ModalityTransfer]:
-    """A name for a transfer's column: its method, and its folder where two have the same method."""
+    """The name of a transfer's column: its method, plus its folder if two have the same method."""
     loaded = transfer if isinstance(transfer, ModalityTransfer) else ModalityTransfer.from_pretrained(transfer)
     name = loaded.method
     if name in taken and not isinstance(transfer, ModalityTransfer):

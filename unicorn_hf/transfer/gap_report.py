@@ -1,4 +1,4 @@
-"""The gap as one HTML page that opens offline: flags, the table of measures, and five pictures."""
+"""The gap as one HTML page that opens offline: flags, the table of measures, and four figures."""
 
 import base64
 import html
@@ -16,28 +16,28 @@ _TEXT_COLOUR, _IMAGE_COLOUR, _PAIR_COLOUR = "#0072B2", "#D55E00", "#009E73"
 _STATE_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _POINTS = 1500  # of each modality in a scatter plot
 
-# Measure -> name, what it says, and its number of decimals.
+# Measure -> name, explanation, number of decimals.
 _MEASURES = {
     "centroid_distance": ("Centroid distance", "between the two means", 3),
     "trace_text": ("Trace, text", "mean squared distance of the text to its mean", 3),
-    "trace_image": ("Trace, images", "the same of the images", 3),
+    "trace_image": ("Trace, images", "the same for the images", 3),
     "trace_ratio": ("Trace ratio", "images over text", 3),
     "paired_cosine": ("Cosine of pairs", "mean over all pairs", 3),
-    "recall_at_1_text_to_image": ("R@1, text to image", "its own image is the nearest", 3),
+    "recall_at_1_text_to_image": ("R@1, text to image", "share of texts whose own image is the nearest", 3),
     "recall_at_1_image_to_text": ("R@1, image to text", "", 3),
-    "recall_at_10_text_to_image": ("R@10, text to image", "its own image is among the ten nearest", 3),
+    "recall_at_10_text_to_image": ("R@10, text to image", "the same among the ten nearest", 3),
     "recall_at_10_image_to_text": ("R@10, image to text", "", 3),
     "separability": ("Linear separability", "held-out accuracy of a linear classifier; 0.5 is chance", 3),
     "cmmd": ("CMMD", "squared kernel MMD, sigma 10, times 1000", 3),
     "frechet_distance": ("Fréchet distance", "squared, between the two Gaussians", 3),
-    "frechet_centred": ("Fréchet distance, centred", "its part that is not the means: the covariances", 3),
-    "distribution_gap": ("Distribution gap", "squared MMD after each set has lost its mean, times 1000", 2),
+    "frechet_centred": ("Fréchet distance, centred", "its part from the covariances, without the means", 3),
+    "distribution_gap": ("Distribution gap", "squared MMD of the centred sets, times 1000", 2),
     "effective_rank_text": ("Effective rank, text", "participation ratio of the spectrum", 1),
     "effective_rank_image": ("Effective rank, images", "", 1),
     "subspace_overlap": ("Subspace overlap", "mean squared cosine of the leading principal angles", 3),
     "largest_principal_angle": ("Largest principal angle", "degrees, among the leading directions", 1),
     "hubness": ("Hubness", "skewness of how often an image is among a text's ten nearest", 2),
-    "never_retrieved": ("Never retrieved", "share of images among no text's ten nearest", 3),
+    "never_retrieved": ("Never retrieved", "share of images not among any text's ten nearest", 3),
 }
 
 _STYLE = """
@@ -67,7 +67,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 
 
 def write_report(gap: Gap, path, *, overwrite: bool = False) -> Path:
-    """Write `gap` to one HTML file that needs nothing else; needs the extra [gap]. Returns the path.
+    """Write `gap` to one self-contained HTML file; needs the extra [gap]. Returns the path.
 
     Raises:
         InputError: `path` exists, and `overwrite` is not given.
@@ -98,7 +98,7 @@ def _page(gap: Gap) -> str:
             ),
             (
                 "Means, dimension by dimension",
-                "One point a dimension; on the diagonal the two sets have the same mean.",
+                "One point per dimension; on the diagonal both sets have the same mean.",
                 _draw_means,
             ),
         )
@@ -127,7 +127,7 @@ def _about(name: str, quality) -> str:
 
 def _flags(gap: Gap) -> str:
     if not gap.flags:
-        return '<li class="fine">Nothing to remark: finite, distinct, unit length, well spread, of one kind.</li>'
+        return '<li class="fine">No problems: finite, distinct, unit length, well spread, of one kind.</li>'
     return "".join(
         f"<li><b>{html.escape(flag['set'])}: {flag['kind']}</b>. {html.escape(flag['message'])}</li>"
         for flag in gap.flags
@@ -137,12 +137,12 @@ def _flags(gap: Gap) -> str:
 def _reading(gap: Gap) -> str:
     """How to read the table."""
     floor = (
-        "The last column is what each measure reads where there is no gap, on other images, or on two halves of the "
-        "sample where there are no others: what the number of rows alone makes of it. "
+        "The last column shows each measure without a gap: images against other images, or against the other half of "
+        "the sample if there are no other images. It shows how much of a value comes from the number of rows alone. "
         if NO_GAP in gap.measures
         else ""
     )
-    pairs = "A high cosine of pairs alone says little: read it beside retrieval." if gap.paired else ""
+    pairs = "A high cosine of pairs alone says little: compare it with retrieval." if gap.paired else ""
     return floor + pairs
 
 

@@ -1,10 +1,11 @@
-"""The three verbs of every method: `fit` on two unpaired sets, `apply` to text vectors, `condition_image` at inference.
+"""The interface of every method: `fit` on two unpaired sets, `apply` to text vectors, `condition_image` at inference.
 
-A method is one subclass, in a file of its own, with two short functions: `_learn` turns the moments of both sets into
-statistics, and `_map` moves a block of unit rows. Everything else (where vectors come from, unit length before and
-after, refused rows, threads, saving and loading) is here.
+A method is one subclass in its own file, with two short functions: `_learn` turns the moments of both sets into
+statistics, and `_map` transfers a block of unit rows. Everything else is here: reading vectors, normalization before
+and after, unusable rows, threads, saving and loading.
 """
 
+import functools
 import inspect
 import json
 import tempfile
@@ -27,7 +28,7 @@ from unicorn_hf.data.vectors import VectorSource, is_tensor, open_vectors
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.moments import Moments, no_direction
 
-# Name of a method -> where its class is.
+# Name of a method -> module and class.
 METHODS = {
     "none": "unicorn_hf.transfer.modality_transfer:NoTransfer",
     "mean_shift": "unicorn_hf.transfer.mean_shift:MeanShift",
@@ -36,17 +37,17 @@ METHODS = {
     "anisotropic": "unicorn_hf.transfer.anisotropic:AnisotropicTransfer",
 }
 
-CACHED_ROWS = 512  # 512 x 1280 float32 is 2.6 MB: what a core works on stays near it
+CACHED_ROWS = 512  # 512 x 1280 float32 is 2.6 MB, which stays in a core's cache
 CONFIG_FILE = "transfer_config.json"
 STATISTICS_FILE = "transfer.safetensors"
 
 
 class ModalityTransfer:
-    """A map from the text vectors of a contrastive encoder into the image vectors' distribution.
+    """A map from the text vectors of a contrastive encoder to the distribution of its image vectors.
 
     Attributes:
         method: the method's name.
-        statistics: what was learned, name -> float64 array (`mu_text` [D], `mu_image` [D], ...).
+        statistics: the learned arrays, name -> float64 array (`mu_text` [D], `mu_image` [D], ...).
         config: counts, encoders, the centroid distance before and after, and the method's options; JSON values.
     """
 
@@ -75,26 +76,50 @@ class ModalityTransfer:
         """Fit on two unpaired sets of vectors, which may differ in size.
 
         Args:
-            text, image: arrays or tensors [N, D], datasets, paths (see `vectors.open_vectors`), or `Moments`.
-            method: one of `METHODS` where this is called on `ModalityTransfer` itself; "realign" by default.
-            encoder: the encoder that made both sets, where the data do not say it.
+            text, image: arrays or tensors [N, D], datasets, paths (see `open_vectors`), or `Moments`.
+            method: one of `METHODS`, when called on `ModalityTransfer` itself; "realign" by default.
+            encoder: the encoder that made both sets, if the data do not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero; `config["skipped"]` names them.
-            options: the method's own.
+            options: the method's own options.
 
         Raises:
-            InputError: unknown method; unusable data; sets of different dimensions or encoders.
+            InputError: the method or an option is unknown, the data are unusable, or the sets differ in dimension or
+                encoder.
         """
-        if cls is ModalityTransfer:
-            return method_class(method or "realign").fit(
-                text,
-                image,
-                text_column=text_column,
-                image_column=image_column,
-                encoder=encoder,
-                skip_non_finite=skip_non_finite,
-                allow_pickle=allow_pickle,
-                **options,
+        fitted_class = method_class(method or "realign") if cls is ModalityTransfer else cls
+        fitted_class._check_request(method, image, options)
+
+        def measure(source, column):
+            if source is None or isinstance(source, Moments):
+                return None, source
+            vectors = open_vectors(source, column, allow_pickle=allow_pickle)
+            reading = {"encoder": encoder, "skip_non_finite": skip_non_finite}
+            return vectors, Moments.measure(vectors, covariance=fitted_class.needs_covariance, **reading)
+
+        def measure_mapped(vectors, transfer, function):
+            through, dtype = transfer.on_units(function), transfer.dtype
+            return Moments.measure(vectors, through=through, dtype=dtype, skip_non_finite=skip_non_finite)
+
+        text_vectors, text = measure(text, text_column)
+        image_vectors, image = measure(image, image_column)
+        if image is not None and (differ := text.origin.difference(image.origin)):
+            raise InputError(
+                f"The text vectors have {differ[0]} and the image vectors {differ[1]}; both must come from one encoder"
             )
+        measure_text = functools.partial(measure_mapped, text_vectors) if text_vectors is not None else None
+        transfer = fitted_class._learn(text, image, measure_text, **options)
+        transfer.config = transfer._facts(text, image, encoder) | transfer.config
+        if image is not None and measure_text and (image_vectors is not None or not transfer.moves_images):
+            image_mean = image.mean
+            if transfer.moves_images:
+                image_mean = measure_mapped(image_vectors, transfer, transfer._map_image).mean
+            text_mean = measure_text(transfer, transfer._map).mean
+            transfer.config["centroid_distance_after"] = float(np.linalg.norm(text_mean - image_mean))
+        return transfer
+
+    @classmethod
+    def _check_request(cls, method: str | None, image, options: dict) -> None:
+        """Raise `InputError` unless this class fits `method`, with these options, with or without images."""
         if method not in (None, cls.method):
             raise InputError(f"{cls.__name__} fits {cls.method!r}, not {method!r}; use ModalityTransfer.fit")
         known = [
@@ -108,50 +133,19 @@ class ModalityTransfer:
         if image is None and cls.needs_image:
             raise InputError(f"The method {cls.method!r} needs image vectors too: give an unpaired set of them")
 
-        def measure(source, column):
-            if source is None or isinstance(source, Moments):
-                return None, source
-            vectors = open_vectors(source, column, allow_pickle=allow_pickle)
-            moments = Moments.measure(
-                vectors, covariance=cls.needs_covariance, encoder=encoder, skip_non_finite=skip_non_finite
-            )
-            return vectors, moments
-
-        text_vectors, text = measure(text, text_column)
-        image_vectors, image = measure(image, image_column)
-        if image is not None and (differ := text.origin.difference(image.origin)):
-            raise InputError(
-                f"The text vectors have {differ[0]} and the image vectors {differ[1]}; both must come from one encoder"
-            )
-
-        def measure_again(vectors, transfer, function):
-            through, dtype = transfer.on_units(function), transfer.dtype
-            return Moments.measure(vectors, through=through, dtype=dtype, skip_non_finite=skip_non_finite)
-
-        def measure_text(transfer, function):
-            return measure_again(text_vectors, transfer, function)
-
-        transfer = cls._learn(text, image, measure_text if text_vectors is not None else None, **options)
-        before = None if image is None else float(np.linalg.norm(text.mean - image.mean))
-        transfer.config = {
-            "method": cls.method,
+    def _facts(self, text: Moments, image: Moments | None, encoder: str | None) -> dict:
+        """The entries of `config` that every method has."""
+        return {
+            "method": self.method,
             "embed_dim": len(text.mean),
             "text_encoder": encoder or text.encoder,
             "image_encoder": encoder or (image.encoder if image is not None else None) or text.encoder,
             "text_count": text.count,
             "image_count": 0 if image is None else image.count,
-            "centroid_distance_before": before,
+            "centroid_distance_before": None if image is None else float(np.linalg.norm(text.mean - image.mean)),
             "centroid_distance_after": None,
             "skipped": text.skipped + ([] if image is None else image.skipped),
-            **transfer.config,
         }
-        if image is not None and text_vectors is not None and (image_vectors is not None or not transfer.moves_images):
-            image_mean = image.mean
-            if transfer.moves_images:
-                image_mean = measure_again(image_vectors, transfer, transfer._map_image).mean
-            moved_mean = measure_text(transfer, transfer._map).mean
-            transfer.config["centroid_distance_after"] = float(np.linalg.norm(moved_mean - image_mean))
-        return transfer
 
     def apply(
         self,
@@ -165,23 +159,23 @@ class ModalityTransfer:
         allow_pickle: bool = False,
         overwrite: bool | None = None,
     ):
-        """Move text vectors into image space; every row comes out with unit length.
+        """Transfer text vectors into image space; every resulting row has unit length.
 
         Args:
-            x: an array or tensor [N, D] or [D], a dataset, or a path (see `vectors.open_vectors`).
-            output: a `.npy` file or a dataset folder to write; then any number of rows passes through bounded memory.
-            column: where a dataset has the text vectors.
+            x: an array or tensor [N, D] or [D], a dataset, or a path (see `open_vectors`).
+            output: a `.npy` file or a dataset folder to write; memory then does not grow with the number of rows.
+            column: the column of a dataset with the text vectors.
             out_column: the column to add to a dataset.
-            encoder: the encoder that made the vectors, where the data do not say it.
-            skip_non_finite: with `output`, leave out rows that are NaN, Inf or zero, and warn of them by name.
-            overwrite: replace what an earlier run has written to `output`.
+            encoder: the encoder that made the vectors, if the data do not say it.
+            skip_non_finite: with `output`, leave out rows that are NaN, Inf or zero, and name them in a warning.
+            overwrite: replace the output of an earlier run.
 
         Returns:
-            float32 array of x's shape; for a tensor a float32 tensor on its device; for a dataset or a folder a
-            `datasets.Dataset` with the column `out_column`, List(float16, length=D); with `output` its `Path`.
+            A float32 array of x's shape. For a tensor: a float32 tensor on its device. For a dataset or a folder: a
+            `datasets.Dataset` with the column `out_column`, List(float16, length=D). With `output`: its `Path`.
 
         Raises:
-            InputError: another dimension or encoder than it was fitted on; a row that is NaN, Inf or zero.
+            InputError: the dimension or encoder differs from the fitted one, or a row is NaN, Inf or zero.
         """
         if output is None and is_tensor(x):
             return self._map_tensor(x, self._map)
@@ -192,16 +186,17 @@ class ModalityTransfer:
         if output is None and isinstance(vectors, TableVectors):
             return self._map_dataset(vectors, x, out_column)
         if output is None:
-            return np.concatenate([moved for _, _, moved in self.moved_tables(vectors)])
-        from unicorn_hf.transfer.writing import write_moved
+            return np.concatenate([moved for _, _, moved in self.transferred_tables(vectors)])
+        from unicorn_hf.transfer.writing import write_transferred
 
-        write_moved(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite, overwrite=overwrite)
+        write_transferred(self, vectors, Path(output), out_column, skip_non_finite=skip_non_finite, overwrite=overwrite)
         return Path(output)
 
     def condition_image(self, x: VectorSource):
-        """What a real image's vectors [N, D] or [D] must go through before they meet a model trained on `apply`'s.
+        """Prepare vectors of real images [N, D] or [D] for a model that was trained on the output of `apply`.
 
-        Returns float32 of x's kind and shape, unit rows. Only the centred space of the mean shift does more than that.
+        Returns float32 unit rows, an array or tensor like x. Only the centred space of the mean shift does more than
+        normalize.
         """
         if is_tensor(x):
             return self._map_tensor(x, self._map_image)
@@ -209,7 +204,7 @@ class ModalityTransfer:
 
     @property
     def provenance(self) -> dict:
-        """What a dataset's card says of a column that `apply` has made."""
+        """The entry on a dataset's card for a column made by `apply`."""
         return {
             "encoder": self.config["image_encoder"],
             "embed_dim": self.config["embed_dim"],
@@ -218,26 +213,27 @@ class ModalityTransfer:
 
     @property
     def moves_images(self) -> bool:
-        """Whether `condition_image` does more than bring rows to unit length."""
+        """Whether `condition_image` does more than normalize rows."""
         return False
 
     @classmethod
     def _learn(cls, text: Moments, image: Moments | None, measure_text, **options) -> "ModalityTransfer":
-        """`measure_text(transfer, function)` measures the text set moved by a function of `transfer`.
+        """Learn the statistics from the moments of both sets.
 
-        It is None where only the text's moments were given.
+        `measure_text(transfer, function)` measures the text set after a function of `transfer` is applied to it. It is
+        None if only the moments of the text were given.
         """
         raise NotImplementedError
 
     def _map(self, rows: UnitRows, statistics) -> UnitRows:
-        """Move a block of rows, of an array or a tensor; `statistics` has `self.statistics` of its kind and type.
+        """Transfer a block of rows; `statistics` is `self.statistics` as arrays or tensors of the block's dtype.
 
-        A method whose map is more than scaling and shifting overrides `_map_dense` instead.
+        A method that does more than scale and shift overrides `_map_dense` instead.
         """
         return UnitRows.normalized(self._map_dense(rows.dense(), statistics))
 
     def _map_dense(self, unit, statistics):
-        """Move an array or a tensor of unit rows, in place where that is faster; the result may have any length."""
+        """Transfer an array or tensor of unit rows, in place if that is faster; the result may have any length."""
         raise NotImplementedError
 
     def _map_image(self, rows: UnitRows, statistics) -> UnitRows:
@@ -245,16 +241,16 @@ class ModalityTransfer:
 
     @property
     def gain(self) -> float:
-        """How much the method magnifies the rounding of its input."""
+        """By how much the method magnifies rounding errors of its input."""
         return 1.0
 
     @property
     def dtype(self):
-        """Of the arithmetic that gives outputs right to 1e-6."""
+        """The dtype of the arithmetic that keeps outputs exact to 1e-6."""
         return np.float64 if self.gain > LARGEST_CANCELLATION else np.float32
 
     def on_units(self, function) -> Callable[[UnitRows], UnitRows]:
-        """`function` (`_map` or `_map_image`) as one of a block of unit rows alone, in float64 where they need it."""
+        """`function` (`_map` or `_map_image`) with its statistics bound; it repeats a block in float64 if needed."""
         statistics = {
             dtype: {name: value.astype(dtype, copy=False) for name, value in self.statistics.items()}
             for dtype in (np.dtype(np.float32), np.dtype(np.float64))
@@ -269,7 +265,7 @@ class ModalityTransfer:
 
         return run
 
-    def moved_tables(
+    def transferred_tables(
         self,
         vectors: Vectors,
         *,
@@ -278,12 +274,13 @@ class ModalityTransfer:
         half: bool = False,
         keep_bad: bool = False,
     ) -> Iterator:
-        """For every block: the table of its rows, the bad rows' indices in it, its moved rows (float16 with `half`).
+        """Yield for every block: its table of rows, the indices of its unusable rows, its transferred rows.
 
-        The table is None unless `with_tables` is set. With `keep_bad` the bad rows are there too, and mean nothing.
+        The transferred rows are float32, or float16 with `half`. The table is None unless `with_tables` is set. With
+        `keep_bad` unusable rows are kept, with meaningless values.
 
         Raises:
-            InputError: a row has no direction before or after it is moved, and `keep_bad` is not set.
+            InputError: a row has no direction before or after the transfer, and `keep_bad` is not set.
         """
         function, dtype = self.on_units(function or self._map), self.dtype
 
@@ -308,8 +305,8 @@ class ModalityTransfer:
                 if len(find_unusable(block[row : row + 1])):
                     raise no_direction(vectors, block[row], first_row + row)
                 raise InputError(
-                    f"{vectors.name}: {vectors.row_name(first_row + row)} is the mean of the set it was fitted on, so "
-                    f"the method {self.method!r} leaves it no direction; leave the row out"
+                    f"{vectors.name}: {vectors.row_name(first_row + row)} is the mean of the fitted set, so the method "
+                    f"{self.method!r} leaves it without a direction; leave the row out"
                 )
             first_row += len(block)
             yield table, lost, moved
@@ -319,8 +316,8 @@ class ModalityTransfer:
         ours = Origin(self.config["text_encoder"], embed_dim=self.config["embed_dim"])
         if differ := theirs.difference(ours):
             raise InputError(
-                f"{vectors.name}: has vectors of {differ[0]}; this transfer was fitted on {differ[1]}; embed the text "
-                "again, or fit a transfer for its encoder"
+                f"{vectors.name}: has vectors of {differ[0]}, but this transfer was fitted on {differ[1]}; embed the "
+                "text again, or fit a transfer for its encoder"
             )
 
     def _map_array(self, array: np.ndarray, function) -> np.ndarray:
@@ -328,13 +325,13 @@ class ModalityTransfer:
         self._check(vectors)
         result = np.empty((vectors.num_rows, vectors.embed_dim), np.float32)
         row = 0
-        for _, _, moved in self.moved_tables(vectors, function=function):
+        for _, _, moved in self.transferred_tables(vectors, function=function):
             result[row : row + len(moved)] = moved
             row += len(moved)
         return result.reshape(array.shape)
 
     def _map_tensor(self, tensor, function):
-        """On the tensor's own device."""
+        """Transfer a tensor on its own device, if float32 is exact enough there and no noise is added."""
         import torch
 
         rows = torch.atleast_2d(tensor.detach())
@@ -359,7 +356,7 @@ class ModalityTransfer:
             return in_numpy()
         lost = torch.nonzero(moved.scale.isnan())
         if len(lost):
-            raise InputError(f"the tensor: row {int(lost[0])} has no direction left after the method {self.method!r}")
+            raise InputError(f"the tensor: row {int(lost[0])} has no direction after the method {self.method!r}")
         return moved.dense().float().reshape(tensor.shape)
 
     def _map_dataset(self, vectors, source, out_column: str):
@@ -378,7 +375,7 @@ class ModalityTransfer:
 
             batch = TableVectors(DatasetTables(datasets.Dataset(table.select([column])), vectors.name), column, {})
             batch.row_name = lambda row: vectors.row_name(indices[row])
-            moved = np.concatenate([moved for _, _, moved in self.moved_tables(batch, half=True)])
+            moved = np.concatenate([moved for _, _, moved in self.transferred_tables(batch, half=True)])
             return table.append_column(out_column, as_lists(moved))
 
         mapped = dataset.with_format("arrow").map(
@@ -407,15 +404,15 @@ class ModalityTransfer:
     def from_pretrained(
         cls, name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> "ModalityTransfer":
-        """Load a transfer from a folder or from the Hub; the class is the one of the method that the config names.
+        """Load a transfer from a folder or from the Hub; its config names the method and so the class.
 
         Raises:
-            InputError: there is no transfer, its files are damaged, or it is of another method than the class called.
+            InputError: there is no transfer, its files are damaged, or its method is not that of the class called.
         """
         folder = Path(name_or_path)
         if not folder.is_dir():
             if not is_hub_id(name_or_path):
-                raise InputError(f"{name_or_path}: is neither a folder nor a repository, whose name is org/name")
+                raise InputError(f"{name_or_path}: is neither a folder nor a repository (org/name)")
             folder = _download(str(name_or_path), revision, token)
         try:
             config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -427,8 +424,8 @@ class ModalityTransfer:
             raise
         except Exception as error:
             raise InputError(
-                f"{name_or_path}: holds no transfer that can be read ({type(error).__name__}: {error}); "
-                f"expected {CONFIG_FILE} and {STATISTICS_FILE}, as save_pretrained writes them"
+                f"{name_or_path}: holds no readable transfer ({type(error).__name__}: {error}); "
+                f"expected {CONFIG_FILE} and {STATISTICS_FILE}, as written by save_pretrained"
             ) from error
         if not issubclass(loaded_class, cls):
             raise InputError(f"{name_or_path}: is a transfer by {config['method']!r}, not by {cls.method!r}")
@@ -442,7 +439,7 @@ class ModalityTransfer:
         token: str | bool | None = None,
         commit_message: str | None = None,
     ) -> str:
-        """Save to a model repository on the Hub, created where it does not exist. Returns the commit's address."""
+        """Save to a model repository on the Hub, and create it if needed. Returns the address of the commit."""
         from unicorn_hf.hub import push_to_hub
 
         with tempfile.TemporaryDirectory() as folder:
@@ -451,7 +448,7 @@ class ModalityTransfer:
             return push_to_hub(folder, repo_id, private=private, token=token, commit_message=message)
 
     def card(self) -> str:
-        """The Markdown card: what was fitted on what, and what it did to the centroid distance."""
+        """The Markdown card: the method, the fitted sets, and the centroid distance before and after."""
         known = {name: value for name, value in self.config.items() if name != "skipped"}
         rows = "\n".join(f"| `{name}` | {_card_value(value)} |" for name, value in known.items())
         return f"""---
@@ -464,7 +461,7 @@ tags:
 
 # Modality transfer: {self.method}
 
-Moves text vectors of the encoder {self.config["text_encoder"] or "(not recorded)"} into the distribution of image
+Transfers text vectors of the encoder {self.config["text_encoder"] or "(not recorded)"} to the distribution of image
 vectors of the encoder {self.config["image_encoder"] or "(not recorded)"}, {self.config["embed_dim"]} dimensions.
 
 | | |
@@ -478,13 +475,13 @@ from unicorn_hf import ModalityTransfer
 
 transfer = ModalityTransfer.from_pretrained("...")
 image_embeds = transfer.apply(text_embeds)  # [N, {self.config["embed_dim"]}] -> float32, unit rows
-real = transfer.condition_image(image_embeds_of_pictures)  # what real pictures' vectors go through at inference
+real = transfer.condition_image(real_image_embeds)  # prepare the vectors of real images at inference
 ```
 """
 
 
 class NoTransfer(ModalityTransfer):
-    """Unit length and nothing else: the baseline that shows the gap as it is."""
+    """Only normalize: the baseline with the whole gap."""
 
     method = "none"
     needs_image = False
@@ -499,7 +496,7 @@ class NoTransfer(ModalityTransfer):
 
 
 def method_class(method: str) -> type[ModalityTransfer]:
-    """The class of the method of this name."""
+    """The class of a method."""
     if method not in METHODS:
         raise InputError(f"There is no transfer method {method!r}; the methods are {', '.join(METHODS)}")
     module, name = METHODS[method].split(":")
@@ -517,6 +514,6 @@ def _download(repo_id: str, revision: str | None, token) -> Path:
         return Path(
             snapshot_download(repo_id, revision=revision, token=token, allow_patterns=[CONFIG_FILE, STATISTICS_FILE])
         )
-    except Exception as error:  # no such repository, no network, no name of a repository, ...
+    except Exception as error:  # no such repository, no network, not a valid repository name, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{repo_id}: is neither a folder nor a repository that can be read ({reason})") from error

@@ -1,6 +1,6 @@
-"""What a transfer needs to know of a set of vectors: how many, their mean and, where a method asks, their covariance.
+"""The moments of a set of vectors: count, mean and, for some methods, covariance.
 
-One pass over the data; memory does not depend on the number of rows; sets measured apart merge exactly
+One pass over the data; memory does not depend on the number of rows; sets measured separately merge exactly
 (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances").
 """
 
@@ -18,14 +18,14 @@ from unicorn_hf.data.vector_sets import BLOCK_ROWS, Vectors
 from unicorn_hf.data.vectors import VectorSource, open_vectors
 from unicorn_hf.errors import InputError
 
-# Below this trace the float32 rounding of a block's sum would show in 1 - |mean|^2: measure again in float64.
+# Below this trace, rounding in float32 affects the result 1 - |mean|^2, so the set is measured again in float64.
 _SMALL_TRACE = 0.02
 
 
 class Moments:
     """Count, mean [D] and, optionally, scatter [D, D] (the sum of the centred outer products) of unit rows, in float64.
 
-    `skipped` names the rows that were left out because they have no direction; `info` is what `save` was given to keep.
+    `skipped` names the rows that were left out because they have no direction; `info` holds extra entries of `save`.
     """
 
     def __init__(self, count: int, mean, scatter=None, *, encoder: str | None = None, skipped: list[str] | None = None):
@@ -50,15 +50,15 @@ class Moments:
         dtype=np.float32,
         block_rows: int | None = None,
     ) -> "Moments":
-        """Measure the vectors of `source` (see `open_vectors`), each brought to unit length first.
+        """Normalize and measure the vectors of `source` (see `open_vectors`).
 
         Args:
-            covariance: measure the scatter too; costs D^2 numbers of memory and about ten times the time.
-            encoder: the encoder's name, where the source does not say it.
+            covariance: measure the scatter too; needs D^2 numbers of memory and about ten times the time.
+            encoder: the encoder's name, if the source does not say it.
             skip_non_finite: leave out rows that are NaN, Inf or zero, and name them in `skipped`.
-            through: a function of a block's unit rows to unit rows, which are measured instead.
-            dtype: of the arithmetic inside a block; sums over blocks are float64 always. float64 input is never
-                narrowed, and a set of so little spread that float32 would show is measured again in float64.
+            through: a function from a block's unit rows to the unit rows to measure.
+            dtype: of the arithmetic within a block; sums over blocks are always float64. float64 input is never
+                narrowed, and a set with very little spread is measured again in float64.
             block_rows: rows read at once; the result does not depend on it.
 
         Raises:
@@ -117,13 +117,13 @@ class Moments:
 
     @property
     def covariance(self) -> np.ndarray:
-        """[D, D], divided by the count."""
+        """The covariance [D, D], divided by the count."""
         if self.scatter is None:
             raise InputError("These moments have no covariance: measure them with covariance=True (--covariance)")
         return self.scatter / self.count
 
     def merge(self, *others: "Moments") -> "Moments":
-        """The moments of all rows of both (or more) sets.
+        """The moments of the union of two or more sets.
 
         Raises:
             InputError: the sets differ in dimension or encoder, or only one has a covariance.
@@ -154,7 +154,7 @@ class Moments:
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False, **info) -> None:
-        """Write a `.safetensors` file; `info` (JSON values) is kept with it.
+        """Write a `.safetensors` file; `info` (JSON values) is stored in it too.
 
         Raises:
             InputError: `path` exists, and `overwrite` is not given.
@@ -168,7 +168,7 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> "Moments":
-        """Read what `save` wrote."""
+        """Read a file written by `save`."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -177,7 +177,7 @@ class Moments:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}: is no file of moments ({error}); write one with `unicorn-hf transfer moments`"
+                f"{path}: is not a file of moments ({error}); write one with `unicorn-hf transfer moments`"
             ) from error
         moments = cls(
             about.pop("count"),
@@ -191,13 +191,13 @@ class Moments:
 
 
 def merge_files(paths) -> dict[str, Moments]:
-    """The moments in the files that `unicorn-hf transfer moments` wrote, merged by modality (text, image)."""
+    """Modality (text, image) -> the merged moments of the files that `unicorn-hf transfer moments` wrote."""
     merged: dict[str, Moments] = {}
     for path in paths:
         moments = Moments.load(path)
         modality = moments.info.get("modality")
         if modality not in ("text", "image"):
-            raise InputError(f"{path}: does not say whether it is of text or images; measure it with --modality")
+            raise InputError(f"{path}: does not say whether it holds text or images; measure it with --modality")
         try:
             merged[modality] = merged[modality].merge(moments) if modality in merged else moments
         except InputError as error:
@@ -207,9 +207,9 @@ def merge_files(paths) -> dict[str, Moments]:
 
 
 def no_direction(vectors: Vectors, row: np.ndarray, index: int) -> InputError:
-    """The error for a row that cannot be brought to unit length."""
+    """The error for a row that cannot be normalized."""
     column = f" of {vectors.column!r}" if vectors.column else ""
     return InputError(
         f"{vectors.name}: {vectors.row_name(index)}{column} holds {what_is_wrong(row)}; expected a finite vector that "
-        "is not zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+        "is not zero; correct it, or leave such rows out with skip_non_finite (--skip-non-finite)"
     )

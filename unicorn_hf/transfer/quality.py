@@ -1,7 +1,7 @@
-"""Is a set of vectors fit for use? One line for each thing that is wrong with it.
+"""Check the quality of a set of vectors: one flag per problem found.
 
-One pass over all rows for what can be counted (NaN, Inf, zeros, lengths, equal rows), and a sample for what has to be
-estimated (collapse, mixture of two encoders).
+One pass over all rows counts NaN, Inf, zeros, lengths and equal rows. A sample estimates the rest: collapse, and a
+mixture of two encoders.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy as np
 
 from unicorn_hf.data.vector_sets import Vectors, unit_rows
 
-# Shares and sizes beyond which a set is flagged.
+# The limits beyond which a set is flagged.
 _DUPLICATE_SHARE = 0.01
 _LENGTH_SPREAD = 3.0  # a row this many times longer or shorter than the median
 _COLLAPSED_TRACE = 0.05
@@ -22,23 +22,23 @@ _CLUSTER_ROWS = 1000
 
 @dataclass
 class Quality:
-    """What was counted over all rows of a set, a sample of its unit rows, and the flags raised."""
+    """Counts over all rows of a set, a sample of its unit rows, and its flags."""
 
     name: str
     num_rows: int
     embed_dim: int
     encoder: str | None
-    rows: np.ndarray  # [n] the sampled rows' numbers
-    sample: np.ndarray  # [n, D] float32 unit rows; rows without a direction are left out
+    rows: np.ndarray  # [n] indices of the sampled rows
+    sample: np.ndarray  # [n, D] float32 unit rows, without rows that have no direction
     num_bad: int
     first_bad: list[str]
     num_duplicates: int
-    lengths: np.ndarray  # [N] of the rows that have a direction
+    lengths: np.ndarray  # [N] of the rows with a direction
     flags: list[dict] = field(default_factory=list)
 
 
 def examine(vectors: Vectors, rows: np.ndarray) -> Quality:
-    """Read all of `vectors` once; keep the unit rows whose sorted numbers are `rows`, raise the flags."""
+    """Read all of `vectors` once, keep the unit rows with the (sorted) indices `rows`, and flag problems."""
     lengths, projections, sample, kept, bad_rows = [], [], [], [], []
     axis = np.random.default_rng(0).standard_normal(vectors.embed_dim)
     first_row = 0
@@ -47,7 +47,7 @@ def examine(vectors: Vectors, rows: np.ndarray) -> Quality:
         good = np.delete(np.arange(len(block)), bad)
         with np.errstate(over="ignore"):
             lengths.append(np.linalg.norm(block[good].astype(np.float64), axis=1))
-        # Equal rows have equal projections, and others hardly ever do.
+        # Equal rows have equal projections onto a random axis; different rows almost never do.
         projections.append(np.einsum("ij,j->i", unit[good].astype(np.float64), axis))
         bad_rows += [first_row + int(row) for row in bad]
         chosen = rows[np.searchsorted(rows, first_row) : np.searchsorted(rows, first_row + len(block))] - first_row
@@ -100,7 +100,7 @@ def _mis_scaled(quality: Quality) -> str | None:
             f"(lengths {quality.lengths.min():.3g} to {quality.lengths.max():.3g}, median {median:.3g})"
         )
     if abs(median - 1) > 0.02:
-        return f"rows are not of unit length (median {median:.3g}); every method brings them to unit length first"
+        return f"rows do not have unit length (median {median:.3g}); every method normalizes them first"
     return None
 
 
@@ -110,7 +110,7 @@ def _collapsed(quality: Quality) -> str | None:
         return f"rows are nearly all the same: mean squared distance to their mean {trace:.2g} (usual: 0.2 to 0.8)"
     rank = effective_rank(covariance(quality.sample))
     if quality.embed_dim >= 8 and len(quality.sample) >= 8 and rank < _COLLAPSED_RANK:
-        return f"rows spread in hardly more than one direction: effective rank {rank:.2g} of {quality.embed_dim}"
+        return f"rows vary in hardly more than one direction: effective rank {rank:.2g} of {quality.embed_dim}"
     dead = int((quality.sample.std(axis=0) < 1e-7).sum())
     if dead and len(quality.sample) > 1:
         return f"{dead} of {quality.embed_dim} dimensions are constant"
@@ -118,9 +118,10 @@ def _collapsed(quality: Quality) -> str | None:
 
 
 def _mixed(quality: Quality) -> str | None:
-    """Two encoders put their vectors in two cones that have nothing to do with each other: about a right angle apart.
+    """Whether the set mixes two encoders: two clear groups whose means are almost orthogonal.
 
-    Topics of one encoder share its cone (a large cosine of their means), or there are more than two groups of them.
+    Each encoder puts its vectors into a cone of its own. Topics of one encoder share its cone, so their means have a
+    large cosine, or they form more than two groups.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
@@ -156,12 +157,12 @@ _CHECKS = {
 
 
 def covariance(rows: np.ndarray) -> np.ndarray:
-    """[D, D] in float64, divided by the number of rows."""
+    """The covariance [D, D] of rows [n, D], in float64, divided by n."""
     centred = rows - rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
     return (centred.T @ centred).astype(np.float64) / len(rows)
 
 
 def effective_rank(covariance: np.ndarray) -> float:
-    """The participation ratio: as many directions of equal variance would spread as widely."""
+    """The participation ratio of a covariance [D, D]: the effective number of directions with variance."""
     square = np.square(covariance).sum()
     return float(np.trace(covariance) ** 2 / square) if square > 0 else 0.0

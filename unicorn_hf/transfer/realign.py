@@ -5,7 +5,7 @@ from unicorn_hf.transfer.modality_transfer import ModalityTransfer
 
 
 class ReAlign(ModalityTransfer):
-    """Move the mean, scale the spread, then mend the mean that the projection to the sphere has moved.
+    """Shift the mean, scale the spread, normalize, then shift again, because normalization moves the mean.
 
     anchor and trace: e2 = mu_image + s (e - mu_text), s = sqrt(trace_image / trace_text); projection: e' = e2 / |e2|;
     centroid: out = normalize(e' - mu_aligned + mu_image), where mu_aligned is the mean of e' over the text set.
@@ -17,7 +17,7 @@ class ReAlign(ModalityTransfer):
     def _learn(cls, text, image, measure_text):
         if measure_text is None:
             raise InputError(
-                "ReAlign's centroid step needs the text once more: fit on the text's vectors (--text), not its moments"
+                "ReAlign's centroid step reads the text a second time: fit on the text vectors (--text), not on moments"
             )
         if text.trace < 1e-12:
             raise InputError("The text vectors are all the same (their trace is 0): ReAlign cannot scale their spread")
@@ -31,7 +31,7 @@ class ReAlign(ModalityTransfer):
         return transfer
 
     def _trace_align(self, rows, statistics):
-        """e' of a block of unit rows."""
+        """e' for a block of unit rows."""
         scale = self.config["scale"]
         return rows.moved(scale, statistics["mu_image"] - scale * statistics["mu_text"])
 
@@ -40,7 +40,7 @@ class ReAlign(ModalityTransfer):
 
     @property
     def gain(self) -> float:
-        # e2, of length 1 in the mean, is the sum of a vector of the length `scale` and of this shift.
+        # e2 has a mean length of 1, and is the sum of a vector of length `scale` and this shift.
         scale = self.config["scale"]
         shift = self.statistics["mu_image"] - scale * self.statistics["mu_text"]
         return scale**2 + float(shift @ shift)

@@ -1,4 +1,4 @@
-"""Moved vectors written as they come: a `.npy` file, or a dataset folder with one column more than its source."""
+"""Write transferred vectors block by block: a `.npy` file, or a dataset folder with one more column than its source."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 SHARD_BYTES = 500 << 20
 
 
-def write_moved(
+def write_transferred(
     transfer,
     vectors: Vectors,
     output: Path,
@@ -27,7 +27,7 @@ def write_moved(
     skip_non_finite: bool,
     overwrite: bool | None = None,
 ) -> None:
-    """Write what `transfer` makes of `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory."""
+    """Write `transfer` applied to `vectors` to `output` (see `ModalityTransfer.apply`), in bounded memory."""
     skipped: list[str] = []
     kept_rows = functools.partial(_kept, transfer, vectors, skip=skip_non_finite, skipped=skipped)
     if output.suffix == ".npy":
@@ -43,9 +43,9 @@ def write_moved(
 
 
 def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
-    """In the type of the source where that is float16, else float32."""
+    """Write float16 if the source is float16, else float32."""
     half = getattr(vectors, "dtype", np.float16) == np.float16
-    # Buffered: on a full disk a bare write leaves a rest unwritten and says nothing.
+    # Buffered, because an unbuffered write on a full disk can write only a part and raise no error.
     with output.open("wb") as file:
         rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
         written = 0
@@ -58,7 +58,7 @@ def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
 
 
 def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
-    # NumPy leaves room in the header for the number of rows to change in place.
+    # NumPy pads the header, so the number of rows can change in place.
     header = {"descr": "<f2" if half else "<f4", "fortran_order": False, "shape": (rows, embed_dim)}
     np.lib.format.write_array_header_1_0(file, header)
     return rows
@@ -92,7 +92,7 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path,
 
 
 def _with_feature(metadata: dict | None, column: str, embed_dim: int) -> dict | None:
-    """The schema's metadata, in which `datasets` keeps its features, with the new column's added."""
+    """The schema's metadata, where `datasets` keeps its features, plus the feature of the new column."""
     if not metadata or b"huggingface" not in metadata:
         return metadata
     info = json.loads(metadata[b"huggingface"])
@@ -110,12 +110,12 @@ def _type_text(kind) -> str:
 
 
 def _kept(transfer, vectors: Vectors, *, skip: bool, skipped: list[str], half: bool = True, with_tables: bool = False):
-    """The table of a block's rows (None without `with_tables`), its moved rows, and the indices of those (None: all).
+    """Yield for each block: its table (None without `with_tables`), its usable transferred rows, and their indices.
 
-    Names what is left out in `skipped`.
+    The indices are None if all rows are usable. The names of the other rows are added to `skipped`.
     """
     first_row = 0
-    for table, lost, moved in transfer.moved_tables(vectors, with_tables=with_tables, half=half, keep_bad=skip):
+    for table, lost, moved in transfer.transferred_tables(vectors, with_tables=with_tables, half=half, keep_bad=skip):
         skipped += [vectors.row_name(first_row + int(row)) for row in lost]
         first_row += len(moved)
         kept = np.delete(np.arange(len(moved)), lost) if len(lost) else None
