@@ -107,7 +107,7 @@ def test_options_that_differ_in_a_capital_alone_are_told_apart():
     assert chosen_option("bB", options) is None
 
 
-@pytest.mark.parametrize("options", [["red"], ["red", ""], None, ["red", "blue", "red "], ["red", "<image>red"]])
+@pytest.mark.parametrize("options", [["red"], ["red", ""], None, ["red", "blue", "red "], ["an image", "an <image>"]])
 def test_options_that_are_no_choice_are_refused(options):
     data = datasets.Dataset.from_dict({"question": ["?"], "options": [options], "answer": ["A"]})
     with pytest.raises(InputError, match=r"row 0: .*the options"):

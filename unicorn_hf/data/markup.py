@@ -41,11 +41,13 @@ class Marks:
 
     Attributes:
         pattern: finds them as they are written, the longest first.
+        ids: of those tokens.
         tokenizer: that tokenizer, where it looks for some of them in the normalized text; their ids, and a pattern that
             finds them in there, are `normalized_ids` and `normalized_pattern`.
     """
 
     pattern: re.Pattern
+    ids: frozenset
     tokenizer: object = None
     normalized_ids: frozenset = frozenset()
     normalized_pattern: re.Pattern | None = None
@@ -57,13 +59,13 @@ def marks_of(tokenizer) -> Marks:
     special = {token.content: token.special for token in added.values()}
     special |= dict.fromkeys(tokenizer.all_special_tokens, True)
     marks = {token for token, is_special in special.items() if _steers(token, is_special)}
-    pattern = _any_of(marks)
+    pattern, ids = _any_of(marks), frozenset(tokenizer.convert_tokens_to_ids(sorted(marks)))
     normalized = {id_: token.content for id_, token in added.items() if token.normalized and token.content in marks}
     normalizer = tokenizer.backend_tokenizer.normalizer if normalized and tokenizer.is_fast else None
     if normalizer is None:
-        return Marks(pattern)
+        return Marks(pattern, ids)
     contents = {*normalized.values(), *map(normalizer.normalize_str, normalized.values())}
-    return Marks(pattern, tokenizer, frozenset(normalized), _any_of(contents))
+    return Marks(pattern, ids, tokenizer, frozenset(normalized), _any_of(contents))
 
 
 def without_marks(text: str, marks: Marks | None = None) -> str:

@@ -72,9 +72,11 @@ def tokenize_captions(
 
     def encode(captions):
         captions = captions if learn == "caption" else list(map(_answer_line, captions))
-        captions = [without_marks(caption, marks) for caption in captions]
-        for caption in tokenizer(captions, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
-            body = [*caption, *end]
+        as_text = {"add_special_tokens": False, "split_special_tokens": True}
+        for caption, body in zip(captions, tokenizer(captions, **as_text)["input_ids"], strict=True):
+            if not marks.ids.isdisjoint(body):  # an added token that is not special is not split
+                body = tokenizer(without_marks(caption, marks), **as_text)["input_ids"]
+            body = [*body, *end]
             fate = WHOLE
             if max_length is not None and len(prompt) + len(body) > max_length:
                 body, fate = body[: max_length - len(prompt)], CUT if overlong == "cut" else TOO_LONG
