@@ -9,7 +9,6 @@ is said about other encoders. What is done is not done again: stop it anywhere, 
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,14 @@ from unicorn_hf.data.staging import new_folder, write_json
 from unicorn_hf.sandbox.demo import (
     CONDITIONS,
     FULL,
+    compare_with_bound,
     demo,
+    finetuning,
     fit_transfers,
-    launch_all,
+    pretraining,
     questions_with_vectors,
 )
+from unicorn_hf.sandbox.training_runs import train_all
 from unicorn_hf.transfer.modality_transfer import METHODS
 
 STAGES = {"stage_1": "stage 1 alone", "stage_2": "stage 2 alone", "both": "both stages"}
@@ -67,21 +69,18 @@ def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, 
 
     language_model = demo_output / "7-language-model" / "language-model"
     untrained = {name: folder / "untrained" / name for name in datasets}
-    first = [[(language_model, datasets[name], "unicorn-1.2m", untrained[name] / "pretrain")] for name in datasets]
+    first = [[pretraining(language_model, datasets[name], untrained[name])] for name in datasets]
     # The warm-up's first step has a rate of zero: it leaves the projector as it was drawn.
-    launch_all(first, replace(FULL, max_steps=1), seed)
+    train_all(first, 1, seed)
     chains = [
         [
-            (language_model, datasets[name], "unicorn-1.2m", models[name] / "pretrain"),
-            (models[name] / "pretrain", datasets[name], "unicorn-471k-instruction", models[name] / "finetune"),
+            pretraining(language_model, datasets[name], models[name]),
+            finetuning(models[name], datasets[name], models[name]),
         ]
         for name in transfers
     ]
-    chains += [
-        [(folder / "pretrain", datasets[name], "unicorn-471k-instruction", folder / "finetune")]
-        for name, folder in untrained.items()
-    ]
-    launch_all(chains, FULL, seed)
+    chains += [[finetuning(untrained[name], datasets[name], untrained[name])] for name in datasets]
+    train_all(chains, FULL.max_steps, seed)
 
     data = questions_with_vectors(demo_output)
 
@@ -145,8 +144,8 @@ def print_differences(runs: list[dict]) -> None:
         if name != "blind":
             values = [value(run, name, "both") - value(run, name, "stage_2") for run in runs]
             print(f"- {CONDITIONS.get(name, name)}, both stages less stage 2 alone: {verdict(values)}")
-    shares = [value(run, "realign", "both") / value(run, "paired", "both") for run in runs]
-    print(f"- ReAlign's share of the upper bound: {', '.join(f'{share:.1%}' for share in shares)}")
+    for run in runs:
+        print(f"- {compare_with_bound({name: value(run, name, 'both') for name in run})}")
 
 
 def cell(values: list[float]) -> str:

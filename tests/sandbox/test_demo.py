@@ -8,7 +8,19 @@ from other_versions import OTHERS
 from PIL import Image
 
 from unicorn_hf import InputError
-from unicorn_hf.sandbox.demo import CONDITIONS, FAST, FULL, demo
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.sandbox.demo import (
+    CONDITIONS,
+    FAST,
+    FULL,
+    LETTER,
+    VALUE,
+    compare_with_bound,
+    demo,
+    draw_captions,
+    score_options,
+)
+from unicorn_hf.sandbox.training_runs import TrainingRun, train_all
 
 
 def test_the_table_has_every_condition_and_kind_of_question(demo_output):
@@ -17,6 +29,32 @@ def test_the_table_has_every_condition_and_kind_of_question(demo_output):
     assert list(CONDITIONS) == FULL.conditions
     assert all(0 <= value <= 1 for row in table.values() for value in row.values())
     assert len(json.loads((demo_output / "9-evaluation" / "answers.json").read_text())["realign"]) == 3 * 40
+
+
+def test_a_value_may_be_right_where_its_letter_is_wrong():
+    expected = ["gray (C)", "top left (A)", "red (B)", "two"]
+    assert score_options(["gray (B)", "top left (A)", "blue (B)", "one"], expected) == {VALUE: 2 / 3, LETTER: 2 / 3}
+
+
+def test_a_bound_below_a_transfer_is_called_no_bound():
+    accuracy = {"blind": 0.3, "mean_shift": 0.7, "realign": 0.6, "paired": 0.65}
+    assert "below mean shift: the models have not converged" in compare_with_bound(accuracy)
+    assert "ReAlign reaches 80.0% of" in compare_with_bound({**accuracy, "paired": 0.75})
+
+
+def test_every_caption_has_a_picture_of_its_own_for_the_bound(demo_output):
+    captions = read_dataset(demo_output / "2-captions" / "captions")
+    drawn = draw_captions(demo_output / "2-captions" / "captions", seed=0)
+    assert drawn["id"][:] == captions["id"][:]
+    same_scene = [row for row, seed in enumerate(captions["seed"]) if seed == captions[0]["seed"]]
+    assert len({drawn[row]["image"].tobytes() for row in same_scene}) == len(same_scene) > 1
+
+
+def test_a_run_that_fails_says_what_its_recipe_said(tmp_path):
+    run = TrainingRun("pretrain", tmp_path / "missing", tmp_path / "none", tmp_path / "trained")
+    with pytest.raises(RuntimeError, match=r"recipes/pretrain\.py .*none"):
+        train_all([[run]], max_steps=1, seed=0)
+    assert not run.trained.exists()
 
 
 def test_the_sheet_is_a_picture(demo_output):

@@ -95,15 +95,15 @@ RANGES = {
 }
 
 
-def parse_options(stage_arguments: type) -> tuple:
-    """A stage's arguments, TRL's `SFTConfig` and its `ModelConfig`, from the command line and its YAML.
+def parse_options(stage_arguments: type, args: list[str] | None = None) -> tuple:
+    """A stage's arguments, TRL's `SFTConfig` and its `ModelConfig`, from `args` (the command line) and its YAML.
 
     Raises:
         InputError: an unknown option, a value that an option cannot have, or a YAML file that cannot be read.
     """
     parser = _Parser((stage_arguments, trl.SFTConfig, trl.ModelConfig))
     try:
-        return parser.parse_args_and_config()
+        return parser.parse_args_and_config(args)
     except InputError:
         raise
     except Exception as error:  # the dataclasses ask torch, accelerate and the machine, which raise anything
