@@ -57,7 +57,7 @@ FULL = Size(
     num_test=1000,
     hidden_size=64,
     num_layers=2,
-    language_model_steps=500,
+    language_model_steps=900,
     max_steps=-1,
     conditions=list(CONDITIONS),
 )
@@ -233,11 +233,12 @@ def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> st
 
     captions = read_dataset(output / "2-captions" / "captions")
     rows = read_dataset(output / "3-instructions" / "instructions").map(put_caption_in, desc="reading exercises")
-    # To name the letter of an option is what takes a model of this size longest: it reads those conversations twice.
-    with_options = rows.filter(lambda task: task == "multiple_choice", input_columns="task")
+    with_options = [row for row, task in enumerate(rows["task"]) if task == "multiple_choice"]
+    unread = read_dataset(output / "6-datasets" / "blind").select(with_options)
     num_parameters, vocab_size = train_language_model(
+        unread["messages"][:],
+        rows["messages"][:] + rows.select(with_options)["messages"][:],
         paraphrases(captions["seed"][:], captions["caption"][:]),
-        rows["messages"][:] + with_options["messages"][:],
         folder / "language-model",
         hidden_size=size.hidden_size,
         num_layers=size.num_layers,

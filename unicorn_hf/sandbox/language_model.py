@@ -4,6 +4,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from unicorn_hf.training.batching import length_grouped_order
+
+BATCH_SIZE = 32
 # As short as a chat template can be, since every token costs time on a CPU.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -15,8 +20,9 @@ CHAT_TEMPLATE = (
 
 
 def train_language_model(
-    paraphrases: list[tuple[str, str]],
+    options: list[list[dict[str, str]]],
     conversations: list[list[dict[str, str]]],
+    paraphrases: list[tuple[str, str]],
     output: Path,
     *,
     hidden_size: int,
@@ -24,10 +30,16 @@ def train_language_model(
     steps: int,
     seed: int,
 ) -> tuple[int, int]:
-    """Train a tokenizer and a small Llama to say captions in other words and to answer questions about them; save both.
+    """Train a tokenizer and a small Llama that reads; save both.
 
-    Of a conversation the assistant's tokens alone are learnt, of two captions the second. Batches are drawn at random:
-    those of equal length would be of one task each.
+    Of a conversation the assistant's tokens alone are learnt, of two captions the second.
+
+    Args:
+        options: conversations with lettered options and no caption, which are guesses but for the letters. They come
+            first and alone: so a model of this size learns to find a word again and to copy what stands beside it,
+            which reading takes too. Mixed with the others from the start, it learns it in none of these steps.
+        conversations: about a caption that is in them.
+        paraphrases: two captions of one scene each.
 
     Returns:
         the number of parameters and the size of the vocabulary.
@@ -58,26 +70,23 @@ def train_language_model(
             bos_token_id=None,
         )
     )
-    chats = tokenizer.apply_chat_template(
-        conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    input_ids = chats["input_ids"]
-    labels = [
-        [token if said else -100 for token, said in zip(chat, mask, strict=True)]
-        for chat, mask in zip(input_ids, chats["assistant_masks"], strict=True)
+    first = steps * 3 // 10
+    samples = [
+        *_draw(_tokenize_conversations(options, tokenizer), first, seed),
+        *_draw(
+            _tokenize_conversations(conversations, tokenizer) + _tokenize_paraphrases(paraphrases, tokenizer),
+            steps - first,
+            seed,
+        ),
     ]
-    given = tokenizer([f"{first}\n" for first, _ in paraphrases])["input_ids"]
-    learnt = tokenizer([second + tokenizer.eos_token for _, second in paraphrases])["input_ids"]
-    input_ids += [first + second for first, second in zip(given, learnt, strict=True)]
-    labels += [[-100] * len(first) + second for first, second in zip(given, learnt, strict=True)]
-    samples = {"input_ids": input_ids, "labels": labels}
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
             model,
             TrainingArguments(
                 folder,
                 max_steps=steps,
-                per_device_train_batch_size=32,
+                per_device_train_batch_size=BATCH_SIZE,
+                train_sampling_strategy="sequential",
                 learning_rate=4e-3,
                 adam_beta2=0.98,
                 lr_scheduler_type="cosine",
@@ -88,12 +97,43 @@ def train_language_model(
                 use_cpu=True,
                 seed=seed,
             ),
-            train_dataset=datasets.Dataset.from_dict(samples),
+            train_dataset=datasets.Dataset.from_list(samples),
             data_collator=DataCollatorForSeq2Seq(tokenizer),
         ).train()
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return model.num_parameters(), len(tokenizer)
+
+
+def _tokenize_conversations(conversations, tokenizer) -> list[dict]:
+    chats = tokenizer.apply_chat_template(
+        conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return [
+        {"input_ids": ids, "labels": [token if said else -100 for token, said in zip(ids, mask, strict=True)]}
+        for ids, mask in zip(chats["input_ids"], chats["assistant_masks"], strict=True)
+    ]
+
+
+def _tokenize_paraphrases(paraphrases, tokenizer) -> list[dict]:
+    given = tokenizer([f"{first}\n" for first, _ in paraphrases])["input_ids"]
+    learnt = tokenizer([second + tokenizer.eos_token for _, second in paraphrases])["input_ids"]
+    return [
+        {"input_ids": first + second, "labels": [-100] * len(first) + second}
+        for first, second in zip(given, learnt, strict=True)
+    ]
+
+
+def _draw(samples: list[dict], num_batches: int, seed: int) -> list[dict]:
+    """Batches of similar length in random order; few are sorted together, or each would be of one task."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(len(samples), num_batches * BATCH_SIZE, replace=num_batches * BATCH_SIZE > len(samples))
+    lengths = np.array([len(samples[row]["input_ids"]) for row in drawn])
+    batches = []
+    for start in range(0, len(drawn), 4 * BATCH_SIZE):
+        window = slice(start, start + 4 * BATCH_SIZE)
+        batches += drawn[window][length_grouped_order(lengths[window], BATCH_SIZE, generator)].tolist()
+    return [samples[row] for row in batches]
 
 
 def train_tokenizer(texts: Iterable[str]):
