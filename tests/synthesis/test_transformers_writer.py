@@ -24,7 +24,8 @@ def language_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     texts = ["You write captions of photographs. Answer with one JSON object."] * 20
     turns = [{"role": "user", "content": "A seed."}, {"role": "assistant", "content": "A caption."}]
-    train_language_model(texts, [turns], folder, hidden_size=32, num_layers=1, steps=2, seed=0)
+    pairs = [(text, text) for text in texts]
+    train_language_model([turns], [turns], pairs, folder, hidden_size=32, num_layers=1, steps=2, seed=0)
     return folder
 
 

@@ -24,8 +24,9 @@ def tiny(tmp_path_factory):
     write_dataset(with_captions, folder / "captions", title="Captions", provenance=provenance)
     write_dataset(turns, folder / "conversations", title="Conversations", provenance=provenance)
     texts, messages = with_captions["caption"][:], turns["messages"][:]
-    options = {"hidden_size": 64, "num_layers": 2, "steps": 1, "seed": 0}
-    train_language_model(texts, messages, folder / "language_model", **options)
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
+    sizes = {"hidden_size": 64, "num_layers": 2, "steps": 1, "seed": 0}
+    train_language_model(messages, messages, pairs, folder / "language_model", **sizes)
     return SimpleNamespace(**{name: folder / name for name in ("language_model", "captions", "conversations")})
 
 

@@ -31,7 +31,8 @@ SEVERAL = {
 
 @pytest.fixture(scope="module")
 def processor():
-    tokenizer = train_tokenizer([turn["content"] for number in range(60) for turn in chat(number)])
+    texts = [turn["content"] for number in range(60) for turn in chat(number)]
+    tokenizer = train_tokenizer([*texts, "a sign that says <image>", "it is <|end|> 1"])
     return UnicornProcessor(tokenizer, num_image_tokens=2, embed_dim=2)
 
 

@@ -46,7 +46,7 @@ def no_pause_at_the_end_of_a_stream(monkeypatch):
 
 @pytest.fixture(scope="module")
 def processor():
-    texts = [turn["content"] for number in range(60) for turn in chat(number)]
+    texts = [turn["content"] for number in range(150) for turn in chat(number)]
     return UnicornProcessor(train_tokenizer(texts), num_image_tokens=2, embed_dim=2, image_encoder="sandbox")
 
 

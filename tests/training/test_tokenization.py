@@ -121,7 +121,7 @@ def byte_tokenizer(template, specials):
 
 @pytest.fixture(scope="module")
 def processor():
-    tokenizer = train_tokenizer(["What color is it? What shape? red, a circle, blue"] * 50)
+    tokenizer = train_tokenizer(["What color is it? What shape? red, a circle, blue", "red circle\n"])
     return UnicornProcessor(tokenizer, num_image_tokens=3, embed_dim=2)
 
 

@@ -48,7 +48,8 @@ def train_language_model(
     import torch
     from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    tokenizer = train_tokenizer([turn["content"] for turns in conversations for turn in turns])
+    texts = [turn["content"] for turns in options + conversations for turn in turns]
+    tokenizer = train_tokenizer(texts + [caption for pair in paraphrases for caption in pair])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
