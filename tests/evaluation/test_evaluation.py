@@ -57,6 +57,9 @@ def test_a_task_runs_from_pictures_to_a_report(task, model_folder, with_pictures
     assert [answer["row"] for answer in answers] == list(range(8))
     page = (output / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 8
+    headings = re.findall(r"<h2>All (\d) (?:right|better|wrong|worse) (?:answers|captions)</h2>", page)
+    assert sum(map(int, headings)) == 8
+    assert page.count(' <span class="interval">[') and "[In square brackets]: where the score would lie" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     assert str(output / "report.html") in printed and MAIN[task] in printed
 

@@ -60,11 +60,12 @@ def _page(evaluation, dataset, rows: list[dict], about: dict) -> str:
     values = np.array(evaluation.correct)
     limit = np.median(values) if about["task"] == "caption" else 0.5
     drawn = random.Random(0).sample(rows, len(rows))
-    names = ("Better captions", "Worse captions") if about["task"] == "caption" else ("Right answers", "Wrong answers")
-    examples = {
-        names[0]: [row for row in drawn if row["score"] >= limit][:_NUM_SHOWN],
-        names[1]: [row for row in drawn if row["score"] < limit][:_NUM_SHOWN],
-    }
+    names = ("better captions", "worse captions") if about["task"] == "caption" else ("right answers", "wrong answers")
+    sides = ([row for row in drawn if row["score"] >= limit], [row for row in drawn if row["score"] < limit])
+    examples = {}
+    for name, side in zip(names, sides, strict=True):
+        drawn_of = f"{_NUM_SHOWN} of the {len(side):,} {name}, drawn at random"
+        examples[drawn_of if len(side) > _NUM_SHOWN else f"All {len(side)} {name}"] = side[:_NUM_SHOWN]
     column = picture_column(dataset) if about["pictures"] else None
     files = undecoded(dataset, column) if column else None
     return environment.get_template("report.html.jinja").render(

@@ -73,6 +73,9 @@ FAST = Size(
 )
 CAPTIONS_PER_SEED = 6
 _RIGHT, _WRONG = "#00795a", "#b3261e"  # the sheet's answers
+_LEGEND = (
+    "In color: what the model answers. Of lettered options, both the word and the letter in brackets have to be right."
+)
 
 
 def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
@@ -465,4 +468,5 @@ def _draw_answers(pictures, data, answers: list[str], path: Path) -> None:
                 pen.text((left + 12, top), said, fill=_RIGHT if right else _WRONG, font=font)
                 top += 36
         lowest = max(lowest, top)
-    sheet.crop((0, 0, sheet.width, lowest)).save(path)
+    pen.text((20, lowest), _LEGEND, fill="black", font=font)
+    sheet.crop((0, 0, sheet.width, lowest + 36)).save(path)
