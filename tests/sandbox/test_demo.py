@@ -18,6 +18,7 @@ from unicorn_hf.sandbox.demo import (
     compare_with_bound,
     demo,
     draw_captions,
+    leave_image_out,
     score_options,
 )
 from unicorn_hf.sandbox.training_runs import TrainingRun, train_all
@@ -32,8 +33,22 @@ def test_the_table_has_every_condition_and_kind_of_question(demo_output):
 
 
 def test_a_value_may_be_right_where_its_letter_is_wrong():
-    expected = ["gray (C)", "top left (A)", "red (B)", "two"]
-    assert score_options(["gray (B)", "top left (A)", "blue (B)", "one"], expected) == {VALUE: 2 / 3, LETTER: 2 / 3}
+    asked = "What color is it?\n(A) red\n(B) blue\n(C) gray"
+    questions = [asked, "Where is it?\n(A) top left\n(B) center", asked, asked, "How many?"]
+    expected = ["gray (C)", "top left (A)", "red (A)", "red (A)", "two"]
+    answers = ["gray (B)", "top left (A)", "blue (B)", "", "one"]
+    assert score_options(questions, answers, expected) == {VALUE: 2 / 4, LETTER: 2 / 4}
+
+
+def test_the_language_model_knows_every_word_that_it_is_asked_and_answers(demo_output):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_output / "7-language-model" / "language-model")
+    rows = read_dataset(demo_output / "3-instructions" / "instructions")
+    chats = [leave_image_out(row)["messages"] for row in rows]
+    captions = [f"{caption}{tokenizer.eos_token}" for caption in rows["caption"]]
+    ids = tokenizer.apply_chat_template(chats, return_dict=True)["input_ids"] + tokenizer(captions)["input_ids"]
+    assert not any(tokenizer.unk_token_id in row for row in ids)
 
 
 def test_a_bound_below_a_transfer_is_called_no_bound():

@@ -52,7 +52,7 @@ class Size:
 
 
 FULL = Size(
-    num_seeds=2400,
+    num_seeds=3400,
     num_pictures=4000,
     num_test=1000,
     hidden_size=64,
@@ -71,7 +71,7 @@ FAST = Size(
     max_steps=4,
     conditions=["blind", "none", "realign"],
 )
-CAPTIONS_PER_SEED = 6
+CAPTIONS_PER_SEED = 4
 _RIGHT, _WRONG = "#00795a", "#b3261e"  # the sheet's answers
 _LEGEND = (
     "In color: what the model answers. Of lettered options, both the word and the letter in brackets have to be right."
@@ -320,7 +320,7 @@ def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> st
         name: {
             "all": result.overall.accuracy,
             **{kind: score.accuracy for kind, score in result.by_kind().items()},
-            **score_options(result.answers, result.expected),
+            **score_options(data["question"][:], result.answers, result.expected),
         }
         for name, result in results.items()
     }
@@ -334,13 +334,17 @@ def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> st
     return f"{len(data):,} questions about {len(pictures):,} pictures that no model has seen"
 
 
-def score_options(answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
-    """Of the questions with options ("red (B)" is right): how often the value is right, and how often the letter."""
-    right = [re.fullmatch(r"(.+) (\([A-D]\))", text) for text in expected]
-    asked = [(answer, match) for answer, match in zip(answers, right, strict=True) if match]
-    values = [answer.partition(" (")[0] == match[1] for answer, match in asked]
-    letters = [re.findall(r"\([A-D]\)", answer) == [match[2]] for answer, match in asked]
-    return {VALUE: sum(values) / len(asked), LETTER: sum(letters) / len(asked)}
+def score_options(questions: Sequence[str], answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+    """Of the questions with options ("red (B)" is right): how often the value is right, and how often the letter is the
+    one that stands before the value that was said.
+    """
+    values, letters = [], []
+    for question, answer, right in zip(questions, answers, expected, strict=True):
+        options = re.findall(r"^(\([A-D]\)) (.+)$", question, re.MULTILINE)
+        if options:
+            values.append(answer.partition(" (")[0] == right.partition(" (")[0])
+            letters.append(answer in [f"{value} {letter}" for letter, value in options])
+    return {VALUE: sum(values) / len(values), LETTER: sum(letters) / len(letters)}
 
 
 def questions_with_vectors(output: Path):

@@ -48,8 +48,10 @@ def train_language_model(
     import torch
     from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-    texts = [turn["content"] for turns in options + conversations for turn in turns]
-    tokenizer = train_tokenizer(texts + [caption for pair in paraphrases for caption in pair])
+    turns = [turn for messages in options + conversations for turn in messages]
+    # An answer begins with the space that the chat template puts there: to this tokenizer another word.
+    said = [f" {turn['content']}" if turn["role"] == "assistant" else turn["content"] for turn in turns]
+    tokenizer = train_tokenizer(said + [caption for pair in paraphrases for caption in pair])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
