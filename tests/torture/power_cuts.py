@@ -1,12 +1,13 @@
 """A process that ends at one of its calls that change the file system; what it leaves is whole or not there.
 
-At every other point it is killed; at those between the power is cut too, so that of what it has written and not handed
-to the disk (`fsync`) a half is lost.
+At every other point it is killed; at those between the power is cut too: of the files that it has written and not
+handed to the disk (`fsync`) some lose a half, and some all.
 """
 
 import builtins
 import io
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -193,7 +194,8 @@ class _Calls:
 
     def end(self):
         if self.place is not None:
-            for path in self.place.rglob("*"):
+            rng = random.Random(self.last)
+            for path in sorted(self.place.rglob("*")):
                 if path.is_file() and not path.is_symlink() and path.stat().st_ino not in self.on_disk:
-                    self.truncate(path, path.stat().st_size // 2)
+                    self.truncate(path, round(path.stat().st_size * rng.choice([0, 0.5, 1, 1])))
         os._exit(99)

@@ -62,7 +62,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(recipe, wh
     assert checkpoints(again.output_dir) == ["checkpoint-20"]
 
 
-@pytest.mark.parametrize("file", ["trainer_state.json", "rng_state.pth"])
+@pytest.mark.parametrize(
+    "file", ["trainer_state.json", "rng_state.pth", "optimizer.pt", "scheduler.pt", "model.safetensors"]
+)
 def test_a_checkpoint_with_a_file_cut_short_is_not_the_last_whole_one(whole, tmp_path, file):
     output = shutil.copytree(whole["pretrain"].output_dir, tmp_path / "output")
     assert last_whole_checkpoint(output) == str(output / "checkpoint-20")
@@ -73,6 +75,16 @@ def test_a_checkpoint_with_a_file_cut_short_is_not_the_last_whole_one(whole, tmp
     (output / "checkpoint-20" / "trainer_state.json").unlink()
     assert last_whole_checkpoint(output) == str(output / "checkpoint-16")
     assert last_whole_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_checkpoint_that_is_written_over_is_not_whole_in_between(recipe, whole, tmp_path):
+    """Its old state would stand beside new weights."""
+    output = shutil.copytree(whole["finetune"].output_dir, tmp_path / "output")
+    arguments = {"resume_from_checkpoint": output / "checkpoint-8"}
+    killed = recipe("finetune", output, fault=("SIGKILL", 16), arguments=arguments)
+    assert killed.status == [-9]
+    shutil.rmtree(output / "checkpoint-20")
+    assert last_whole_checkpoint(output) == str(output / "checkpoint-8")
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(recipe, whole, tmp_path):

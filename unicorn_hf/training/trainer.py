@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 
 from unicorn_hf.data.staging import sync, sync_tree, write_text
@@ -50,8 +51,11 @@ class UnicornTrainer(SFTTrainer):
             kwargs["args"].output_dir = self._nowhere.name
         if kwargs["data_collator"].padding_free and kwargs["args"].train_sampling_strategy == "group_by_length":
             kwargs["args"].train_sampling_strategy = "random"  # there is no padding to save
+        # Older checkpoints go when the new one is on the disk, and not, as in `Trainer`, before.
+        self.num_checkpoints, kwargs["args"].save_total_limit = kwargs["args"].save_total_limit, None
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteGradients(self))
+        self.add_callback(DurableCheckpoints(self))
         if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad and "multi_modal_projector" in name:
@@ -173,6 +177,10 @@ class UnicornTrainer(SFTTrainer):
         partial = output_dir / "_partial"  # an underscore keeps it from being pushed
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
+            state = output_dir / TRAINER_STATE_NAME
+            if state.exists():  # a checkpoint that is written over is not whole until its new state is there
+                state.unlink()
+                sync(output_dir)
         self.accelerator.wait_for_everyone()
         partial.mkdir(parents=True, exist_ok=True)
         super().save_model(str(partial), *args, **kwargs)
@@ -217,6 +225,22 @@ class FiniteGradients(TrainerCallback):
         trainer.ids_of_step = []
 
 
+class DurableCheckpoints(TrainerCallback):
+    """Hands a checkpoint to the disk, and then removes the oldest ones of more than `save_total_limit`."""
+
+    def __init__(self, trainer: UnicornTrainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **kwargs):
+        self.trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            sync_tree(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+            sync(Path(args.output_dir))
+            rotate_checkpoints(
+                args.output_dir, self.trainer.num_checkpoints, state.best_model_checkpoint, use_mtime=True
+            )
+
+
 def last_whole_checkpoint(output_dir) -> str | None:
     """The checkpoint of the most steps that a run can go on from; None where there is none."""
     found = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdigit()]
@@ -225,12 +249,18 @@ def last_whole_checkpoint(output_dir) -> str | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the state of the run comes last, behind the random states."""
+    """Whether a checkpoint was written to its end: the state of the run comes last, behind all other files.
+
+    After a power cut a file may be shorter than it was, though one behind it is whole.
+    """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        for path in checkpoint.rglob("*.safetensors"):
+            safe_open(path, "pt")  # reads the header, and whether the file is as long as that says
+    except (OSError, ValueError, SafetensorError):
         return False
-    return all(map(zipfile.is_zipfile, checkpoint.glob("rng_state*.pth")))
+    of_torch = [path for suffix in ("pt", "pth", "bin") for path in checkpoint.rglob(f"*.{suffix}")]
+    return all(map(zipfile.is_zipfile, of_torch))
 
 
 def _is_failed_writing(error: Exception) -> bool:
