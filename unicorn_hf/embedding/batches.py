@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import torch
-from PIL import Image
 
 from unicorn_hf.data.images import open_image
 from unicorn_hf.embedding.config import Overflow
@@ -86,13 +85,13 @@ def image_batch_size(batch_size: int | str, device: torch.device) -> int:
 
 
 def decode_images(
-    images: Sequence, transform: Callable[[Image.Image], dict[str, torch.Tensor]]
+    images: Sequence, transform: Callable[..., dict[str, torch.Tensor]], read: Callable = open_image
 ) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
     """The image tower's inputs for the images that can be decoded, and index -> reason for the others."""
     examples, failures = [], {}
     for place, image in enumerate(images):
         try:
-            examples.append(transform(open_image(image)))
+            examples.append(transform(read(image)))
         except Exception as error:  # Pillow and its plug-ins raise dozens of types for broken files
             # Some messages of Pillow have a memory address, which differs in every run.
             failures[place] = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", f"{type(error).__name__}: {error}")

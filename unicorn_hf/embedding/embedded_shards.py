@@ -177,7 +177,7 @@ class _PreparedShards(torch.utils.data.IterableDataset):
         yield _Start(shard, len(images))
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            inputs, failures = decode_images(batch, self.encoder.transform)
+            inputs, failures = decode_images(batch, self.encoder.transform, self.encoder.read)
             reasons |= {start + place: reason for place, reason in failures.items()}
             decoded = [start + place for place in range(len(batch)) if place not in failures]
             if decoded:

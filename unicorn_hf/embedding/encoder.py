@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 
+from unicorn_hf.data.pictures import open_image
 from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
 from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
@@ -29,16 +29,17 @@ class Encoder:
         name: str,
         *,
         tokenizer: TokenWindows,
-        transform: Callable[[Image.Image], dict[str, torch.Tensor]],
+        transform: Callable[..., dict[str, torch.Tensor]],
         text_tower: Callable[[dict[str, torch.Tensor]], torch.Tensor],
         image_tower: Callable[[dict[str, torch.Tensor]], torch.Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        read: Callable = open_image,
         compile: bool = False,
     ):
         self.name = name
         self.tokenizer = tokenizer
-        self.transform = transform
+        self.transform, self.read = transform, read
         self.text_tower = text_tower
         self.image_tower = image_tower
         self.device = device
@@ -82,7 +83,8 @@ class Encoder:
         """Unit vectors of images, in their order.
 
         Args:
-            images: PIL images, paths, or the bytes of image files.
+            images: PIL images, paths, or the bytes of image files; where the encoder is one of sounds (CLAP), paths or
+                the bytes of audio files.
             batch_size: images per batch, or `auto`.
 
         Returns:
@@ -97,7 +99,7 @@ class Encoder:
         vectors = torch.empty(len(images), self.embed_dim, device=self.device)
         for start in range(0, len(images), size):
             stop = min(start + size, len(images))
-            inputs, failures = decode_images(images[start:stop], self.transform)
+            inputs, failures = decode_images(images[start:stop], self.transform, self.read)
             for row, reason in failures.items():
                 raise InputError(f"image {start + row} of {len(images)} cannot be decoded: {reason}")
             vectors[start:stop] = self.forward(self.image_tower, inputs)

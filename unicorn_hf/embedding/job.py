@@ -39,7 +39,8 @@ from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import check_executor, run_ranks
 
 TEXT_COLUMNS = ("caption", "text", "txt")
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # all but the first are names of WebDataset
+# The last is of sounds; those between it and the first are names of WebDataset.
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "audio")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -432,8 +433,8 @@ def add_vectors(dataset: datasets.Dataset, kept: list[str], name: str, vectors: 
     """The columns `kept` of `dataset` as a table, and the rows of `vectors` (float16) as the column `name`."""
     features = datasets.Features({column: dataset.features[column] for column in kept})
     for column, feature in features.items():
-        if isinstance(feature, datasets.Image):
-            features[column] = datasets.Image()  # undo `decode=False`, which was only for reading
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            features[column] = dataclasses.replace(feature, decode=True)  # `False` was only for reading
     features[name] = datasets.List(datasets.Value("float16"), length=vectors.shape[1])
     rows = dataset.select_columns(kept).with_format("arrow")[:] if kept else {}
     columns = {column: rows[column] for column in kept} | {name: as_lists(vectors)}

@@ -1,5 +1,6 @@
 """A dataset cut into shards. The same dataset always gives the same shards, and any rank can read any of them."""
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -41,9 +42,7 @@ def open_shards(data, *, name: str | None = None, split: str = "train", image_ro
             return TarShards(found.of_split(split))
         kind = "image" if found.format == IMAGES else None
     dataset = read_dataset(data, name, split)
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    dataset = _undecoded(dataset)
     on_disk = not isinstance(data, datasets.Dataset) and Path(data).exists()
     return RowShards(dataset, file_fingerprint(Path(data)) if on_disk else Hasher.hash(dataset), kind)
 
@@ -123,10 +122,15 @@ class TarShards:
             stream = open_builder(found, found.splits).as_streaming_dataset("train")
         except Exception as error:
             raise InputError(f"{tar}: cannot be read as a WebDataset tar ({str(error).splitlines()[0]})") from error
-        for column, feature in stream.features.items():
-            if isinstance(feature, datasets.Image):
-                stream = stream.cast_column(column, datasets.Image(decode=False))
-        return stream
+        return _undecoded(stream)
+
+
+def _undecoded(dataset):
+    """With the files of its pictures and sounds in place of what is in them."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            dataset = dataset.cast_column(column, dataclasses.replace(feature, decode=False))
+    return dataset
 
 
 def file_fingerprint(path: Path) -> str:

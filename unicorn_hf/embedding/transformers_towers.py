@@ -1,14 +1,16 @@
-"""Encoders of transformers: CLIP, SigLIP, SigLIP 2 and every model with the same two methods."""
+"""Encoders of transformers: CLIP, SigLIP, SigLIP 2 and every model with the same two methods; CLAP, of sounds."""
 
 import contextlib
+import functools
 from string import ascii_lowercase, ascii_uppercase
 
 import torch
 from tokenizers.normalizers import Lowercase
 
+from unicorn_hf.data.audio import read_audio
 from unicorn_hf.embedding.encoder import Encoder
 from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
-from unicorn_hf.errors import InputError, MissingExtraError
+from unicorn_hf.errors import InputError, MissingExtraError, require
 
 
 def load_transformers(
@@ -21,15 +23,20 @@ def load_transformers(
         spec: a folder or a repository on the Hub.
 
     Raises:
-        InputError: it cannot be loaded, or has no `get_text_features` and `get_image_features`.
+        InputError: it cannot be loaded, or has no `get_text_features` and `get_image_features` (or
+            `get_audio_features`).
     """
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
 
     model = load_model(AutoModel, name, spec, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
+    hears = hasattr(model, "get_audio_features")
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=trust_remote_code)
-        processor = AutoImageProcessor.from_pretrained(spec, trust_remote_code=trust_remote_code)
-    if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
+        auto_processor = AutoFeatureExtractor if hears else AutoImageProcessor
+        processor = auto_processor.from_pretrained(spec, trust_remote_code=trust_remote_code)
+        image_input = _audio_input(processor) if hears else {"transform": image_transform(processor)}
+    get_features = getattr(model, "get_audio_features" if hears else "get_image_features", None)
+    if not hasattr(model, "get_text_features") or get_features is None:
         raise InputError(
             f"encoder {name!r}: {type(model).__name__} lacks a text or an image tower; expected a model like CLIP"
         )
@@ -46,13 +53,28 @@ def load_transformers(
     return Encoder(
         name,
         tokenizer=windows,
-        transform=image_transform(processor),
         text_tower=lambda inputs: features(model.get_text_features(**{key: inputs[key] for key in names})),
-        image_tower=lambda inputs: features(model.get_image_features(**cast_floats(inputs, dtype))),
+        image_tower=lambda inputs: features(get_features(**cast_floats(inputs, dtype))),
+        **image_input,
         device=device,
         dtype=dtype,
         compile=compile,
     )
+
+
+def _audio_input(extractor) -> dict:
+    """How sounds are read, and go into the tower of a model like CLAP."""
+    require("soundfile", "audio")
+    require("soxr", "audio")
+    rate = extractor.sampling_rate
+    return {
+        # Of a longer sound the extractor would take a part drawn at random.
+        "read": functools.partial(read_audio, sampling_rate=rate, num_samples=extractor.nb_max_samples),
+        "transform": lambda audio: {
+            key: torch.as_tensor(value[0])
+            for key, value in extractor(audio, sampling_rate=rate, return_tensors="pt").items()
+        },
+    }
 
 
 def load_model(model_class, name: str, spec: str, **options):
