@@ -5,6 +5,7 @@ Gemma 3 270M is a base model, which follows no instruction: it is asked by examp
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -13,9 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from unicorn_hf import ChatWriter, InputError, TransformersWriter, evaluate, write_captions, write_instructions
+from unicorn_hf.data.dataset_folder import write_dataset
+from unicorn_hf.data.provenance import read_provenance
+from unicorn_hf.data.sources import read_dataset
+from unicorn_hf.sandbox.world import draw_all, split_scenes
+from unicorn_hf.synthesis.grammar import scene_questions
 
 PROMPTS = Path(__file__).parent / "prompts"
 SEEDS = ["brown dog, beach", "bowl of ramen, chopsticks", "old train, mountain bridge", "cat, window, rain"]
@@ -118,37 +124,59 @@ class served:
         self.log.close()
 
 
+# Thirty steps teach little, so nothing of them is wasted: short questions, rates at which 270M parameters and a projector
+# learn fast. The frozen weights are in bfloat16, which is three times as fast on a processor that has it.
+SHARED = ["--max_steps", "30", "--lr_scheduler_type", "cosine", "--warmup_steps", "3", "--dtype", "bfloat16"]
+SHARED += ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--logging_steps", "10"]
+SHARED += ["--report_to", "none", "--save_strategy", "no"]
+STAGE_1 = ["--num_image_tokens", "4", "--projector_type", "linear", "--standardize_image_embeds", "true"]
+STAGE_1 += ["--learning_rate", "1e-2", "--per_device_train_batch_size", "16", "--dataset_config", "unicorn-1.2m"]
+STAGE_2 = ["--learning_rate", "1e-3", "--projector_learning_rate", "5e-3", "--per_device_train_batch_size", "8"]
+STAGE_2 += ["--use_peft", "true", "--lora_r", "16", "--lora_alpha", "32", "--lora_target_modules"]
+STAGE_2 += ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
 @pytest.fixture(scope="module")
 def trained(gemma, demo_output, tmp_path_factory):
-    """Both stages for 30 steps each on the demo's vectors."""
-    folder = tmp_path_factory.mktemp("trained")
-    common = ["--dataset", str(demo_output / "6-datasets" / "realign"), "--max_steps", "30", "--use_cpu", "true"]
-    common += ["--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no", "--bf16", "false"]
+    """Both stages for 30 steps each on the demo's vectors of text; of the conversations, those of plain questions."""
+    folder, data = tmp_path_factory.mktemp("trained"), demo_output / "6-datasets" / "realign"
+    conversations = read_dataset(data, "unicorn-471k-instruction")
+    questions = conversations.filter(lambda task: task == "question_answering", input_columns="task")
+    provenance = read_provenance(data)
+    write_dataset(questions, folder / "questions", title="Questions", provenance=provenance)
     start = time.monotonic()
-    stage_1 = ["--dataset_config", "unicorn-1.2m", "--learning_rate", "2e-3"]
-    run_recipe("pretrain", gemma, folder / "stage-1", *common, *stage_1)
+    run_recipe("pretrain", gemma, data, folder / "stage-1", *SHARED, *STAGE_1)
     middle = time.monotonic()
-    lora = ["--use_peft", "true", "--lora_r", "16", "--lora_target_modules", "q_proj", "v_proj"]
-    stage_2 = ["--dataset_config", "unicorn-471k-instruction", "--learning_rate", "1e-3"]
-    run_recipe("finetune", folder / "stage-1", folder / "stage-2", *common, *lora, *stage_2)
+    run_recipe("finetune", folder / "stage-1", folder / "questions", folder / "stage-2", *SHARED, *STAGE_2)
     print(f"\n30 steps: stage 1 {middle - start:.0f} s, stage 2 (LoRA) {time.monotonic() - middle:.0f} s")
     return folder / "stage-2"
 
 
-def run_recipe(stage, model, output, *arguments):
+def run_recipe(stage, model, data, output, *arguments):
     command = [sys.executable, "-m", f"unicorn_hf.recipes.{stage}", "--model_name_or_path", str(model)]
-    result = subprocess.run([*command, "--output_dir", str(output), *arguments], capture_output=True, text=True)
+    command += ["--dataset", str(data), "--output_dir", str(output), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(result.stderr[-3000:])
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="seen: 0.267 against 0.275; 30 steps of 4 samples are too few")
-def test_thirty_steps_of_both_stages_answer_better_than_blind(trained, demo_output, tmp_path, capsys):
-    from test_readme import write_questions
-
-    write_questions(demo_output, tmp_path / "questions")
+def test_thirty_steps_of_both_stages_answer_better_than_blind(trained, capsys):
+    """By more than the error of the measurement, over images of scenes that no text described."""
     start = time.monotonic()
-    answers = evaluate(str(trained), tmp_path / "questions", split="train[:120]", batch_size=20, max_new_tokens=8)
+    answers = evaluate(str(trained), questions_about_images(100), batch_size=25, max_new_tokens=6)
     with capsys.disabled():
-        print(f"\nGemma 3 270M in {time.monotonic() - start:.0f} s: {answers}")
-    assert answers.overall.value > answers.overall.blind
+        print(f"\nGemma 3 270M in {time.monotonic() - start:.0f} s:\n{answers}")
+    low, _ = answers.overall.gain_interval
+    assert low > 0
+
+
+def questions_about_images(num_images):
+    """Every plain question that the scenes of some new images answer."""
+    rng = random.Random(0)
+    scenes = split_scenes(7, 10, 10, num_images).test
+    rows = [
+        {"image_id": str(number), "image": image, "kind": kind, "question": question, "answer": answer}
+        for number, (scene, image) in enumerate(zip(scenes, draw_all(scenes, seed=5), strict=True))
+        for kind, question, answer in scene_questions(scene, "question_answering", rng)
+    ]
+    return Dataset.from_list(rows).cast_column("image", Image())

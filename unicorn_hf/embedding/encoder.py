@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from unicorn_hf.data.pictures import open_image
+from unicorn_hf.data.images import open_image
 from unicorn_hf.embedding.batches import TextBatches, decode_images, image_batch_size
 from unicorn_hf.embedding.token_windows import TokenWindows
 from unicorn_hf.errors import InputError
