@@ -1,5 +1,5 @@
-"""The published datasets: where their rows come from, the `datasets` builder, and the dataset card.
+"""The published datasets: the sources of their rows, the `datasets` builder, and the dataset card.
 
-Reading order: `released_json` (the papers' files), `embedding_lookup` (vectors by id), `sources` (rows of any origin),
-`unicorn` (the builder), `dataset_card`.
+Reading order: `released_json` (the papers' files), `embedding_lookup` (vectors by id), `sources` (rows from any
+source), `unicorn` (the builder), `dataset_card`, `publishing`.
 """

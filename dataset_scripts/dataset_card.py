@@ -1,4 +1,4 @@
-"""The card of a published dataset, filled from what was seen while its rows were written and what its sources say."""
+"""The card of a published dataset, filled from its rows (counted while they are written) and from its sources."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from unicorn_hf.data.shards import Shards
 
 NUM_SAMPLES = 3
 HISTOGRAM_BINS = 10
-# The Hub's names of sizes, by their lower end.
+# The Hub's size categories by their lower bounds.
 SIZE_CATEGORIES = {
     10**9: "1B<n<10B",
     10**8: "100M<n<1B",
@@ -36,7 +36,7 @@ SIZE_CATEGORIES = {
 
 @dataclass
 class Observed:
-    """What is seen of a configuration's rows as they pass."""
+    """Statistics and samples of a configuration's rows, collected while the rows are written."""
 
     caption_words: Counter = field(default_factory=Counter)
     turns: Counter = field(default_factory=Counter)
@@ -65,13 +65,13 @@ def make_card(
     steps: dict[str, dict],
     gap: dict,
 ) -> DatasetCard:
-    """The card of the configurations in `folder`, the first of them the default.
+    """The card of the configurations in `folder`; the first one is the default.
 
     Args:
-        written: configuration -> its features, shards, and what was seen of its rows.
+        written: configuration -> its features, shards and statistics.
         provenance: column -> encoder, dimension and transfer of its vectors; kept in the card's metadata.
-        steps: name of a step -> what it says of itself (model, prompts, filters, costs).
-        gap: what the transfer says of the distance between texts and images.
+        steps: name of a step -> its record (model, prompts, filters, costs).
+        gap: the distance between texts and images before and after the transfer.
     """
     rows = sum(shards.num_rows for _, shards, _ in written.values())
     card_data = DatasetCardData(
@@ -93,7 +93,7 @@ def make_card(
             dataset_size=shards.num_bytes,
         )
         configs[config] = {
-            # Keeps the cache of `load_dataset` from taking this folder for another of the same name.
+            # The cache of `load_dataset` identifies a folder by its name; this keeps two of one name apart.
             "description": f"content {shards.fingerprint}",
             "data_files": [{"split": "train", "path": f"{config}/train-*.parquet"}],
         }
@@ -109,8 +109,8 @@ def make_card(
             "histograms": {
                 heading: histogram(counts)
                 for heading, counts in (
-                    ("words a caption", seen.caption_words),
-                    ("messages a conversation", seen.turns),
+                    ("words per caption", seen.caption_words),
+                    ("messages per conversation", seen.turns),
                 )
                 if counts
             },
@@ -133,7 +133,7 @@ def make_card(
 
 
 def histogram(counts: Counter) -> list[tuple[str, int, str]]:
-    """Bins of a number's counts: the range, how many, and a bar."""
+    """Bins of the counts of a number: range, count, and a bar of characters."""
     values = np.array(sorted(counts))
     width = max(1, -(-(int(values[-1]) - int(values[0]) + 1) // HISTOGRAM_BINS))
     bins: Counter = Counter()
@@ -159,7 +159,7 @@ def _flat(facts: dict, prefix: str = "") -> dict:
 
 
 def _cells(facts: dict) -> dict[str, str]:
-    """Values as they stand in a Markdown table."""
+    """Values as cells of a Markdown table."""
     return {
         name: " ".join((f"{value:.4g}" if isinstance(value, float) else str(value)).split()).replace("|", "\\|")[:300]
         for name, value in facts.items()
@@ -168,7 +168,7 @@ def _cells(facts: dict) -> dict[str, str]:
 
 
 def _short(value):
-    """A row's value as a sample shows it: the first numbers of a vector."""
+    """A value for a sample row: of a vector only the first numbers."""
     if isinstance(value, list) and value and isinstance(value[0], float):
         return [round(number, 4) for number in value[:4]] + ["…"]
     return value

@@ -1,7 +1,7 @@
-"""Vectors looked up by id or by row, from disk: the released loaders scan a list, or hold every vector in memory.
+"""Look up vectors on disk by id or by row. (The released loaders scan a list, or hold all vectors in memory.)
 
-The index is sorted hashes, 16 to 20 bytes a row. The vectors stay where they are, on disk, so opening costs the ids
-alone, and processes share the pages.
+The index is a sorted array of hashes, 16 to 20 bytes per row. The vectors stay on disk, so opening reads only the ids,
+and processes share the pages.
 """
 
 import json
@@ -20,21 +20,21 @@ from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
 from unicorn_hf.data.vector_sets import parallel_map, read_into, safetensors_header
 from unicorn_hf.errors import InputError
 
-# Stands after the last hash and is larger than any.
+# The last entry of the index, larger than any hash.
 _END = np.uint64(1 << 63)
 
 
 class EmbeddingLookup:
     """The vectors of a `datasets.Dataset` or of a file, by id or row.
 
-    `lookup["0010278167"]` is one vector [D], `lookup[["7", "12"]]` are several [n, D], `lookup.row(3)` and
-    `lookup.rows([3, 5])` the same by row. Ids are matched as strings. One vector may be a view of the file: read only.
+    `lookup["0010278167"]` is one vector [D], `lookup[["7", "12"]]` are several [n, D]; `lookup.row(3)` and
+    `lookup.rows([3, 5])` do the same by row. Ids are compared as strings. A single vector may be a read-only view.
 
-    Of an id that pickles have several times the last vector counts, as in the released code; `unusable` has the reasons
-    of their ids without one.
+    If pickles have an id several times, its last vector counts, as in the released code. `unusable` maps ids without a
+    usable vector to the reason.
 
     Raises:
-        KeyError: an id is not there.
+        KeyError: an id does not exist.
         InputError: the source cannot be read, or has an id twice.
     """
 
@@ -59,7 +59,7 @@ class EmbeddingLookup:
             if not skip_non_finite:
                 raise InputError(
                     f"{name}: row {row} (id {ids[row]!r}) holds {what}; expected a finite vector that is not zero; "
-                    "mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+                    "correct it, or leave such rows out with skip_non_finite (--skip-non-finite)"
                 )
         hashes = np.fromiter(map(_hash, ids), np.uint64, len(vectors))
         order = np.argsort(hashes, kind="stable")
@@ -76,7 +76,7 @@ class EmbeddingLookup:
         if len(twice):
             first, second = sorted(order[twice[0] : twice[0] + 2].tolist())
             raise InputError(f"{name}: rows {first} and {second} have the same id; expected each id once")
-        # Hashes are spread evenly, so as many buckets as rows leave about one of them in each.
+        # Hashes are spread evenly, so with as many buckets as rows a bucket holds about one of them.
         bits = max(1, len(hashes).bit_length() - 1)
         self._shift = 63 - bits
         bounds = np.arange(1 << bits, dtype=np.uint64) << np.uint64(self._shift)
@@ -85,12 +85,12 @@ class EmbeddingLookup:
         self._view_index()
 
     def _view_index(self) -> None:
-        # An element of a memoryview comes out several times faster than one of an array.
+        # Reading one element of a memoryview is several times faster than reading one of an array.
         self._hashes, self._rows, self._starts = map(memoryview, self._index)
 
     @classmethod
     def from_dataset(cls, dataset, column: str = "image_embeds", *, skip_non_finite: bool = False) -> "EmbeddingLookup":
-        """Look up a column of fixed-length lists of a `datasets.Dataset`; see `open` for `skip_non_finite`."""
+        """Look up a column of fixed-length lists in a `datasets.Dataset`; see `open` for `skip_non_finite`."""
         ids = _own_mapping(dataset.select_columns("id")).with_format("arrow")
         rows = DatasetColumn(dataset, column)
         return cls(_column_values(ids, "id"), rows, f"the dataset's {column}", skip_non_finite=skip_non_finite)
@@ -108,10 +108,10 @@ class EmbeddingLookup:
         """Look up the vectors of a file or folder.
 
         Args:
-            source: a `.npy` file, or a `.safetensors` file of one matrix, with the ids beside it (`NAME.ids.txt`, one a
-                line, or `NAME.ids.json`); a `.safetensors` file with a vector for each id; a dataset or dataset folder;
-                or, with `allow_pickle`, a released `.pkl` file or a folder of such.
-            column: of a dataset.
+            source: a `.npy` file, or a `.safetensors` file of one matrix, with the ids beside it (`NAME.ids.txt`, one
+                per line, or `NAME.ids.json`); a `.safetensors` file with one vector per id; a dataset or dataset
+                folder; or, with `allow_pickle`, a released `.pkl` file or a folder of them.
+            column: the column of a dataset.
             skip_non_finite: leave out vectors that are NaN, Inf or zero; `unusable` has their ids and the reasons.
             scratch: a folder for a temporary file, for sources that can't be read row by row (Parquet, pickles).
         """
@@ -135,7 +135,7 @@ class EmbeddingLookup:
         if isinstance(vectors, FileVectors):
             ids = read_ids(path, vectors.num_rows)
         elif (ids := vectors.ids()) is None:
-            raise InputError(f"{vectors.name}: has no column 'id'; expected one, to match the vectors by")
+            raise InputError(f"{vectors.name}: has no column 'id'; expected one, to look up the vectors")
         if places := isinstance(vectors, FileVectors | TableVectors) and vectors.places():
             rows, wrong = RowFile(places, vectors.dtype, vectors.embed_dim), None
         else:
@@ -172,7 +172,7 @@ class EmbeddingLookup:
         return self.vectors.rows(rows)
 
     def find(self, ids: Sequence) -> np.ndarray:
-        """The row of each id, int64 [n]; -1 where it is not there."""
+        """The row of each id, int64 [n]; -1 for an unknown id."""
         return np.fromiter(map(self._find, ids), np.int64, len(ids))
 
     def _find(self, key) -> int:
@@ -194,7 +194,7 @@ class EmbeddingLookup:
 
 
 def find_wrong_rows(blocks: Iterable[np.ndarray], first_row: int = 0) -> Iterator[tuple[int, str]]:
-    """The rows that are NaN, Inf or zero, or that float16 cannot keep, and what they hold."""
+    """The rows that are NaN, Inf or zero, or that float16 cannot represent, and what they hold."""
 
     def of_block(block):
         return len(block), {row: what_is_wrong(block[row]) for row in find_unusable(block, for_float16=True).tolist()}
@@ -205,16 +205,16 @@ def find_wrong_rows(blocks: Iterable[np.ndarray], first_row: int = 0) -> Iterato
 
 
 def reason_of(what: str) -> str:
-    """Why a record is rejected whose vector holds what `what_is_wrong` says."""
+    """The reason for rejecting a record, from the result of `what_is_wrong` for its vector."""
     return {"NaN": "embedding not finite", "Inf": "embedding not finite", "only zeros": "embedding of zeros"}.get(
         what, "embedding beyond float16"
     )
 
 
 class DatasetColumn:
-    """A column of fixed-length lists of a `datasets.Dataset`, read from its Arrow table without `datasets`' formatting.
+    """A column of fixed-length lists of a `datasets.Dataset`, read directly from its Arrow table.
 
-    The format layer costs forty times the look-up itself.
+    The formatting of `datasets` takes forty times as long as the look-up itself.
     """
 
     def __init__(self, dataset, column: str):
@@ -224,7 +224,7 @@ class DatasetColumn:
         if not pa.types.is_fixed_size_list(kind):
             raise InputError(f"the dataset's {column!r} holds {kind}; expected lists of one length")
         self.embed_dim = kind.list_size
-        # The table of the rows as they are chosen and ordered: a view, or a copy where rows were picked.
+        # `dataset[:]` below applies the dataset's selection and order of rows: a view, or a copy if rows were picked.
         self.dataset, self.column = dataset.select_columns(column).with_format("arrow"), column
         self._open()
 
@@ -235,7 +235,7 @@ class DatasetColumn:
             if len(chunk)
         ]
         if sum(map(len, self._blocks)) != len(self.dataset):
-            raise InputError(f"the dataset's {self.column!r} lacks some vectors; expected one in every row")
+            raise InputError(f"the dataset's {self.column!r} has missing vectors; expected one in every row")
         self._starts = list(accumulate(map(len, self._blocks[:-1]), initial=0))
 
     def __len__(self) -> int:
@@ -267,12 +267,12 @@ class DatasetColumn:
 
 
 class RowFile:
-    """Rows of vectors in some files, read one by one.
+    """Rows of vectors in one or more files, read one by one.
 
-    Not mapped into memory: mapped pages count as the process's, and random rows soon touch all of them.
+    The files are not mapped: mapped pages count as the process's memory, and random rows soon touch all of them.
 
     Args:
-        places: runs of rows: the file, the place of the first number in it, the number of rows.
+        places: runs of rows: file, byte offset of the first number, number of rows.
     """
 
     def __init__(self, places: list[tuple[Path, int, int]], dtype, embed_dim: int):
@@ -322,9 +322,9 @@ class RowFile:
 def spill(
     pairs: Iterable[tuple[list, np.ndarray]], scratch, embed_dim: int
 ) -> tuple[list[str], RowFile, dict[int, str]]:
-    """Write the blocks of (ids, block [n, D]) as float16 to one flat file in `scratch`, for reading row by row.
+    """Write pairs of ids and block [n, D] as float16 to one flat file in `scratch`, to read it row by row.
 
-    Returns the ids, the rows, and what is wrong with some of them.
+    Returns the ids, the rows, and row -> problem for the unusable rows.
     """
     ids: list[str] = []
     wrong: dict[int, str] = {}
@@ -342,7 +342,7 @@ def read_ids(path: Path, num_rows: int) -> list[str]:
     """The ids of a matrix's rows, from the file beside it.
 
     Raises:
-        InputError: there is none, or it does not hold an id for each row.
+        InputError: there is no such file, or it does not hold one id per row.
     """
     text, listed = path.with_suffix(".ids.txt"), path.with_suffix(".ids.json")
     if text.is_file():
@@ -351,15 +351,15 @@ def read_ids(path: Path, num_rows: int) -> list[str]:
         ids = [str(key) for key in json.loads(listed.read_text(encoding="utf-8"))]
     else:
         raise InputError(
-            f"{path}: holds rows without ids; expected {text.name} (one id a line) or {listed.name} beside it"
+            f"{path}: holds rows without ids; expected {text.name} (one id per line) or {listed.name} beside it"
         )
     if len(ids) != num_rows:
-        raise InputError(f"{path}: has {num_rows:,} rows, and {len(ids):,} ids beside it; expected as many")
+        raise InputError(f"{path}: has {num_rows:,} rows, but {len(ids):,} ids beside it; expected one id per row")
     return ids
 
 
 def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
-    """The ids and rows of a `.safetensors` file that holds a vector for each id; None where it holds a matrix."""
+    """The ids and rows of a `.safetensors` file with one vector per id; None if it holds a matrix."""
     tensors = safetensors_header(path)
     if not tensors or any(len(shape) != 1 for _, shape, _ in tensors.values()):
         return None
@@ -373,12 +373,12 @@ def _safetensors_by_id(path: Path) -> tuple[list[str], RowFile] | None:
 
 
 def _hash(key) -> int:
-    # 63 bits, the same in every process; that two of a million ids meet has a chance of 5 in 10^8.
+    # 63 bits, the same in every process. The chance that two of a million ids collide is 5 in 10^8.
     return xxh3_64_intdigest((key if type(key) is str else str(key)).encode()) >> 1
 
 
 def _own_mapping(dataset):
-    """A dataset whose files are mapped anew: the pages that are read through it go away with it."""
+    """A copy of a dataset with its own mapping of the files, so that the pages it reads are released with it."""
     return pickle.loads(pickle.dumps(dataset)) if dataset.cache_files else dataset
 
 

@@ -1,6 +1,7 @@
-"""`publish` writes our steps' outputs in the Hub's layout, `import_released` the papers' files; both with a card.
+"""`publish` writes our steps' outputs in the Hub's layout; `import_released` does so for the papers' files.
 
-Both write what the sources generate, as `UnicornBuilder` does, which puts the same rows into the cache of `datasets`.
+Both write the rows of a source (`sources.py`) and a card. `UnicornBuilder` writes the same rows of the same sources to
+the cache of `datasets`.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from unicorn_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What a Hub repository of the released data may hold that `import_released` can read.
+# The files of a Hub repository of the released data that `import_released` can read.
 RELEASED_PATTERNS = ["*.json", "*.jsonl", "*.npy", "*.safetensors", "*.ids.txt"]
 
 
@@ -35,20 +36,20 @@ def publish(
     """Write the two published configurations to the folder `output`, with a dataset card.
 
     Args:
-        pretrain: a dataset or dataset folder with `id`, `caption`, `image_embeds`, and `text_embeds` where it has them.
-        instruction: a dataset or dataset folder with `id`, `caption`, `task`, `messages`; `image_embeds` are taken from
-            `pretrain` by `str(id)` where it has none. None: only the captions are published.
+        pretrain: a dataset or dataset folder with `id`, `caption`, `image_embeds`, and optionally `text_embeds`.
+        instruction: a dataset or dataset folder with `id`, `caption`, `task`, `messages`. If it has no `image_embeds`,
+            they are taken from `pretrain` by `str(id)`. None publishes only the captions.
         output: the folder to write.
-        config: the options; `options` are fields of `PublishConfig` that replace those of it.
-        provenance: where the vectors come from, column -> `{"encoder", "embed_dim", "transfer"}`; what the inputs'
-            cards say, by default.
+        config: the options; `options` replace single fields of it.
+        provenance: where the vectors come from, column -> `{"encoder", "embed_dim", "transfer"}`; by default as on the
+            cards of the inputs.
 
     Returns:
         `output`; `load_dataset(output, "unicorn-1.2m")` and `load_dataset(output, "unicorn-471k-instruction")` read it.
 
     Raises:
-        InputError: an input is damaged, lacks a column, has an id twice or a vector that is not finite; an instruction
-            has no vector; the inputs' encoders differ; `output` exists.
+        InputError: an input is damaged, lacks a column, has an id twice or an unusable vector; a conversation has no
+            vector; the inputs' encoders differ; `output` exists.
     """
     from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
 
@@ -71,36 +72,20 @@ def publish(
     return Path(output)
 
 
-def import_released(
-    source,
-    output: str | Path,
-    *,
-    config: ImportConfig | None = None,
-    **options,
-) -> Path:
+def import_released(source, output: str | Path, *, config: ImportConfig | None = None, **options) -> Path:
     """Write the papers' released files in our layout.
 
     Args:
         source: the Hub id (`Yu2020/Unicorn`), a folder, or one JSON file; files are found by their names.
-        output: the folder to write. What was found, and the counts, are in its `summary.json`; every record that
-            could not be used is in its `rejected.jsonl`, with the reason.
-        config: the options; `options` are fields of `ImportConfig` that replace those of it. The vectors are looked for
-            beside the JSON where `embeddings` is None; without any, the rows have none, and `embed` is the next step.
+        output: the folder to write. Its `summary.json` lists the files and counts; its `rejected.jsonl` holds every
+            rejected record with the reason.
+        config: the options; `options` replace single fields of it. If `embeddings` is None, vectors beside the JSON
+            are used. Without any, the rows have no vectors, and the next step is `embed`.
 
     Raises:
-        InputError: no file of a known name; a damaged file; `output` exists.
+        InputError: no file has a known name, a file is damaged, or `output` exists.
     """
-    from unicorn_hf.dataset_scripts.sources import (
-        CONFIGS,
-        INSTRUCTION,
-        PRETRAIN,
-        ReleasedSource,
-        expected_and_found,
-        find_embeddings,
-        find_released,
-        has_released_name,
-        open_lookup,
-    )
+    from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, ReleasedSource, find_embeddings, open_lookup
 
     config = ImportConfig.of(config, options)
     embeddings, column = config.embeddings, config.column
@@ -108,28 +93,11 @@ def import_released(
         path = Path(source)
         if not path.exists():
             if not is_hub_id(source):
-                raise InputError(
-                    f"{source}: is neither a file or folder nor a dataset repository, whose name is org/name"
-                )
+                raise InputError(f"{source}: is neither a file or folder nor a dataset repository (org/name)")
             path = _download(source, config.revision, config.allow_pickle)
-        named = {PRETRAIN: config.pretrain, INSTRUCTION: config.instruction}
-        if any(named.values()):
-            root = path if path.is_dir() else path.parent
-            files = {part: root / name if name else None for part, name in named.items()}
-            missing = [file for file in files.values() if file is not None and not file.is_file()]
-            if missing:
-                raise InputError(f"{missing[0]}: no such file; expected one in {source}")
-        elif path.is_dir():
-            files = {part: find_released(part, path) for part in CONFIGS}
-        else:
-            files = {part: path if has_released_name(part, path) else None for part in CONFIGS}
+        files = _released_files(source, path, {PRETRAIN: config.pretrain, INSTRUCTION: config.instruction})
         if path.is_dir():
             embeddings = embeddings or find_embeddings(path)
-        if not any(files.values()):
-            raise InputError(f"{source}: is not of the released files: {expected_and_found(CONFIGS, path)}")
-        for part, file in files.items():
-            if file is None:
-                logger.warning("%s: has no rows for %s: %s", source, part, expected_and_found((part,), path))
         lookup, provenance = None, {}
         if embeddings is not None:
             lookup = open_lookup(
@@ -149,9 +117,34 @@ def import_released(
     return Path(output)
 
 
+def _released_files(source, path: Path, named: dict[str, str | None]) -> dict[str, Path | None]:
+    """Configuration -> its JSON file, found by the name given in `named` or else by its released name.
+
+    Raises:
+        InputError: a named file is missing, or no file is found.
+    """
+    from unicorn_hf.dataset_scripts.sources import CONFIGS, expected_and_found, find_released, has_released_name
+
+    if any(named.values()):
+        root = path if path.is_dir() else path.parent
+        files = {part: root / name if name else None for part, name in named.items()}
+        if missing := [file for file in files.values() if file is not None and not file.is_file()]:
+            raise InputError(f"{missing[0]}: no such file; expected one in {source}")
+    elif path.is_dir():
+        files = {part: find_released(part, path) for part in CONFIGS}
+    else:
+        files = {part: path if has_released_name(part, path) else None for part in CONFIGS}
+    if not any(files.values()):
+        raise InputError(f"{source}: has none of the released files: {expected_and_found(CONFIGS, path)}")
+    for part, file in files.items():
+        if file is None:
+            logger.warning("%s: has no rows for %s: %s", source, part, expected_and_found((part,), path))
+    return files
+
+
 @contextlib.contextmanager
 def _dataset_folder(output, options: DatasetOptions, inputs: Iterable) -> Iterator[tuple[Path, Path]]:
-    """The folder to write, which takes its name when the block has ended well, and one for temporary files."""
+    """The folder to write, which gets its final name when the block ends well, and a folder for temporary files."""
     with new_folder(output, overwrite=options.overwrite, inputs=inputs) as folder:
         scratch = folder / ".vectors"
         scratch.mkdir()
@@ -160,7 +153,7 @@ def _dataset_folder(output, options: DatasetOptions, inputs: Iterable) -> Iterat
 
 
 def _write(sources: dict, folder: Path, options: DatasetOptions, card_facts: dict) -> dict[str, dict]:
-    """Write the sources' rows and the card; returns the number of rows, and of rejected records, by configuration."""
+    """Write the sources' rows and the card; returns the counts of each configuration (rows, rejected, changed)."""
     from datasets.utils.py_utils import convert_file_size_to_int
     from unicorn_hf.dataset_scripts.dataset_card import Observed, make_card
     from unicorn_hf.dataset_scripts.released_json import Rejected
@@ -187,11 +180,11 @@ def _write(sources: dict, folder: Path, options: DatasetOptions, card_facts: dic
             shard_size = convert_file_size_to_int(options.shard_size)
             shards = write_shards(tables, folder / config, schema, shard_size=shard_size, suffix=".parquet")
         if not shards.num_rows:
-            raise InputError(f"{source.name}: no row can be used: {rejected}")
+            raise InputError(f"{source.name}: has no usable row: {rejected}")
         return config, source, shards, seen, rejected
 
     written, counts = {}, {}
-    # Side by side, since one Parquet file is encoded by one core.
+    # In parallel, because one Parquet file is encoded on one core.
     for config, source, shards, seen, rejected in parallel_map(write, sources.items(), threads=len(sources)):
         if rejected.counts:
             logger.warning("%s: %s; see rejected.jsonl", source.name, rejected)
@@ -227,10 +220,10 @@ def _counted(tables: Iterator, progress) -> Iterator:
 
 
 def _merge_provenance(sources: dict, inputs: dict) -> dict:
-    """What the inputs' cards say of the vectors that are published.
+    """Where the published vectors come from, according to the cards of the inputs.
 
     Raises:
-        InputError: the captions' vectors and the conversations' are not of one encoder and dimension.
+        InputError: the vectors of captions and conversations differ in encoder, transfer or dimension.
     """
     merged: dict[str, dict] = {}
     origins: dict[str, Origin] = {}
@@ -243,15 +236,15 @@ def _merge_provenance(sources: dict, inputs: dict) -> dict:
             origin = Origin.of_column(said, column, feature.length)
             if differ := origin.difference(origins.setdefault(column, origin)):
                 raise InputError(
-                    f"{source.name}: its {column} are of {differ[0]}, and those of the captions of {differ[1]}; "
-                    "publish vectors of one kind together"
+                    f"{source.name}: its {column} have {differ[0]}, but those of the captions have {differ[1]}; "
+                    "only vectors of one kind can be published together"
                 )
             merged[column] = {**facts, **merged.get(column, {})}
     return merged
 
 
 def _gap(transfer, provenance: dict) -> dict:
-    """What a transfer's config says of the distance between texts and images."""
+    """The distance between texts and images before and after a transfer, from its config."""
     if transfer is None:
         return {}
     from unicorn_hf.transfer import ModalityTransfer
@@ -259,13 +252,13 @@ def _gap(transfer, provenance: dict) -> dict:
     config = ModalityTransfer.from_pretrained(transfer).config
     named = provenance.get("image_embeds", {}).get("transfer")
     if named not in (None, config["method"]):
-        raise InputError(f"{transfer}: is by the method {config['method']!r}; the vectors were made by {named!r}")
+        raise InputError(f"{transfer}: has the method {config['method']!r}, but the vectors were made by {named!r}")
     names = ("method", "text_count", "image_count", "centroid_distance_before", "centroid_distance_after")
     return {name: config.get(name) for name in names}
 
 
 def _record(step: Path) -> dict:
-    """What a step's folder says of how it was made: its card's metadata, and its `summary.json`."""
+    """A step's record of how its folder was made: the card's metadata and `summary.json`."""
     record = {name: value for name, value in read_provenance(step).items() if not name.endswith("_embeds")}
     summary = step / "summary.json"
     if summary.is_file():
@@ -279,8 +272,8 @@ def _download(repo_id: str, revision: str | None, allow_pickle: bool) -> Path:
     patterns = RELEASED_PATTERNS + (["*.pkl"] if allow_pickle else [])
     try:
         return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except Exception as error:  # no such repository, no network, no name of a repository, ...
+    except Exception as error:  # no such repository, no network, not a valid repository name, ...
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
-            f"{repo_id}: is neither a file or folder nor a dataset repository that can be read ({reason})"
+            f"{repo_id}: is neither a file or folder nor a readable dataset repository ({reason})"
         ) from error

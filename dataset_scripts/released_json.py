@@ -1,8 +1,7 @@
 """The released JSON lists (`Pretrain.json`, `Instruction.json`) -> our rows, in one streaming pass.
 
-A record is `{"id", "caption", "conversations": [{"from", "value"}, ...]}`. One that cannot be used is set aside with
-the reason; every record is either in the rows or among the rejected. Where a row differs from what the released code
-trains on, the change is counted.
+A record is `{"id", "caption", "conversations": [{"from", "value"}, ...]}`. Every record becomes a row or is rejected
+with a reason. Changes relative to the data that the released code trains on are counted.
 """
 
 import json
@@ -19,9 +18,9 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 class Rejected:
-    """Rejected records, added to a JSON-lines file as `{"config", "reason", "record"}` and counted by reason.
+    """Rejected records, appended to a JSON-lines file as `{"config", "reason", "record"}` and counted by reason.
 
-    `changes` counts what was changed in the records that became rows.
+    `changes` counts the changes made to records that became rows.
     """
 
     def __init__(self, path, config: str):
@@ -58,14 +57,14 @@ class Rejected:
 
 
 def read_rows(path, *, with_messages: bool, rejected: Rejected, batch_size: int = 1000) -> Iterator[list[dict]]:
-    """Batches of rows `{"id", "caption"}`, with `messages` (and `task`, where the record names one) if asked for.
+    """Batches of rows `{"id", "caption", "record"}`; with `with_messages` also `messages` and `task`.
 
-    Each has its `record` too. Several records of one id all make rows, and the later ones' ids end in `-2`, `-3`, ...
+    If several records have the same id, all become rows, and the ids of the later ones end in `-2`, `-3`, ...
 
     Raises:
-        InputError: the file is no JSON list of records, or ends before its list does.
+        InputError: the file is not a JSON list of records, or is cut short.
     """
-    numbers: dict[str, int] = {}  # of the rows of each id
+    numbers: dict[str, int] = {}  # id -> the last suffix given to it
     records = iter_records(path)
     while batch := list(islice(records, batch_size)):
         rows = []
@@ -95,14 +94,14 @@ def iter_records(path) -> Iterator:
     """The members of a JSON list, or the lines of a JSON-lines file, one by one: memory does not grow with the file.
 
     Raises:
-        InputError: the file holds something else, or ends too early.
+        InputError: the file holds something else, or is cut short.
     """
     import ijson
 
     with Path(path).open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if start not in (b"[", b"{"):
-            raise InputError(f"{path}: is no JSON list of records, nor JSON lines (it begins with {start!r})")
+            raise InputError(f"{path}: is neither a JSON list of records nor JSON lines (it begins with {start!r})")
         file.seek(0)
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
@@ -119,7 +118,7 @@ def iter_records(path) -> Iterator:
 
 
 def convert(record, *, with_messages: bool, changes: Counter | None = None) -> dict | str:
-    """A row made of a released record, or the reason why it makes none; `changes` counts what becomes different."""
+    """A released record as a row, or the reason for rejecting it; `changes` counts the changes made to it."""
     if not isinstance(record, dict):
         return "not a record"
     if record.get("id") in (None, "") or not isinstance(record["id"], str | int):
@@ -139,11 +138,11 @@ def convert(record, *, with_messages: bool, changes: Counter | None = None) -> d
 
 
 def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]] | str:
-    """Chat messages made of `from`/`value` turns, or the reason why they make none.
+    """`from`/`value` turns as chat messages, or the reason for rejecting them.
 
-    As in the released code, a first turn that is not the user's is left out, the placeholder of a question goes to its
-    front, and words are otherwise as they are. Here each conversation has one image, before the first question, and
-    what a prompt's format would read as another mark of its own is text.
+    As in the released code, a first turn of the assistant is dropped, the image placeholder moves to the front of its
+    question, and words stay unchanged. Unlike there, a conversation has exactly one image, before its first question,
+    and other markup tokens of prompt formats are neutralised: they stay in the text as plain words.
     """
     changes = Counter() if changes is None else changes
     if not isinstance(turns, list) or not turns:

@@ -1,7 +1,7 @@
-"""Where the rows of a configuration come from: our steps' shards, a `datasets.Dataset`, or the released JSON.
+"""The sources of a configuration's rows: our steps' shards, a `datasets.Dataset`, or the released JSON.
 
-A source knows its features, its files and its shards (what can be read side by side), and gives whole tables of rows in
-the published schema, with the vectors joined by id where the rows themselves have none.
+A source has features, files and shards (pieces that can be read in parallel). It yields tables of rows in the published
+schema. If the rows have no vectors of their own, it looks them up by id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from unicorn_hf.errors import InputError
 
 PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
 CONFIGS = (PRETRAIN, INSTRUCTION)
-# The name of a released file of each configuration (`Pretrain.json`, `Instruction.json`) has one of these in it.
+# A released file (`Pretrain.json`, `Instruction.json`) has one of these words in its name.
 RELEASED_NAMES = {
     PRETRAIN: ("pretrain", "1.2m", "filtered_output"),
     INSTRUCTION: ("instruct", "471k", "finetune", "sft"),
@@ -44,7 +44,7 @@ _TEXT_FEATURES = {
 
 
 def make_features(config: str, embed_dims: dict[str, int]) -> Features:
-    """The features of a configuration that has vectors of these dimensions."""
+    """The features of a configuration with vectors of these dimensions."""
     vectors = {name: List(Value("float16"), length=embed_dims[name]) for name in VECTOR_COLUMNS if name in embed_dims}
     return Features({**_TEXT_FEATURES[config], **vectors})
 
@@ -55,12 +55,12 @@ def open_source(
     """The rows of `config` in a folder of shards, or in released JSON (a file, or its folder).
 
     Args:
-        embeddings: where the vectors are, if `data` has none (see `open_lookup`); looked for beside released JSON,
-            where `data` is its folder.
-        column: what the vectors of released JSON are: `image_embeds` or `text_embeds`.
+        embeddings: where the vectors are, if `data` has none (see `open_lookup`). If `data` is a folder of released
+            JSON, vectors in that folder are found automatically.
+        column: the column for the vectors of released JSON: `image_embeds` or `text_embeds`.
 
     Raises:
-        InputError: `data` has no such rows; says what was looked for, and what is there.
+        InputError: `data` has no rows of `config`; the message lists the expected and the existing files.
     """
     path = Path(data)
     if not path.exists():
@@ -79,10 +79,10 @@ def open_source(
 
 
 def find_released(config: str, path: Path) -> Path | None:
-    """The file under the folder `path` that has the name of a released file of `config`.
+    """The file in the folder `path` with the name of a released file of `config`; None if there is none.
 
     Raises:
-        InputError: several have.
+        InputError: there are several.
     """
     found = [file for file in _json_files(path) if has_released_name(config, file)]
     if len(found) > 1:
@@ -101,7 +101,7 @@ def expected_and_found(configs: Sequence[str], path: Path) -> str:
 
 
 def find_embeddings(path: Path) -> Path | None:
-    """The one file or folder of released vectors under `path`; None where there is none."""
+    """The file or folder of released vectors in `path`; None if there is none."""
     files = [file for file in path.rglob("*") if file.suffix in (".npy", ".safetensors", ".pkl", ".pickle")]
     files = [file for file in files if not _hidden(file, path)]
     found = sorted({file.parent if file.suffix == ".pkl" else file for file in files})
@@ -111,7 +111,7 @@ def find_embeddings(path: Path) -> Path | None:
 
 
 def shards_of(config: str, path: Path) -> list[Path]:
-    """The shards of `config` in a published folder, else those of the folder's only dataset."""
+    """The shards of `config` in a published folder, or of the folder's only dataset."""
     name = config_name(config, path)
     if name is None and not read_card(path).get("configs") and not any(_under(path, ".arrow", ".parquet")):
         return []  # released JSON, or nothing
@@ -119,13 +119,13 @@ def shards_of(config: str, path: Path) -> list[Path]:
 
 
 def config_name(config: str, path: Path) -> str | None:
-    """`config`, where a folder has a configuration of that name, in its card or as a subfolder."""
+    """`config` if the folder has a configuration of that name (in its card or as a subfolder), else None."""
     listed = [each.get("config_name") for each in read_card(path).get("configs") or []]
     return config if config in listed or (not listed and (path / config).is_dir()) else None
 
 
 class TableSource:
-    """Rows that have the published columns already, `image_embeds` perhaps excepted."""
+    """Rows that already have the published columns, with or without `image_embeds`."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class TableSource:
             if embeddings is None:
                 raise InputError(
                     f"{self.name}: has no column 'image_embeds' (its columns are {', '.join(schema.names)}); "
-                    "add it with `transfer apply`, or name the embeddings to take it from"
+                    "add it with `transfer apply`, or name embeddings that have it"
                 )
             self.lookup = open_lookup(
                 embeddings,
@@ -167,9 +167,9 @@ class TableSource:
         self.features = make_features(config, embed_dims)
 
     def tables(self, shards: Sequence, rejected: Rejected | None = None) -> Iterator[pa.Table]:
-        """Tables in the schema of `self.features`. A row that is wrong is an error: these rows are of our making.
+        """Tables in the schema of `self.features`. A bad row is an error, because our own steps wrote these rows.
 
-        With `skip_non_finite`, one whose vector is NaN, Inf or zero goes to `rejected`.
+        With `skip_non_finite`, a row whose vector is NaN, Inf or zero goes to `rejected` instead.
         """
         stored = [name for name in self.features if name in self.reader.schema.names]
         for piece in shards:
@@ -199,7 +199,7 @@ class TableSource:
                     held = what if np.isfinite(half[row]).all() else "NaN or Inf in float16"
                     raise InputError(
                         f"{where}: the {name} of id {ids[row]!r} hold {held}; expected finite vectors that are not "
-                        "zero; mend it, or leave such rows out with skip_non_finite (--skip-non-finite)"
+                        "zero; correct it, or leave such rows out with skip_non_finite (--skip-non-finite)"
                     )
                 left_out.setdefault(int(row), reason_of(what))
             columns[name] = as_lists(half)
@@ -223,7 +223,7 @@ class TableSource:
 
 
 class ReleasedSource:
-    """Rows of a released JSON list, with vectors by id where there are any; the rest goes to `rejected`."""
+    """Rows of a released JSON list, with vectors looked up by id if a lookup is given; bad records are rejected."""
 
     num_rows = None
 
@@ -247,7 +247,7 @@ class ReleasedSource:
                     yield pa.table(columns, schema=schema)
 
     def _join(self, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
-        ids = [str(row["record"]["id"]) for row in rows]  # a row's own may have been made unique
+        ids = [str(row["record"]["id"]) for row in rows]  # not `row["id"]`, which may have got a suffix
         places = self.lookup.find(ids)
         for row, id_, place in zip(rows, ids, places, strict=True):
             if place < 0:
@@ -259,7 +259,7 @@ class ReleasedSource:
 def open_lookup(
     embeddings, column: str, *, skip_non_finite: bool = False, allow_pickle: bool = False, scratch=None
 ) -> EmbeddingLookup:
-    """The vectors of `column` by id, of a dataset, a folder (published or a step's) or a file."""
+    """Look up the vectors of `column` by id, in a dataset, a folder (published or a step's) or a file."""
     if column not in VECTOR_COLUMNS:
         raise InputError(f"column {column!r}: expected one of {', '.join(VECTOR_COLUMNS)}")
     if isinstance(embeddings, Dataset):
@@ -273,7 +273,11 @@ def open_lookup(
 
 
 def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[str]) -> np.ndarray:
-    """A column of lists as an array [n, embed_dim]; a list of another length is an error that names its row's id."""
+    """A column of lists as an array [n, embed_dim].
+
+    Raises:
+        InputError: a list has another length; the message names the id of its row.
+    """
     lists = table.column(column).combine_chunks()
     lengths = lists.value_lengths()
     wrong = np.flatnonzero(lengths.fill_null(-1).to_numpy(zero_copy_only=False) != embed_dim)
@@ -287,7 +291,7 @@ def vector_block(table: pa.Table, column: str, embed_dim: int, where, ids: list[
 
 
 def cast_text(column: pa.Table, feature, where) -> pa.ChunkedArray:
-    """A column, alone in its table, in the type of its feature."""
+    """A table of one column -> that column, cast to the type of its feature."""
     (name,) = column.column_names
     try:
         return table_cast(column, Features({name: feature}).arrow_schema).column(name)

@@ -1,6 +1,6 @@
-"""The `datasets` builder of Unicorn's two configurations, from our steps' outputs or the released files.
+"""The `datasets` builder of Unicorn's two configurations, for our steps' outputs and the released files.
 
-A published folder or repository needs none of this: `load_dataset` reads it as it is.
+A published folder or repository does not need it: `load_dataset` reads those directly.
 """
 
 import tempfile
@@ -42,16 +42,16 @@ def load_unicorn(
             messages, image_embeds).
         data_dir: the folder, or a released JSON file.
         embeddings: where the vectors are, if the rows have none: `.npy`, `.safetensors`, `.pkl`, or a dataset folder.
-        column: what those of the released files are: `image_embeds` or `text_embeds`.
-        allow_pickle: read pickles, with a reader that admits plain data only.
-        num_proc: processes; for Parquet, as many as there are row groups can be used.
+        column: the column for the vectors of released files: `image_embeds` or `text_embeds`.
+        allow_pickle: read pickles, with a reader that accepts only plain data.
+        num_proc: the number of processes; at most one per row group of Parquet.
 
     Returns:
-        the split `train`; vectors are `List(float16, length=D)`. Records that could not be used are in `rejected.jsonl`
-        beside the dataset's cache files.
+        the split `train`; vectors are `List(float16, length=D)`. Rejected records are in `rejected.jsonl` beside the
+        dataset's cache files.
 
     Raises:
-        InputError: unknown name; files missing, damaged, or of another schema.
+        InputError: the name is unknown, or files are missing, damaged, or have another schema.
     """
     if name not in CONFIGS:
         raise InputError(f"configuration {name!r}: expected one of {', '.join(CONFIGS)}")
@@ -74,7 +74,7 @@ def load_unicorn(
 
 @dataclass
 class UnicornBuilderConfig(datasets.BuilderConfig):
-    """Beside `data_dir`: where the vectors are, and the state of all files, so that a changed file is read anew."""
+    """Adds where the vectors are, and a fingerprint of all files, so that a changed file is read again."""
 
     embeddings: str | None = None
     column: str = "image_embeds"
@@ -86,28 +86,28 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
     """`UnicornBuilder(config_name=…, data_dir=…).download_and_prepare()`; see `load_unicorn`."""
 
     BUILDER_CONFIG_CLASS = UnicornBuilderConfig
-    BUILDER_CONFIGS = [  # noqa: RUF012 (the name and form that `datasets` asks for)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (`datasets` requires this name and form)
         UnicornBuilderConfig(name=name, version=datasets.Version("1.0.0"), description=DESCRIPTIONS[name])
         for name in CONFIGS
     ]
     DEFAULT_CONFIG_NAME = PRETRAIN
-    # The length of the Arrow chunks; small ones, since the vectors make wide rows.
+    # Rows per Arrow chunk: few, because rows with vectors are wide.
     DEFAULT_WRITER_BATCH_SIZE = 1000
 
     def __init__(self, *args, data_dir: str | Path | None = None, embeddings: str | Path | None = None, **kwargs):
         paths = [Path(path) for path in (data_dir, embeddings) if path is not None]
         fingerprint = Hasher.hash([_state(path) for path in paths]) if paths else None
         super().__init__(*args, data_dir=data_dir, embeddings=embeddings, fingerprint=fingerprint, **kwargs)
-        self.scratch: Path | None = None  # vectors on their way, and what was rejected, while the rows are written
+        self.scratch: Path | None = None  # for temporary vectors and rejected records while rows are written
 
     def _info(self) -> datasets.DatasetInfo:
-        # The features are known when the files are: the vectors' length stands there.
+        # The features are set in `_split_generators`, because the length of the vectors is only known from the files.
         return datasets.DatasetInfo(
             description=DESCRIPTIONS[self.config.name], homepage="https://arxiv.org/abs/2503.22655"
         )
 
     def download_and_prepare(self, *args, **kwargs):
-        """As in `datasets`; the records that could not be used are then in `rejected.jsonl` of `cache_dir`."""
+        """As in `datasets`; afterwards, rejected records are in `rejected.jsonl` in `cache_dir`."""
         root = Path(self.cache_dir)
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{root.name}.", dir=root.parent) as scratch:
@@ -137,7 +137,7 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"shards": source.shards, "source": source})]
 
     def _generate_tables(self, shards: list, source: TableSource | ReleasedSource) -> Iterator[tuple[Key, pa.Table]]:
-        # Streaming has no folder of its own to keep the rejected records in.
+        # When streaming there is no folder to keep the rejected records in.
         with tempfile.TemporaryDirectory() as nowhere:
             kept = Path(self.scratch or nowhere, "rejected.jsonl")
             with Rejected(kept, self.config.name) as rejected:
@@ -151,6 +151,6 @@ class UnicornBuilder(datasets.ArrowBasedBuilder):
 
 
 def _state(path: Path) -> list[tuple[str, int, int, int]]:
-    """What changes when a file under `path` does."""
+    """The state of all files under `path`; it differs after one of them has changed."""
     files = sorted(file.resolve() for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path.resolve()]
     return state_of([file for file in files if file.exists()])

@@ -146,7 +146,7 @@ def test_the_card_says_what_is_known(tmp_path):
         '"messages": [{"role": "user", "content": "<image>\\nHow many things?"}',
     ):
         assert line in text, line
-    histogram = text.split("| words a caption | rows | |")[1].split("\n\n")[0]
+    histogram = text.split("| words per caption | rows | |")[1].split("\n\n")[0]
     assert sum(int(count.replace(",", "")) for count in re.findall(r"\| ([\d,]+) \| █", histogram)) == 60
 
 
@@ -161,7 +161,7 @@ def test_two_encoders_are_not_published_together(tmp_path):
     embedded = conversations().add_column("image_embeds", captions().select(range(0, 60, 3))["image_embeds"][:])
     other = {"image_embeds": {"encoder": "clip", "embed_dim": EMBED_DIM}}
     instruction = write_dataset(embedded, tmp_path / "instruction", title="step", provenance=other)
-    with pytest.raises(InputError, match=r"'clip'.* and those of the captions of .*'sandbox'"):
+    with pytest.raises(InputError, match=r"'clip'.* but those of the captions have .*'sandbox'"):
         publish(step, instruction, tmp_path / "out")
 
 
@@ -313,7 +313,7 @@ def test_a_hub_repository_of_released_json_is_imported(hub, tmp_path, monkeypatc
     out = import_released("org/Unicorn", tmp_path / "out")
     assert load(out, "unicorn-471k-instruction", tmp_path)["id"][:] == ids()
     assert hub.count("GET", r"resolve/.*\.pkl") == 0
-    with pytest.raises(InputError, match="org/Nothing: is neither a file or folder nor a dataset repository"):
+    with pytest.raises(InputError, match="org/Nothing: is neither a file or folder nor a readable dataset repository"):
         import_released("org/Nothing", tmp_path / "other")
 
 
@@ -404,7 +404,7 @@ def test_errors_of_the_server_are_waited_out(hub, published, method, path, statu
 def test_a_server_that_stays_down_is_told_after_a_while(hub, published, monkeypatch):
     monkeypatch.setattr("unicorn_hf.hub.PUSH_ATTEMPTS", 2)
     hub.fail("POST", "/commit/", status=502, times=1000)
-    with pytest.raises(InputError, match=r"the push did not go through .*run it again, what has arrived is kept"):
+    with pytest.raises(InputError, match=r"the push failed .*run it again: files that have arrived are kept"):
         push_to_hub(published, "org/name")
     assert hub.count("POST", "/commit/") == 2
 

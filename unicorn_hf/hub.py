@@ -1,4 +1,4 @@
-"""Pushes to the Hub that can be repeated, of any folder this package writes: a dataset, a model, a transfer."""
+"""Push any folder that this package writes to the Hub: a dataset, a model or a transfer. A push can be repeated."""
 
 import json
 import logging
@@ -22,24 +22,23 @@ def push_to_hub(
     token: str | bool | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Upload a dataset, model or transfer folder to the Hub; the repository is created where it does not exist.
+    """Upload a dataset, model or transfer folder to the Hub, and create the repository if needed.
 
-    The upload can be repeated: what has arrived is not sent again, and shards of an earlier version are removed. A
-    server's errors and dropped connections are waited out for a while.
+    The upload can be repeated: files that have arrived are not sent again, and an earlier version's shards are removed.
+    Server errors and lost connections are retried for a while.
 
     Args:
-        folder: what `publish`, `save_pretrained` of a model and its processor, or of a transfer, have written.
-        private: whether a new repository is private; the namespace's default where it is None.
-        revision: a branch, created where it does not exist, or `refs/pr/N`.
+        folder: written by `publish`, or by `save_pretrained` of a model and its processor, or of a transfer.
+        private: whether a new repository is private; None means the namespace's default.
+        revision: a branch (created if needed), or `refs/pr/N`.
         create_pr: open a pull request instead of writing to the branch.
-        token: the saved one, or `HF_TOKEN`, where it is None.
+        token: None means the saved one, or `HF_TOKEN`.
 
     Returns:
-        the address of the commit, or of the pull request.
+        the address of the commit or of the pull request.
 
     Raises:
-        InputError: `folder` is none of the three, or lacks a file that others would need; the card's metadata are not
-            valid; the Hub refuses.
+        InputError: `folder` is none of the three or lacks a file, the card's metadata is not valid, or the Hub refuses.
     """
     from huggingface_hub import HfApi
 
@@ -50,7 +49,7 @@ def push_to_hub(
     api = HfApi(token=token, library_name="unicorn-hf")
     delete = None
     if repo_type == "dataset":
-        # Shards of another number would be read together with ours.
+        # Old shards with other names would be read together with the new ones.
         delete = sorted({f"{path.parent.name}/*" for path in _shards(folder)} | {f"{c}/*" for c in CONFIGS})
 
     def push():
@@ -68,16 +67,16 @@ def push_to_hub(
             delete_patterns=delete,
         )
 
-    # A pull request whose answer was lost would be opened twice, so that is left to the user.
+    # Never retry a pull request: if only the response was lost, a retry would open a second one.
     info = _with_patience(push, repo_id, attempts=1 if create_pr else PUSH_ATTEMPTS)
     return info.pr_url if create_pr else info.commit_url
 
 
 def _check_folder(folder: Path) -> tuple[str, str]:
-    """What kind of thing a folder holds, and its type of repository.
+    """The kind of a folder (dataset, model or transfer), and its type of repository.
 
     Raises:
-        InputError: it is none of ours, or is not complete.
+        InputError: the folder is none of these, or is incomplete.
     """
     from huggingface_hub import DatasetCard, ModelCard
 
@@ -90,17 +89,15 @@ def _check_folder(folder: Path) -> tuple[str, str]:
     elif _shards(folder):
         kind, card_class, needed = "dataset", DatasetCard, []
     else:
-        raise InputError(
-            f"{folder}: holds no dataset, model or transfer; expected a folder that this package has written"
-        )
+        raise InputError(f"{folder}: holds no dataset, model or transfer; expected a folder written by this package")
     for name in ["README.md", *needed]:
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder}: is a {kind} without {name}; save it again, the processor included, then push it"
+                f"{folder}: is a {kind} without {name}; save it again (for a model, with its processor), then push it"
             )
     try:
         card_class.load(folder / "README.md")
-    except Exception as error:  # the YAML parser and the metadata's classes raise what they like
+    except Exception as error:  # the YAML parser and the metadata's classes raise many types
         raise InputError(f"{folder / 'README.md'}: its metadata cannot be read ({_reason(error)})") from error
     return kind, "dataset" if kind == "dataset" else "model"
 
@@ -117,21 +114,21 @@ def _auto_classes(config: dict) -> list[str]:
 
 
 def _with_patience(push, repo_id: str, *, attempts: int):
-    """`push()`, again after a server's error or a lost connection; what the Hub refuses is an `InputError`."""
+    """Call `push()`, and retry it after server errors and lost connections; a refusal of the Hub is an `InputError`."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     for attempt in range(1, attempts + 1):
         try:
             return push()
-        except Exception as raised:  # beside these two, what the HTTP library raises where a connection is lost
-            # What befalls the upload of a file comes wrapped in a RuntimeError.
+        except Exception as raised:  # the two types above, and the HTTP library's types for lost connections
+            # An error during the upload of a file is wrapped in a RuntimeError.
             error = raised.__cause__ if isinstance(raised, RuntimeError) and raised.__cause__ else raised
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 500
         if isinstance(error, ValueError | LocalTokenNotFoundError) or (status < 500 and status != 429):
             raise InputError(f"{repo_id}: the push was refused ({_reason(error)})") from error
         if attempt == attempts:
             raise InputError(
-                f"{repo_id}: the push did not go through ({_reason(error)}); run it again, what has arrived is kept"
+                f"{repo_id}: the push failed ({_reason(error)}); run it again: files that have arrived are kept"
             ) from error
         wait = min(2**attempt, 30)
         logger.warning("%s: %s; trying again in %d s", repo_id, _reason(error), wait)

@@ -118,7 +118,7 @@ def test_rows_need_an_id_each(tmp_path, text):
         path.with_suffix(".ids.txt").unlink()
     else:
         path.with_suffix(".ids.txt").write_text(text)
-    with pytest.raises(InputError, match="expected e.ids.txt" if text is None else "has 60 rows, and 2 ids"):
+    with pytest.raises(InputError, match="expected e.ids.txt" if text is None else "has 60 rows, but 2 ids"):
         EmbeddingLookup.open(path)
 
 

@@ -177,8 +177,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     [
         (json.dumps(released_records(30))[:-700], r"is damaged after record 2\d .*fetch the file again"),
         ('[{"id": "1", "caption": nonsense}]', "is damaged after record 0"),
-        ("version https://git-lfs.github.com/spec/v1\n", "is no JSON list of records"),
-        ("", "is no JSON list of records"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is neither a JSON list of records"),
+        ("", "is neither a JSON list of records"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, text, message):
