@@ -1,7 +1,7 @@
-"""The Unicorn model family: the files that travel to the Hub with every model.
+"""The Unicorn model family. Its files are saved to the Hub with every model.
 
-It imports torch and transformers only, so that it loads under `trust_remote_code` where this package is not installed.
-Importing it adds the classes to transformers' Auto classes, which then read a Unicorn folder without it.
+They import only torch and transformers, so they also load by `trust_remote_code`, without this package. Importing this
+module registers the classes with transformers' Auto classes, which then load a Unicorn folder without remote code.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor

@@ -15,15 +15,15 @@ class UnicornConfig(PreTrainedConfig):
     Args:
         text_config: the language model's configuration; any causal LM that `AutoModel` knows.
         vision_config: the image tower's configuration (CLIP, SigLIP, SigLIP 2), for a model that takes `pixel_values`.
-            Its output has `embed_dim` dimensions. `None`: the model takes `image_embeds` only.
+            Its output must have `embed_dim` dimensions. `None` means that the model only takes `image_embeds`.
         embed_dim: dimension of an image vector.
-        num_image_tokens: how many tokens of the language model one image becomes.
+        num_image_tokens: the number of language model tokens per image.
         projector_type: `linear`, or `mlp{n}x_gelu`: n linear layers with GELU between them.
         projector_expand: `split` projects one vector to `num_image_tokens` different tokens; `copy` projects it once
             and repeats the result (the released Unicorn's layout, with 576 copies).
-        normalize_image_embeds: scale every image vector to unit length before anything else, which makes a tower's raw
-            output and stored vectors the same thing.
-        image_token_id: the id of the placeholder `<image>`, which stands `num_image_tokens` times for each image.
+        normalize_image_embeds: first scale every image vector to unit length, so that the raw output of a tower and
+            stored unit vectors are treated the same.
+        image_token_id: the id of the placeholder `<image>`, which occurs `num_image_tokens` times per image.
         image_encoder: the name of the encoder whose vectors the model was trained on.
         transfer: the transfer that made those vectors from text vectors (`realign`, `mean_shift`, ...).
         lm_head_bias: whether the language model's head has a bias (Phi-1 and Phi-2, GPT-J).
@@ -71,7 +71,7 @@ class UnicornConfig(PreTrainedConfig):
 
     def check_vision_config(self, vision_config: PreTrainedConfig) -> None:
         """Raise `ValueError` unless this image tower's vectors have `embed_dim` dimensions."""
-        # Behind the projection where the tower has one (CLIP).
+        # CLIP towers project their hidden size to `projection_dim`; the other towers have no projection.
         dim = getattr(vision_config, "projection_dim", None) or vision_config.hidden_size
         if dim != self.embed_dim:
             raise ValueError(
@@ -87,9 +87,9 @@ class UnicornConfig(PreTrainedConfig):
     def from_text_config(
         cls, text_config, embed_dim: int, image_token_id: int | None = None, **kwargs
     ) -> "UnicornConfig":
-        """The configuration of a model over the language model `text_config` (not changed).
+        """The configuration of a model over the language model `text_config`, which is copied.
 
-        Where `image_token_id` is not given or lies just behind the vocabulary, the vocabulary grows by that token.
+        If `image_token_id` is missing or lies just after the vocabulary, the vocabulary grows by that token.
         """
         text_config = _sub_config(copy.deepcopy(text_config), "llama")
         if image_token_id is None:

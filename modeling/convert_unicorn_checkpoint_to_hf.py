@@ -1,9 +1,8 @@
 """Convert the released checkpoints of Unicorn (Bunny's layout) to this package's model.
 
-They hold the language model under `model.*` and `lm_head.*`, the projector under `model.mm_projector.*`, and mark an
-image by the index -200 in the token ids, where it becomes 576 copies of one projected vector. The first training stage
-writes the projector alone, as `mm_projector.bin`; LoRA writes an adapter, and the projector as
-`non_lora_trainables.bin`.
+They hold the language model under `model.*` and `lm_head.*`, and the projector under `model.mm_projector.*`. The token
+id -200 marks an image, which becomes 576 copies of one projected vector. The first training stage writes only the
+projector, as `mm_projector.bin`. LoRA writes an adapter, and the projector as `non_lora_trainables.bin`.
 """
 
 import json
@@ -19,8 +18,8 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from .modeling_unicorn import UnicornForConditionalGeneration
 from .processing_unicorn import UnicornProcessor
 
-# The released prompt, token for token. A turn's end is followed by no space, and nothing else writes the begin token:
-# a rendered chat is tokenized without special tokens.
+# The released prompt, token for token. There is no space after the end of a turn. The template writes the begin token
+# itself, because a rendered chat is tokenized without special tokens.
 CHAT_TEMPLATE = (
     "{{ BOS }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}"
     '{{ "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed,'
@@ -29,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-# What ends a turn in the released code, by the name of its prompt, whatever the tokenizer's own end token is.
+# The token that ends a turn in the released code, for each of its prompts; the tokenizer's own end token may differ.
 TURN_ENDS = {"bunny": "<|endoftext|>", "phi3": "<|endoftext|>", "llama": "<|end_of_text|>", "minicpm": "</s>"}
 ADAPTER_PROJECTOR = "non_lora_trainables.bin"
 
@@ -46,8 +45,8 @@ def convert_unicorn_checkpoint(
 
     Args:
         source: the checkpoint's folder (safetensors or `.bin` shards, read without running pickled code), the folder
-            of a LoRA run, whose adapter is merged, or of the first stage, or a lone `mm_projector.bin`.
-        language_model: the language model of the first stage or of LoRA, as a folder or an id on the Hub.
+            of a LoRA run (its adapter is merged) or of the first stage, or a single `mm_projector.bin`.
+        language_model: the language model of the first stage or of LoRA: a folder or an id on the Hub.
         num_image_tokens: copies of the projected vector; the released code has 576.
         image_encoder, transfer: recorded in the configuration.
 
@@ -62,11 +61,11 @@ def convert_unicorn_checkpoint(
     if is_adapter or file.name == "mm_projector.bin" or source.is_file():
         if language_model is None:
             what = "a LoRA adapter" if is_adapter else "a projector"
-            raise ValueError(f"{source} holds {what} alone: name its language model (--language-model)")
+            raise ValueError(f"{source} holds only {what}: name its language model (--language-model)")
     elif text_config is None:
         raise ValueError(f"{source}: has no config.json; expected a checkpoint in Bunny's layout")
     elif language_model is not None:
-        raise ValueError(f"{source} holds a language model: leave {language_model} (--language-model) out")
+        raise ValueError(f"{source} holds a language model: leave out {language_model} (--language-model)")
     else:
         language_model = source
     has_tokenizer = source.is_dir() and (source / "tokenizer_config.json").is_file()
@@ -80,7 +79,7 @@ def convert_unicorn_checkpoint(
         num_image_tokens=num_image_tokens,
         projector_type="linear" if len(weights) == 1 else f"mlp{len(weights)}x_gelu",
         projector_expand="copy",
-        normalize_image_embeds=False,  # the released code gives its vectors to the projector as they are
+        normalize_image_embeds=False,  # the released code does not normalize the vectors before the projector
         image_encoder=image_encoder,
         transfer=transfer,
     )
@@ -93,7 +92,7 @@ def convert_unicorn_checkpoint(
     try:
         model.model.multi_modal_projector.layers.load_state_dict(projector)
     except RuntimeError as error:
-        raise ValueError(f"{file}: its mm_projector.* are no {model.config.projector_type} ({error})") from error
+        raise ValueError(f"{file}: its mm_projector.* is not a {model.config.projector_type} ({error})") from error
     if is_adapter:
         _merge_adapter(source, model.model.language_model)
     turn_end = TURN_ENDS["llama" if model.config.text_config.model_type == "llama" else "bunny"]
@@ -108,14 +107,14 @@ def convert_unicorn_checkpoint(
 
 
 def set_prompt(tokenizer, model, turn_end: str) -> None:
-    """Give the tokenizer the released prompt, and let a reply end where the released code ends a turn. In place."""
+    """Give the tokenizer the released prompt, and end a reply where the released code ends a turn. In place."""
     tokenizer.eos_token = turn_end
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
     has_bos = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    # The released code tokenizes what is between the images piece by piece. SentencePiece begins a piece with a space,
-    # which other tokenizers write behind a mark only where the text has one.
+    # The released code tokenizes the text between images piece by piece. SentencePiece starts each piece with a space;
+    # other tokenizers have a space after a special token only if the text has one.
     space, after_image = "", ""
     if _begins_with_space(tokenizer):
         space, after_image = " ", ".replace('<image>', '<image> ').replace('<image>  ', '<image> ')"
@@ -124,7 +123,7 @@ def set_prompt(tokenizer, model, turn_end: str) -> None:
 
 
 def _begins_with_space(tokenizer) -> bool:
-    """Whether a text has a space before it that it does not have behind a special token."""
+    """Whether the tokenizer adds a space before a text, but not to a text after a special token."""
     mark, options = tokenizer.eos_token, {"add_special_tokens": False}
     alone = tokenizer("a", **options)["input_ids"]
     behind, spaced = (tokenizer(f"{mark}{text}", **options)["input_ids"][1:] for text in ("a", " a"))
@@ -139,8 +138,8 @@ def _read_text_config(source: Path):
     projector_type = fields.get("mm_projector_type", "linear")
     if not re.fullmatch(r"linear|mlp\d+x_gelu", projector_type):
         raise ValueError(
-            f"{source}: its projector, mm_projector_type {projector_type!r}, reads an image's patches; expected linear"
-            " or mlp2x_gelu, which read one vector"
+            f"{source}: its projector (mm_projector_type {projector_type!r}) reads the patches of an image; expected"
+            " linear or mlp2x_gelu, which read one vector"
         )
     bunnys_own = ("architectures", "auto_map")
     fields = {key: value for key, value in fields.items() if not key.startswith("mm_") and key not in bunnys_own}
@@ -148,21 +147,21 @@ def _read_text_config(source: Path):
 
 
 def _read_projector(source: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The projector's weights, named as in its `nn.Sequential` (`0.weight`, `0.bias`, `2.weight`, ...), and a file."""
-    # The trainer leaves other .bin files beside these: pickled arguments, the optimizer's state.
+    """The projector's file, and its weights with the names of `nn.Sequential` (`0.weight`, `0.bias`, `2.weight`)."""
+    # The trainer writes other .bin files too: pickled arguments, the optimizer's state.
     kinds = (ADAPTER_PROJECTOR, "model*.safetensors", "pytorch_model*.bin", "mm_projector.bin")
     found = (sorted(source.glob(kind)) for kind in kinds)
     files = [source] if source.is_file() else next(filter(None, found), [])
     if not files:
         raise ValueError(
-            f"{source}: no checkpoint; expected a folder of safetensors or pytorch_model.bin, of a LoRA run with"
-            f" {ADAPTER_PROJECTOR}, or mm_projector.bin"
+            f"{source}: is not a checkpoint; expected a folder with safetensors or pytorch_model.bin, a folder of a"
+            f" LoRA run with {ADAPTER_PROJECTOR}, or mm_projector.bin"
         )
     projector = {}
     for file in files:
         for name, tensor in _read_tensors(file, "mm_projector.", "vision_tower."):
             if "vision_tower." in name:
-                raise ValueError(f"{file}: reads an image tower's patches ({name}); Unicorn's models read one vector")
+                raise ValueError(f"{file}: reads patches of an image tower ({name}); Unicorn's models read one vector")
             layer = re.fullmatch(r"(?:(\d+)\.)?(weight|bias)", name.split("mm_projector.")[1])
             if layer is None:
                 raise ValueError(f"{file}: has a projector of another kind ({name}); expected linear or mlp2x_gelu")
@@ -189,11 +188,11 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{file}: cannot be read as tensors alone, and no other pickle is read") from error
+        raise ValueError(f"{file}: holds more than tensors, and other pickles are not read") from error
 
 
 def _merge_adapter(source: Path, decoder) -> None:
-    """Add the LoRA weights of a folder to the decoder that they were trained on. In place."""
+    """Merge the LoRA weights of a folder into the decoder that they were trained on. In place."""
     try:
         from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     except ImportError as error:
@@ -204,7 +203,7 @@ def _merge_adapter(source: Path, decoder) -> None:
     if file is None or not (source / "adapter_config.json").is_file():
         raise ValueError(f"{source}: has {ADAPTER_PROJECTOR}, but no adapter_model and adapter_config.json beside it")
     weights = load_file(file) if file.suffix == ".safetensors" else _load_bin(file)
-    # Named from the causal language model on; here the adapter goes to its decoder.
+    # The names start at the causal language model, but here the adapter goes to its decoder.
     weights = {name.replace("base_model.model.model.", "base_model.model.", 1): weights[name] for name in weights}
     config = PeftConfig.from_pretrained(str(source))
     config.task_type = None

@@ -29,13 +29,13 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_unicorn import UnicornConfig
 
 IMAGE_TOKEN = "<image>"
-# What a batch says about its images: one row an image, in the order of the placeholders, across the prompts.
+# The inputs of a batch that describe images: one row per image, in the order of the placeholders across the prompts.
 IMAGE_INPUTS = ("image_embeds", "pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 _PUSH_KWARGS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
-# The language models whose logits were compared with those of transformers' own models (tests/modeling).
+# The language models whose logits are compared with those of transformers' own models (tests/modeling).
 LANGUAGE_MODELS = frozenset(
     """
     arcee bitnet bloom cohere cohere2 ernie4_5 exaone4 falcon gemma gemma2 gemma3_text glm glm4 gpt2
@@ -63,7 +63,10 @@ class UnicornCausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 class UnicornImageConditioner(nn.Module):
-    """What every image vector, synthetic or real, goes through before the projector."""
+    """Condition image vectors, synthetic or real, before the projector: `[num_images, embed_dim]` to the same shape.
+
+    A vector is normalized (if configured), then centred and scaled by fixed statistics.
+    """
 
     def __init__(self, config: UnicornConfig):
         super().__init__()
@@ -72,8 +75,8 @@ class UnicornImageConditioner(nn.Module):
         self.register_buffer("image_embeds_scale", torch.ones(config.embed_dim, dtype=torch.float32))
 
     def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
-        # float32 also where the vectors are float16: the statistics are small differences of small numbers.
-        image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)
+        # Always float32: half precision would lose the small differences between vectors and their mean.
+        image_embeds = image_embeds.to(self.image_embeds_mean.device, torch.float32)  # [num_images, embed_dim]
         _check(torch.isfinite(image_embeds).all(), lambda: _non_finite_message(image_embeds))
         if self.normalize:
             image_embeds = F.normalize(image_embeds, dim=-1)
@@ -81,7 +84,7 @@ class UnicornImageConditioner(nn.Module):
 
 
 class UnicornMultiModalProjector(nn.Module):
-    """Image vectors `[num_images, embed_dim]` to tokens `[num_images, num_image_tokens, hidden_size]`."""
+    """Project image vectors `[num_images, embed_dim]` to tokens `[num_images, num_image_tokens, hidden_size]`."""
 
     def __init__(self, config: UnicornConfig):
         super().__init__()
@@ -89,7 +92,7 @@ class UnicornMultiModalProjector(nn.Module):
         self.expand = config.projector_expand
         hidden_size = config.text_config.hidden_size
         sizes = [config.embed_dim] + [hidden_size] * config.num_projector_layers
-        if self.expand == "split":
+        if self.expand == "split":  # the last layer writes all tokens of an image side by side
             sizes[-1] *= config.num_image_tokens
         layers = []
         for in_features, out_features in itertools.pairwise(sizes):
@@ -97,6 +100,7 @@ class UnicornMultiModalProjector(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
+        # "copy": [num_images, hidden_size]; "split": [num_images, num_image_tokens * hidden_size]
         projected = self.layers(image_embeds.to(self.layers[0].weight.dtype))
         if self.expand == "copy":
             return projected[:, None].expand(-1, self.num_image_tokens, -1)
@@ -114,9 +118,9 @@ class UnicornPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # Also keeps quantisers away from it.
+    # The projector is trained from scratch and small. This entry also protects it from quantisation.
     _keep_in_fp32_modules = ["multi_modal_projector", "model.multi_modal_projector"]  # noqa: RUF012
-    # The statistics of the input are a few thousand numbers, and their rounding would move every image.
+    # These few statistics stay float32 even in half precision: rounding them would shift every image vector.
     _keep_in_fp32_modules_strict = ["image_conditioner"]  # noqa: RUF012
 
     @torch.no_grad()
@@ -131,11 +135,11 @@ class UnicornPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if (tower := model.base_model.vision_tower) is not None:
-            tower.requires_grad_(False)  # loading makes new parameters, which are trainable
+            tower.requires_grad_(False)  # loading creates new parameters, which are trainable by default
         return loaded
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, *args, adapter_kwargs=None, **kwargs):
-        """As `PreTrainedModel.load_adapter`, with all that the adapter's folder holds."""
+        """As `PreTrainedModel.load_adapter`, but loads all weights in the adapter's folder."""
         if adapter_kwargs is not None:
             kwargs["adapter_kwargs"] = adapter_kwargs
         loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
@@ -145,37 +149,39 @@ class UnicornPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """As `PreTrainedModel.save_pretrained`, and a model card where the folder has none."""
-        # Without this, only the saved class's own entry would be written.
+        """As `PreTrainedModel.save_pretrained`; also writes a model card if the folder has none."""
+        # transformers by itself would write only the entry of the saved class.
         self.config.auto_map = {
             "AutoConfig": "configuration_unicorn.UnicornConfig",
             "AutoModel": "modeling_unicorn.UnicornModel",
             "AutoModelForImageTextToText": "modeling_unicorn.UnicornForConditionalGeneration",
         }
         hub_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs} if push_to_hub else {}
-        # The names that the weights have here, not those of the language model's checkpoint that they came from.
+        # Save weights under their names in this model, not under those of the language model's original checkpoint.
         super().save_pretrained(save_directory, *args, **{"save_original_format": False} | kwargs)
         folder = Path(save_directory)
         if not (folder / "config.json").exists():
-            return  # another rank saves
+            return  # in distributed training another rank saves
         if not (folder / "README.md").exists():
             (folder / "README.md").write_text(model_card(self.config, self.model_tags or []), encoding="utf-8")
         if push_to_hub:
             _upload(folder, hub_kwargs.pop("repo_id", folder.resolve().name), **hub_kwargs)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size="50GB", tags=None, **kwargs):
-        """As `PreTrainedModel.push_to_hub`, with `save_pretrained`'s card where the repository has none."""
+        """As `PreTrainedModel.push_to_hub`; also uploads a model card if the repository has none."""
         self.add_model_tags([tags] if isinstance(tags, str) else tags or [])
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return _upload(Path(folder), repo_id, **kwargs)
 
     def set_image_embeds_statistics(self, mean=None, scale=None) -> None:
-        """Condition every image vector v (unit length where `normalize_image_embeds`) to `(v - mean) * scale`.
+        """Set the statistics that turn every image vector v into `(v - mean) * scale`.
+
+        With `normalize_image_embeds`, v is normalized first.
 
         Args:
-            mean: `[embed_dim]`, or a number, in `image_conditioner.image_embeds_mean`; `None` leaves it as it is.
-            scale: `[embed_dim]`, or a number, for instance one over the standard deviation; `None` leaves it as it is.
+            mean: `[embed_dim]`, or a number; `None` keeps the current one.
+            scale: `[embed_dim]`, or a number, such as one over the standard deviation; `None` keeps the current one.
         """
         for name, value in (("image_embeds_mean", mean), ("image_embeds_scale", scale)):
             if value is None:
@@ -192,12 +198,12 @@ class UnicornPreTrainedModel(PreTrainedModel):
     def get_image_embeds(
         self, pixel_values: torch.Tensor, pixel_attention_mask=None, spatial_shapes=None
     ) -> torch.Tensor:
-        """Pictures to vectors of the image tower, as it gives them: `[num_images, embed_dim]`."""
+        """The image tower's unnormalized vectors of images: `[num_images, embed_dim]`."""
         vision_tower = self.base_model.vision_tower
         if vision_tower is None:
             raise ValueError(
                 "This model has no image tower (vision_config is None), so it cannot read pixel_values: pass"
-                f" image_embeds of the encoder {self.config.image_encoder!r}, or give it a tower by `set_vision_tower`"
+                f" image_embeds of the encoder {self.config.image_encoder!r}, or add a tower with `set_vision_tower`"
             )
         inputs = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         inputs = {name: value for name, value in inputs.items() if value is not None}
@@ -205,11 +211,11 @@ class UnicornPreTrainedModel(PreTrainedModel):
         return outputs.image_embeds if hasattr(outputs, "image_embeds") else outputs.pooler_output
 
     def set_vision_tower(self, vision_tower: PreTrainedModel) -> None:
-        """Give the model an image tower, frozen, so that it takes `pixel_values`.
+        """Add a frozen image tower, so that the model takes `pixel_values`.
 
         Args:
-            vision_tower: `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Siglip2VisionModel`. Its vectors must
-                be those that the model was trained on: the same encoder's.
+            vision_tower: `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Siglip2VisionModel`, from the encoder
+                whose vectors the model was trained on.
 
         Raises:
             ValueError: its vectors do not have `embed_dim` dimensions.
@@ -220,18 +226,18 @@ class UnicornPreTrainedModel(PreTrainedModel):
 
 
 class UnicornModel(UnicornPreTrainedModel):
-    """Projector and language model (and image tower, where the configuration has one), without the head."""
+    """Projector, language model without its head, and optionally an image tower."""
 
     def __init__(self, config: UnicornConfig):
         super().__init__(config)
         if config.text_config.model_type not in LANGUAGE_MODELS:
             raise ValueError(
-                f"A {config.text_config.model_type} model cannot be the language model; expected one of those that were"
-                f" tested: {', '.join(sorted(LANGUAGE_MODELS))}"
+                f"A {config.text_config.model_type} model cannot be the language model; expected a tested one:"
+                f" {', '.join(sorted(LANGUAGE_MODELS))}"
             )
         self.vision_tower = None
         if config.vision_config is not None:
-            # AutoModel would give CLIP without the projection into the space that its text tower shares.
+            # For CLIP, AutoModel would leave out the projection into the space shared with its text tower.
             is_clip = config.vision_config.model_type == "clip_vision_model"
             new_tower = CLIPVisionModelWithProjection if is_clip else AutoModel.from_config
             self.vision_tower = new_tower(config.vision_config).requires_grad_(False)
@@ -248,7 +254,15 @@ class UnicornModel(UnicornPreTrainedModel):
         spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Images as the language model's tokens, in `pooler_output`: `[num_images, num_image_tokens, hidden_size]`."""
+        """Images as tokens of the language model.
+
+        Args:
+            pixel_values: `[num_images, channels, height, width]`, for a model with an image tower.
+            image_embeds: `[num_images, embed_dim]`, instead of `pixel_values`.
+
+        Returns:
+            `pooler_output`: `[num_images, num_image_tokens, hidden_size]`.
+        """
         if image_embeds is None:
             image_embeds = self.get_image_embeds(pixel_values, pixel_attention_mask, spatial_shapes)
         if image_embeds.dim() != 2 or image_embeds.shape[-1] != self.config.embed_dim:
@@ -260,9 +274,10 @@ class UnicornModel(UnicornPreTrainedModel):
         return BaseModelOutputWithPooling(pooler_output=image_features)
 
     def get_placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Where the prompts hold an image placeholder: `[batch_size, sequence_length]`, bool."""
+        """The positions of image placeholders in the prompts: bool `[batch_size, sequence_length]`."""
         if input_ids is not None:
             return input_ids == self.config.image_token_id
+        # Without ids, a placeholder is recognised by its embedding.
         image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
 
@@ -281,28 +296,31 @@ class UnicornModel(UnicornPreTrainedModel):
     ) -> tuple | UnicornModelOutputWithPast:
         """
         Args:
-            input_ids: `[batch_size, sequence_length]`, with `num_image_tokens` placeholders for each image.
+            input_ids: `[batch_size, sequence_length]`, with `num_image_tokens` placeholders per image.
             image_embeds: `[num_images, embed_dim]`, any float type, in the order of the placeholders across the batch.
             pixel_values: `[num_images, channels, height, width]`, instead of `image_embeds`, for the image tower.
-            pixel_attention_mask, spatial_shapes: what SigLIP 2 (NaFlex) takes beside its patches.
+            pixel_attention_mask, spatial_shapes: further inputs of SigLIP 2 (NaFlex).
 
-        The others are the language model's own. Raises `ValueError` where placeholders and images do not match.
+        All other arguments are the language model's own. Raises `ValueError` if placeholders and images do not match.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds")
         if image_embeds is not None and pixel_values is not None:
             raise ValueError("Got both image_embeds and pixel_values for the images: pass one of them")
 
+        # [batch_size, sequence_length, hidden_size]
         text_embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        image_features = None
+        image_features = None  # [num_images, num_image_tokens, hidden_size]
         if image_embeds is not None or pixel_values is not None:
             image_features = self.get_image_features(
                 pixel_values, image_embeds, pixel_attention_mask, spatial_shapes
             ).pooler_output.to(text_embeds.device, text_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds)
             _check_placeholders(mask, len(image_features), self.config.num_image_tokens)
+            # Image tokens replace the placeholders one by one, in reading order.
             text_embeds = text_embeds.masked_scatter(mask[..., None], image_features)
         elif input_ids is not None and not torch.compiler.is_compiling() and not _has_past(kwargs):
+            # A prompt without images must have no placeholders. Later generation steps have no images to compare with.
             _check_placeholders(self.get_placeholder_mask(input_ids, None), 0, self.config.num_image_tokens)
 
         outputs = self.language_model(
@@ -324,6 +342,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         self.model = UnicornModel(config)
         text_config = config.text_config
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        # The path of the input embeddings depends on the language model, so it is looked up.
         embeddings = _name_of(self.get_input_embeddings(), self)
         self._tied_weights_keys = {"lm_head.weight": f"{embeddings}.weight"}
         self.generation_config.suppress_tokens = [config.image_token_id]
@@ -333,30 +352,30 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
     def from_text_pretrained(
         cls, pretrained_model_name_or_path, embed_dim: int, tokenizer=None, text_config=None, **kwargs
     ) -> "UnicornForConditionalGeneration":
-        """A model over a pretrained language model: its weights as they are, and a new projector.
+        """A model with the weights of a pretrained language model and a new projector.
 
         Args:
-            pretrained_model_name_or_path: a causal language model, as a folder or an id on the Hub.
+            pretrained_model_name_or_path: a causal language model: a folder or an id on the Hub.
             embed_dim: dimension of the image vectors.
-            tokenizer: its tokenizer, read from the same place by default. `<image>` is added to it where it has none,
-                and the embeddings grow to the next multiple of 64 where the vocabulary has no spare row.
-            text_config: its configuration, read from the same place by default.
-            kwargs: fields of `UnicornConfig`, and what `from_pretrained` takes (`dtype`, `device_map`,
+            tokenizer: its tokenizer, by default read from the same place. `<image>` is added if it is missing. If the
+                vocabulary has no spare row, the embeddings then grow to the next multiple of 64.
+            text_config: its configuration, by default read from the same place.
+            kwargs: fields of `UnicornConfig`, and arguments of `from_pretrained` (`dtype`, `device_map`,
                 `quantization_config`, `attn_implementation`, `revision`, ...).
 
         Raises:
-            ValueError: its weights are not all there, or it is not one of `LANGUAGE_MODELS`.
+            ValueError: weights are missing, or the model type is not one of `LANGUAGE_MODELS`.
         """
         if "vision_config" in kwargs:
             raise ValueError(
-                "A vision_config alone would make a tower of random weights: load one, and `set_vision_tower`"
+                "A vision_config alone would make a tower with random weights: load a tower and call `set_vision_tower`"
             )
         name = pretrained_model_name_or_path
         hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
         config_kwargs = {key: kwargs.pop(key) for key in UnicornConfig.__annotations__ if key in kwargs}
         adapter_kwargs = {key: value for key, value in hub_kwargs.items() if key != "trust_remote_code"}
         if find_adapter_config_file(name, **adapter_kwargs) is not None:
-            raise ValueError(f"{name} is an adapter of a model: merge it into that first (peft's merge_and_unload)")
+            raise ValueError(f"{name} is an adapter: merge it into its model first (peft's merge_and_unload)")
         tokenizer = AutoTokenizer.from_pretrained(name, **hub_kwargs) if tokenizer is None else tokenizer
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)
@@ -382,8 +401,8 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
                 f" parameters for a language model of {num_old / 1e9:.1f} billion; ask for fewer (num_image_tokens), or"
                 " for copies of one (projector_expand 'copy')"
             )
-        # What the files of a causal LM, of a decoder alone or of a model that is more than a language model call the
-        # decoder and the head (GPT-NeoX: `embed_out`). The other parts are left out.
+        # The names of decoder and head differ between the files of a causal LM, of a bare decoder, and of a multimodal
+        # model (GPT-NeoX calls the head `embed_out`). Other parts of a multimodal model are left out.
         prefix = rf"(?:language_model\.|model\.|{causal_lm.base_model_prefix}\.)"
         parts = "|".join(name for name, _ in decoder.named_children())
         key_mapping = {
@@ -426,11 +445,11 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
     ) -> tuple | UnicornCausalLMOutputWithPast:
         """
         Args:
-            labels: `[batch_size, sequence_length]`, token ids, shifted inside; -100 and the image placeholder are not
-                counted, nor is a position that a two-dimensional `attention_mask` leaves out.
-            logits_to_keep: only the last so many positions' logits; 0: all.
+            labels: `[batch_size, sequence_length]`, token ids; the shift by one happens here. Positions with -100, with
+                the image placeholder or masked by a two-dimensional `attention_mask` are not in the loss.
+            logits_to_keep: compute logits only for this many last positions; 0 means all.
 
-        The others as in `UnicornModel.forward`.
+        All other arguments are those of `UnicornModel.forward`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -444,13 +463,14 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])  # [batch_size, kept positions, vocab_size]
         logits = _scale_logits(logits, self.config.text_config)
         loss = None
         if labels is not None:
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
             if attention_mask is not None and attention_mask.shape == labels.shape:
-                # Neither is padding a target, nor is the first token behind it predicted from it.
+                # Padding is not a target. The first token after left padding is not one either: it would be predicted
+                # from padding.
                 is_text = attention_mask.bool()
                 labels = labels.masked_fill(~(is_text & F.pad(is_text[:, :-1], (1, 0), value=True)), -100)
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
@@ -467,11 +487,11 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         is_first_iteration=False,
         **kwargs,
     ):
-        # `generate` takes a cache only where it reads one of the two names here.
+        # `generate` passes a cache only if this signature has one of its two names (`cache` since transformers 5.24).
         caches = {"cache": cache, "past_key_values": past_key_values}
         kwargs |= {name: value for name, value in caches.items() if value is not None}
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
-        # An assistant model's prefill is no first iteration, yet it has nothing of the images in its cache.
+        # In assisted generation the assistant's prefill is not a first iteration, but its cache has no images yet.
         if is_first_iteration or not kwargs.get("use_cache", True) or not _has_past(kwargs):
             mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
             images = _images_not_in_cache(images, mask, next_sequence_length, self.config.num_image_tokens)
@@ -492,7 +512,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
         if images and expand_size > 1:
-            # A prompt's images stay together: repeated as a group, they keep the order of the placeholders.
+            # Repeat the images of each prompt as a group, so that they keep the order of the placeholders.
             inputs_embeds = model_kwargs.get("inputs_embeds")
             mask = self.model.get_placeholder_mask(None if inputs_embeds is not None else input_ids, inputs_embeds)
             num_images = len(next(iter(images.values())))
@@ -507,7 +527,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
 
 
 def model_card(config: UnicornConfig, tags: Sequence[str] = ()) -> str:
-    """The text of `README.md`, its metadata included, as far as the configuration knows it."""
+    """The text of `README.md` with its metadata, filled from the configuration."""
     language_model = config.text_config.name_or_path
     is_hub_id = language_model.count("/") == 1 and not Path(language_model).exists()
     data = ModelCardData(
@@ -525,8 +545,9 @@ def model_card(config: UnicornConfig, tags: Sequence[str] = ()) -> str:
 
 # Unicorn over {language_model if is_hub_id else config.text_config.model_type}
 
-A vision-language model whose images are vectors of a contrastive image-text space. Each becomes {tokens} of the
-language model (arXiv [2503.22655](https://arxiv.org/abs/2503.22655), [2602.07026](https://arxiv.org/abs/2602.07026)).
+A vision-language model that reads an image as one vector of a contrastive image-text space. Each vector becomes
+{tokens} of the language model (arXiv [2503.22655](https://arxiv.org/abs/2503.22655),
+[2602.07026](https://arxiv.org/abs/2602.07026)).
 
 | | |
 | --- | --- |
@@ -547,16 +568,16 @@ inputs = processor.apply_chat_template(messages, image_embeds=image_embeds, **op
 print(processor.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```
 
-`trust_remote_code` is not needed after `import unicorn_hf.modeling`, where that is installed. `image_embeds` are
-vectors of the encoder above, of {config.embed_dim} dimensions; vectors of another encoder mean nothing to this model.
+With the package unicorn-hf installed, `import unicorn_hf.modeling` replaces `trust_remote_code`. `image_embeds` are
+vectors of the encoder above with {config.embed_dim} dimensions; this model does not understand vectors of another one.
 """
 
 
 def _load_whole_adapter(model: PreTrainedModel, peft_model_id: str, adapter_name: str, hub_kwargs: dict) -> None:
-    """Read an adapter's weights once more, as peft reads them.
+    """Read an adapter's weights a second time, with peft.
 
-    transformers 5.10 gives whole modules (`modules_to_save`) new random weights, 5.24 DoRA's magnitudes, and a table is
-    all that says it. This can go when transformers reads them all (2026-11).
+    transformers 5.10 gives whole modules (`modules_to_save`) new random weights, and 5.24 does so for DoRA's
+    magnitudes; both only print a table. Remove this when transformers reads all weights (2026-11).
     """
     from peft import load_peft_weights, set_peft_model_state_dict
 
@@ -578,7 +599,7 @@ def _upload(
         revision=revision,
         create_pr=create_pr,
         commit_message=commit_message or "Upload model",
-        # A card that someone wrote there stays.
+        # Never overwrite a card in the repository.
         ignore_patterns=["README.md"] if hub.file_exists(repo_id, "README.md", revision=revision) else None,
         **kwargs,
     )
@@ -589,7 +610,7 @@ def _name_of(module: nn.Module, parent: nn.Module) -> str:
 
 
 def _scale_logits(logits: torch.Tensor, text_config) -> torch.Tensor:
-    """What some language models do to their logits: Cohere and others scale them, Granite divides, Gemma 2 caps."""
+    """Apply the language model's own scaling of logits: Cohere and others multiply, Granite divides, Gemma 2 caps."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         if getattr(text_config, name, None) is not None:
             logits = logits * getattr(text_config, name)
@@ -601,15 +622,16 @@ def _scale_logits(logits: torch.Tensor, text_config) -> torch.Tensor:
 
 
 def _has_past(kwargs: dict) -> bool:
-    # transformers 5.24 calls `cache` what was `past_key_values` before.
+    # transformers 5.24 renamed `past_key_values` to `cache`.
     cache = kwargs.get("cache", kwargs.get("past_key_values"))
     return cache is not None and bool(cache.get_seq_length() > 0)
 
 
 def _images_not_in_cache(images: dict, mask: torch.Tensor, num_new: int | None, num_image_tokens: int) -> dict:
-    """The images whose placeholders are among the last `num_new` positions, where `images` covers the whole prompt."""
+    """The images with placeholders among the last `num_new` positions; all of them if they do not match the prompt."""
     if not images or num_new is None:
         return images
+    # [batch_size, sequence_length]: at a placeholder, the index of its image among all images of the batch.
     image_of_token = (mask.flatten().cumsum(0).view_as(mask) - 1) // num_image_tokens
     num_images = len(next(iter(images.values())))
     if num_images * num_image_tokens != mask.sum():
@@ -619,13 +641,13 @@ def _images_not_in_cache(images: dict, mask: torch.Tensor, num_new: int | None, 
 
 
 def _check_placeholders(mask: torch.Tensor, num_images: int, num_image_tokens: int) -> None:
-    counts = mask.sum(-1)
+    counts = mask.sum(-1)  # [batch_size], placeholders per prompt
     matches = (counts.sum() == num_images * num_image_tokens) & (counts % num_image_tokens == 0).all()
     _check(matches, lambda: _mismatch_message(counts.tolist(), num_images, num_image_tokens))
 
 
 def _check(condition: torch.Tensor, message: Callable[[], str]) -> None:
-    # Not in a compiled graph, which cannot branch on values.
+    # Skipped in a compiled graph, which cannot branch on values.
     if not torch.compiler.is_compiling() and not condition:
         raise ValueError(message())
 

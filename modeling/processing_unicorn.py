@@ -1,4 +1,4 @@
-"""Processor of Unicorn: prompts with `<image>` placeholders, and images as vectors or pictures, to model inputs."""
+"""Processor of Unicorn: turns prompts with `<image>` placeholders, and images or their vectors, into model inputs."""
 
 import itertools
 import os
@@ -16,14 +16,14 @@ _PADDING = ("padding", "padding_side", "truncation", "max_length", "pad_to_multi
 
 
 class UnicornProcessor(ProcessorMixin):
-    """The language model's tokenizer, and the image tower's image processor where the model has a tower.
+    """The language model's tokenizer and, for a model with an image tower, the tower's image processor.
 
     Args:
-        tokenizer: the language model's; `<image>` is added to it where it has none, and padding uses the end token
-            where it has no padding token.
-        image_processor: the image tower's; `None` for a model that takes vectors only. A `dict`, its saved settings, is
-            what `from_pretrained` replaces by the image processor itself.
-        num_image_tokens: how many tokens of the language model one image becomes (as in the model's configuration).
+        tokenizer: the language model's. If it lacks `<image>`, the token is added; if it lacks a padding token, the end
+            token is used for padding.
+        image_processor: the image tower's; `None` for a model that only takes vectors. `from_pretrained` replaces a
+            `dict` (saved settings) by the image processor itself.
+        num_image_tokens: the number of language model tokens per image, as in the model's configuration.
         embed_dim: dimension of an image vector; `None` accepts any.
         image_encoder: the name of the encoder whose vectors the model was trained on.
         chat_template: the tokenizer's own by default.
@@ -56,21 +56,21 @@ class UnicornProcessor(ProcessorMixin):
         """Prompts and images to the model's inputs.
 
         Args:
-            images: pictures (`PIL.Image.Image`, path, URL, data URL, array `[height, width]`,
-                `[height, width, channels]` or `[channels, height, width]`), or vectors (`[embed_dim]` each), which are
-                then `image_embeds`.
-            text: a prompt, or a list of prompts, with one `<image>` for each image.
-            image_embeds: vectors of `image_encoder`: one `[embed_dim]`, all of the batch `[num_images, embed_dim]` in
-                the order of the placeholders, or a list that holds each prompt's (`None` or `[]` for a prompt with
-                none). Arrays, tensors or lists of any float type.
-            kwargs: the tokenizer's and the image processor's (`padding`, `padding_side`, `return_tensors`, ...).
+            images: images (`PIL.Image.Image`, path, URL, data URL, array `[height, width]`,
+                `[height, width, channels]` or `[channels, height, width]`), or vectors `[embed_dim]`, which are treated
+                as `image_embeds`.
+            text: a prompt, or a list of prompts, with one `<image>` per image.
+            image_embeds: vectors of `image_encoder`: one `[embed_dim]`; all of the batch `[num_images, embed_dim]` in
+                the order of the placeholders; or a list with the vectors of each prompt (`None` or `[]` for a prompt
+                without images). Arrays, tensors or lists of any float type.
+            kwargs: arguments of the tokenizer and the image processor (`padding`, `return_tensors`, ...).
 
         Returns:
             `input_ids`, `attention_mask`, and `image_embeds` `[num_images, embed_dim]` float32 or `pixel_values`.
 
         Raises:
-            ValueError: images and placeholders do not match, a vector has another dimension or is not finite, a picture
-                cannot be read.
+            ValueError: images and placeholders do not match, a vector has another dimension or is not finite, or an
+                image cannot be read.
         """
         if videos is not None or audio is not None:
             raise ValueError("Unicorn reads images and text; got videos or audio")
@@ -102,15 +102,15 @@ class UnicornProcessor(ProcessorMixin):
         processor_kwargs: dict | None = None,
         **kwargs,
     ):
-        """As `ProcessorMixin.apply_chat_template`, over a template for text: an image becomes `<image>` in the text.
+        """As `ProcessorMixin.apply_chat_template`, but for a text template: an image becomes `<image>` in the text.
 
         Args:
             conversation: messages, or a list of conversations. A content is a string with `<image>` in it, or a list of
-                `{"type": "image"}` and `{"type": "text", "text": …}` parts. An image part may hold its picture or its
+                `{"type": "image"}` and `{"type": "text", "text": …}` parts. An image part may hold its image or its
                 vector (`{"type": "image", "image": …}`, `"url"`, `"path"`, `"base64"`).
-            image_embeds: the vectors for image parts that hold none (as in `__call__`).
-            processor_kwargs: as the keyword arguments of `__call__` (`padding`, `add_special_tokens`, ...).
-            kwargs: the tokenizer's `apply_chat_template`'s, and variables of the template.
+            image_embeds: the vectors for image parts without an image (as in `__call__`).
+            processor_kwargs: keyword arguments of `__call__` (`padding`, `add_special_tokens`, ...).
+            kwargs: arguments of the tokenizer's `apply_chat_template`, and variables of the template.
         """
         is_batched = isinstance(conversation[0], list | tuple) or hasattr(conversation[0], "messages")
         conversations = [getattr(chat, "messages", chat) for chat in (conversation if is_batched else [conversation])]
@@ -136,7 +136,7 @@ class UnicornProcessor(ProcessorMixin):
             tokenizer_kwargs=tokenizer_kwargs,
             **kwargs,
         )
-        # As every processor does: special tokens round the chat, where the template puts no begin token itself.
+        # As in every processor: add special tokens around the chat, unless the template writes the begin token itself.
         if add_special_tokens and encoded["input_ids"][0][:1] != [self.tokenizer.bos_token_id]:
             self._add_special_tokens(encoded)
         if any(images) and image_embeds is not None:
@@ -146,7 +146,7 @@ class UnicornProcessor(ProcessorMixin):
         return batch if return_dict else batch["input_ids"]
 
     def get_vocab(self) -> dict[str, int]:
-        """The tokenizer's vocabulary, which `generate` reads for `stop_strings`."""
+        """The tokenizer's vocabulary; `generate` needs it for `stop_strings`."""
         return self.tokenizer.get_vocab()
 
     @property
@@ -156,7 +156,7 @@ class UnicornProcessor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        return ["tokenizer"]  # the base class takes each of these as required, which image_processor is not
+        return ["tokenizer"]  # without image_processor: the base class treats every listed attribute as required
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -166,14 +166,14 @@ class UnicornProcessor(ProcessorMixin):
         return processor
 
     def _pop_batch_kwargs(self, kwargs: dict) -> dict:
-        """Take from `kwargs` what is not the tokenizer's, which here gives one list of tokens a prompt."""
+        """Take the arguments of padding, tensors and images out of `kwargs`; the rest is for the tokenizer."""
         names = [*_PADDING, "images_kwargs", "return_tensors", "return_mm_token_type_ids"]
         if self.image_processor is not None:
             names += self.image_processor.to_dict()
         return {name: kwargs.pop(name) for name in names if name in kwargs}
 
     def _add_special_tokens(self, encoded) -> None:
-        """Put the tokenizer's begin and end tokens round each prompt of a batch that was encoded without them."""
+        """Add the tokenizer's begin and end tokens around each prompt of a batch that was encoded without them."""
         bare, full = (self.tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
         start = next(start for start in range(len(full)) if full[start : start + len(bare)] == bare)
         before, after = full[:start], full[start + len(bare) :]
@@ -196,10 +196,11 @@ class UnicornProcessor(ProcessorMixin):
         return_mm_token_type_ids: bool = False,
         **images_kwargs,
     ) -> BatchFeature:
-        """Encoded prompts with one placeholder an image, and the images, to the model's inputs."""
+        """Turn encoded prompts, which have one placeholder per image, and the images into the model's inputs."""
         prompts = encoded["input_ids"]
         counts = [ids.count(self.image_token_id) for ids in prompts]
         _check_placeholders(counts, len(images), per_prompt)
+        # Each placeholder is repeated `num_image_tokens` times, in the ids and in all lists beside them.
         repeats = [[self.num_image_tokens if i == self.image_token_id else 1 for i in ids] for ids in prompts]
         data = {
             name: [
@@ -217,7 +218,7 @@ class UnicornProcessor(ProcessorMixin):
             if left != whole:
                 raise ValueError(
                     f"Mismatch in `image` token count between text and `input_ids`: of {whole} image tokens {left} are"
-                    f" left after cutting at {limit}: disable truncation or increase `max_length`"
+                    f" left after truncation to {limit} tokens: disable truncation or increase `max_length`"
                 )
         if padding and padding != "do_not_pad":
             length = limit if padding == "max_length" else max(map(len, data["input_ids"]))
@@ -240,14 +241,14 @@ class UnicornProcessor(ProcessorMixin):
         if all(are_vectors):
             return {"image_embeds": np.stack([self._check_vector(i, image) for i, image in enumerate(images)])}
         if any(are_vectors):
-            raise ValueError("images mixes pictures and vectors: pass one kind in one call")
+            raise ValueError("images mixes images and vectors: pass only one kind per call")
         if self.image_processor is None:
             raise ValueError(
                 "This processor has no image_processor, because its model has no image tower: pass image_embeds,"
-                f" vectors of the encoder {self.image_encoder!r}, in place of pictures"
+                f" vectors of the encoder {self.image_encoder!r}, instead of images"
             )
-        pictures = [_load_image(image) for image in images]
-        return dict(self.image_processor(pictures, return_tensors=return_tensors, **kwargs, **(images_kwargs or {})))
+        images = [_load_image(image) for image in images]
+        return dict(self.image_processor(images, return_tensors=return_tensors, **kwargs, **(images_kwargs or {})))
 
     def _check_vector(self, index: int, vector) -> np.ndarray:
         vector = (
@@ -267,7 +268,7 @@ class UnicornProcessor(ProcessorMixin):
 
 
 def _check_placeholders(placeholders: list[int], num_images: int, per_prompt: list[int] | None) -> None:
-    """Raise `ValueError` unless each prompt's placeholders have their images."""
+    """Raise `ValueError` unless each prompt has as many placeholders as images."""
     if per_prompt is not None:
         if len(per_prompt) != len(placeholders):
             raise ValueError(f"Got images for {len(per_prompt)} prompts, but {len(placeholders)} prompts")
@@ -291,7 +292,7 @@ def _images_of(message: dict) -> list:
 
 
 def _as_image_part(part: dict) -> dict:
-    """OpenAI's `{"type": "image_url", "image_url": {"url": …}}` as `{"type": "image", "url": …}`; others unchanged."""
+    """Turn OpenAI's `{"type": "image_url", "image_url": {"url": …}}` into `{"type": "image", "url": …}`."""
     if part["type"] != "image_url":
         return part
     url = part["image_url"]
@@ -304,7 +305,7 @@ def _as_text_message(message: dict) -> dict:
 
 
 def _as_text(content) -> str:
-    """A message's content as the text that a template of a text-only model expects."""
+    """A message's content as a string, as the template of a text-only model expects it."""
     if not isinstance(content, list):
         return content
     content = [_as_image_part(part) for part in content]
@@ -314,13 +315,13 @@ def _as_text(content) -> str:
     whole = "".join(part["text"] for part in content if part["type"] == "text")
     num_images = sum(part["type"] == "image" for part in content)
     if num_images in (0, whole.count(IMAGE_TOKEN)):
-        return whole  # the parts are the images of the placeholders that the text has already
+        return whole  # the text already has the placeholders of these image parts
     text = ""
     for kind, parts in itertools.groupby(content, key=lambda part: part["type"]):
         if kind == "image":
             text += IMAGE_TOKEN * len(list(parts))
             continue
-        # How many images there are, and where, is what the parts say: one that a text spells is a word.
+        # The parts define the number and places of the images, so `<image>` spelled in a text is only a word.
         said = re.sub(r"<+image>+", "image", "".join(part["text"] for part in parts))
         text += f"\n{said}" if text.endswith(IMAGE_TOKEN) and not said.startswith("\n") else said
     return text
@@ -333,7 +334,7 @@ def _is_vector(image) -> bool:
 
 
 def _flatten(images, vectors: bool) -> tuple[list, list[int] | None]:
-    """All images of a batch in order, and how many of them each prompt has, where the nesting says it."""
+    """All images of a batch in order, and the number of images per prompt (None if the list is not nested)."""
     if images is None:
         return [], None
     if _is_one_image(images, vectors):
@@ -352,10 +353,10 @@ def _is_one_image(image, vectors: bool) -> bool:
 
 
 def _load_image(image) -> Image.Image:
-    """A picture as upright RGB: EXIF rotation applied, transparency over white, 16 bits scaled to 8."""
+    """An image as upright RGB: EXIF rotation applied, transparency over white, 16 bits scaled to 8."""
     if isinstance(image, np.ndarray | torch.Tensor):
         return _image_of_array(image)
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The picture"
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The image"
     name = f"{name[:40]}…" if name.startswith("data:") else name
     try:
         with warnings.catch_warnings():
@@ -365,13 +366,13 @@ def _load_image(image) -> Image.Image:
             image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{name} is larger than the {Image.MAX_IMAGE_PIXELS} pixels that Pillow takes for safe"
+            f"{name} is larger than the {Image.MAX_IMAGE_PIXELS} pixels that Pillow considers safe"
         ) from error
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({str(error)[:200]})") from error
+        raise ValueError(f"{name} cannot be read as an image ({str(error)[:200]})") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        # Pillow would clip these values at 255, which leaves a white picture.
+        # Pillow clips these values at 255, which gives a white image.
         values = np.asarray(image, np.float32)
         full = 65535 if image.mode != "F" else 255 if values.max(initial=0) > 1 else 1
         image = Image.fromarray((values * (255 / full)).round().clip(0, 255).astype(np.uint8))
@@ -382,7 +383,7 @@ def _load_image(image) -> Image.Image:
 
 
 def _open_file(path) -> Image.Image:
-    # Not by its name: Pillow would map the file, and turn some TIFF files the wrong way.
+    # Opened by name, Pillow would map the file, and turn some TIFF files the wrong way.
     with open(path, "rb") as file:
         image = Image.open(file)
         image.load()

@@ -271,7 +271,7 @@ def test_a_lone_projector_is_put_on_its_language_model(released, tokenizer, tmp_
     torch.testing.assert_close(features, projector(vector)[:, None].expand(1, 4, -1))
     assert torch.equal(model.get_input_embeddings().weight[:259], causal_lm.get_input_embeddings().weight)
 
-    with pytest.raises(InputError, match=r"mm_projector\.bin holds a projector alone: name its language model"):
+    with pytest.raises(InputError, match=r"mm_projector\.bin holds only a projector: name its language model"):
         convert(lone, tmp_path / "other")
     torch.save({"mm_projector.0.weight": torch.zeros(8, EMBED_DIM), "mm_projector.0.bias": torch.zeros(8)}, lone)
     with pytest.raises(InputError, match=r"the projector's output has 8 dimensions, but .*lm has a hidden size of 32"):
@@ -324,7 +324,7 @@ def test_a_folder_of_lora_is_converted_with_its_lora(released, tokenizer, tmp_pa
     adapted.save_pretrained(source)
     others = {f"base_model.model.model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
     torch.save(others, source / "non_lora_trainables.bin")
-    with pytest.raises(InputError, match=r"holds a LoRA adapter alone: name its language model \(--language-model\)"):
+    with pytest.raises(InputError, match=r"holds only a LoRA adapter: name its language model \(--language-model\)"):
         convert(source, tmp_path / "unicorn")
     convert(source, tmp_path / "unicorn", "--language-model", tmp_path / "lm")
     vector = torch.randn(EMBED_DIM)
@@ -386,7 +386,9 @@ def test_other_projectors_are_refused_in_a_sentence(released, tmp_path, kind, na
     source, _, _ = released()
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"mm_projector_type": kind}))
-    with pytest.raises(InputError, match=f"mm_projector_type '{kind}', reads an image's patches; expected linear"):
+    with pytest.raises(
+        InputError, match=rf"mm_projector_type '{kind}'\) reads the patches of an image; expected linear"
+    ):
         convert(source, tmp_path / "unicorn")
     lone = tmp_path / "mm_projector.bin"
     torch.save({f"model.mm_projector.{name}": torch.zeros(4, 4) for name in names}, lone)
@@ -413,11 +415,11 @@ def test_other_files_are_refused_and_nothing_is_written(released, tmp_path, caps
     patches = tmp_path / "patches.bin"
     torch.save({"model.vision_tower.vision_tower.embeddings": torch.zeros(1)}, patches)
     cases = {
-        hostile: "cannot be read as tensors alone, and no other pickle is read",
-        tmp_path / "empty": "no checkpoint; expected a folder of safetensors",
-        tmp_path / "missing": "no checkpoint; expected a folder of safetensors",
+        hostile: "holds more than tensors, and other pickles are not read",
+        tmp_path / "empty": "is not a checkpoint; expected a folder with safetensors",
+        tmp_path / "missing": "is not a checkpoint; expected a folder with safetensors",
         plain: r"has no weights mm_projector\.\*; expected a checkpoint in Bunny's layout",
-        patches: "reads an image tower's patches",
+        patches: "reads patches of an image tower",
     }
     for path, message in cases.items():
         with pytest.raises(InputError, match=f"{path}.*{message}"):

@@ -348,13 +348,13 @@ def test_real_photographs_are_read_as_pillow_reads_them(pictures):
 def test_a_file_that_is_no_picture_is_told_by_name(pictures, tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture")
-    with pytest.raises(ValueError, match=r"notes\.jpg.* cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"notes\.jpg.* cannot be read as an image"):
         pictures(path)
-    with pytest.raises(ValueError, match=r"missing\.jpg.* cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"missing\.jpg.* cannot be read as an image"):
         pictures(tmp_path / "missing.jpg")
     cut = tmp_path / "cut.png"
     cut.write_bytes(png(Image.effect_noise((64, 64), 100))[:500])
-    with pytest.raises(ValueError, match=r"cut\.png.* cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"cut\.png.* cannot be read as an image"):
         pictures(cut)
 
 
