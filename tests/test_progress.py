@@ -30,7 +30,7 @@ def test_a_bar_that_is_switched_off_shows_nothing(monkeypatch):
 def test_a_log_gets_a_line_as_often_as_said(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0)
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0)
     for _ in progress_bar(range(5), desc="rows", miniters=1):
         pass
     assert log.getvalue().count("rows:") >= 5

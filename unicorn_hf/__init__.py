@@ -1,7 +1,7 @@
 """Train a vision-language model from text alone.
 
-Importing this package is cheap: a name is imported when it is first used. `import unicorn_hf.modeling` adds the model
-classes to the Auto classes of transformers.
+Importing this package is cheap: a name is imported when it is first used. `import unicorn_hf.modeling` registers the
+model classes with the Auto classes of transformers.
 """
 
 from unicorn_hf.lazy import lazy_names

@@ -1,22 +1,22 @@
-"""The torch device of a name."""
+"""Find a torch device by name."""
 
 from unicorn_hf.errors import InputError
 
 
 def find_device(name=None):
-    """The device of that name; a GPU by default, where there is one.
+    """The device of that name; by default a GPU if there is one.
 
     Raises:
-        InputError: there is no such device, or none that tensors can be put on and read from.
+        InputError: the device does not exist, or tensors cannot be copied to it and back.
     """
     import torch
 
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).cpu()  # meta has nothing to copy
-    except Exception as error:  # each kind of device refuses in its own words, and with a type of its own
+        torch.zeros(1, device=device).cpu()  # fails for `meta`, which holds no data
+    except Exception as error:  # each kind of device raises its own type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
-            f"The device {str(name)[:100]!r} cannot be used here ({reason}); expected cpu, or a GPU's, as cuda:0"
+            f"The device {str(name)[:100]!r} cannot be used here ({reason}); expected cpu, or a GPU such as cuda:0"
         ) from error
     return device

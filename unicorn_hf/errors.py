@@ -1,7 +1,7 @@
-"""What a user can get wrong, told in one sentence.
+"""Errors that a user can correct, each reported in one sentence.
 
-The command line prints these two and exits with status 2; from Python they are ordinary exceptions. A file that the
-system does not let us read or write ends a command in the same way.
+The command line prints them and exits with status 2; in Python they are ordinary exceptions. A file that the system
+does not let us read or write ends a command in the same way.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message names the file, the row and the value, what was expected, what to do."""
+    """Input that cannot be used. The message names the file, the row, the value, what was expected and what to do."""
 
     def __init__(self, message: str):
-        # A library's own words, which a message may quote, go over several lines.
+        # A message may quote a library's message of several lines; join them.
         super().__init__(" ".join(line.strip() for line in str(message).splitlines()))
 
 
@@ -28,7 +28,7 @@ class MissingExtraError(ImportError):
 
 
 def require(package: str, extra: str) -> None:
-    """Raise `MissingExtraError` unless `package` (an import name) is installed; `extra` is the extra that brings it."""
+    """Raise `MissingExtraError` unless `package` (an import name) is installed; `extra` is the extra to install."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(
             f"This needs the package {package!r}, which is not installed: pip install 'unicorn-hf[{extra}]'"
@@ -37,7 +37,7 @@ def require(package: str, extra: str) -> None:
 
 @contextlib.contextmanager
 def one_sentence_errors():
-    """For the outermost block of a command: print what a user can mend as one sentence and exit with status 2."""
+    """For the outermost block of a command: print an error that a user can correct, and exit with status 2."""
     try:
         yield
     except (InputError, MissingExtraError) as error:
@@ -51,9 +51,9 @@ def one_sentence_errors():
         if error.errno in DISK_FULL:
             fail(f"{file}the disk is full ({error.strerror}); make room and run the same command again")
         if error.errno in _NO_ACCESS and file:
-            fail(f"{file}cannot be read or written ({error.strerror}); name another place")
+            fail(f"{file}cannot be read or written ({error.strerror}); name another path")
         if error.errno in _NO_NAME and file:
-            fail(f"{file[:200]}: is no name that a file can have ({error.strerror}); name another")
+            fail(f"{file[:200]}: is not a valid file name ({error.strerror}); name another")
         raise
 
 

@@ -1,4 +1,4 @@
-"""Runs a datatrove step over ranks: in this process, in processes of this machine, under Slurm, or on Ray."""
+"""Run a datatrove step over ranks: in this process, in several local processes, on Slurm, or on Ray."""
 
 import ctypes
 import os
@@ -24,43 +24,43 @@ def run_ranks(
     options: dict | None = None,
     then=None,
 ) -> bool:
-    """Run `step` once for every rank of `tasks`, then the step `then` once.
+    """Run `step` once for each of `tasks` ranks, then the step `then` once.
 
-    A rank that ended well leaves a marker in `logging_dir`, and a second call runs only the ranks that have none.
+    A finished rank leaves a marker in `logging_dir`; a second call runs only the ranks without a marker.
 
     Args:
         step, then: datatrove `PipelineStep`s; they are pickled, and get their `rank` and `world_size`.
-        logging_dir: where datatrove keeps its logs and markers; for a cluster, a file system that all machines share.
-        extra: the extra of this package that brings datatrove for the calling command.
-        executor: "local" (with one task in this very process), "slurm" or "ray".
+        logging_dir: the folder of datatrove's logs and markers; on a cluster, all machines must share it.
+        extra: the extra of this package that installs datatrove for the calling command.
+        executor: "local" (a single task runs in this process), "slurm" or "ray".
         tasks: the number of ranks.
-        workers: how many ranks run at a time; -1 for all.
-        options: further arguments of the datatrove executor: for Slurm at least `partition` and `time`, and as
-            `sbatch.NAME` what `sbatch` itself takes (`sbatch.account`).
+        workers: the number of ranks that run at the same time; -1 for all.
+        options: further arguments of the datatrove executor. Slurm needs at least `partition` and `time`; options of
+            `sbatch` itself are called `sbatch.NAME` (`sbatch.account`).
 
     Returns:
-        whether everything has run; False says that it is a job now, in Slurm's queue.
+        True if everything has run, False if it is a job in Slurm's queue.
 
     Raises:
-        InputError: unknown executor, options that it does not take, or ranks that did not end well.
+        InputError: the executor or one of its options is unknown, or ranks failed.
     """
     global _local_ranks_run
     check_executor(executor, tasks, extra)
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 
     options = dict(options or {})
-    if executor == "slurm":  # the job calls datatrove's scripts, which lie beside this Python
+    if executor == "slurm":  # the job calls datatrove's scripts, which are in the folder of this Python
         options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH")
         for_sbatch = {key: options.pop(key) for key in list(options) if key.startswith("sbatch.")}
         for_sbatch = {key.removeprefix("sbatch."): value for key, value in for_sbatch.items()}
         options["sbatch_args"] = (options.get("sbatch_args") or {}) | for_sbatch
     kind = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}[executor]
-    logging_dir = Path(logging_dir).absolute()  # a rank may run elsewhere
+    logging_dir = Path(logging_dir).absolute()  # a rank may run in another folder
     if executor == "local":
         step = _Quiet(step)
     try:
         first = kind([step], tasks=tasks, workers=workers, logging_dir=str(logging_dir / "ranks"), **options)
-        # "afterany": the last step counts what is there, and says itself what is missing.
+        # The last step also runs after failures ("afterany"): it checks for missing output itself.
         after = {"depends": first, "run_on_dependency_fail": True} if executor == "slurm" else {}
         last = then and kind([then], tasks=1, logging_dir=str(logging_dir / "last"), **after, **options)
     except TypeError as error:
@@ -85,13 +85,13 @@ def run_ranks(
         if missing := stage.get_incomplete_ranks(skip_completed=True):
             raise InputError(
                 f"{len(missing)} of {stage.world_size} ranks failed ({', '.join(map(str, missing[:5]))} …); "
-                f"{logging_dir}: see the logs there, then run the same command again: it goes on where they stopped"
+                f"see the logs in {logging_dir}, then run the same command again to resume them"
             )
     return True
 
 
 def check_executor(executor: str, tasks: int, extra: str) -> None:
-    """Raise unless `executor` is known, installed, and `tasks` is positive."""
+    """Raise unless `executor` is known and installed, and `tasks` is positive."""
     if executor not in EXECUTORS:
         raise InputError(f"unknown executor {executor!r}; expected one of {', '.join(EXECUTORS)}")
     if tasks < 1:
@@ -101,8 +101,8 @@ def check_executor(executor: str, tasks: int, extra: str) -> None:
         require("ray", extra)
 
 
-# datatrove's local executor starts processes of its own, its queue's among them, which would wait for good where we are
-# killed. A forked process looks here whether it is one of them.
+# True while datatrove's local executor runs. Its processes would wait forever if this process were killed, so each
+# forked process checks this flag and asks the system to end it with its parent.
 _local_ranks_run = False
 
 
@@ -116,9 +116,9 @@ os.register_at_fork(after_in_child=_end_with_parent)
 
 
 class _Quiet:
-    """A step that switches datatrove's log off where it is, and in every process to which it is sent.
+    """A step that turns off datatrove's log in this process and in every process that unpickles it.
 
-    One progress bar and one sentence are enough on a terminal.
+    A progress bar and one sentence are enough on a terminal.
     """
 
     def __init__(self, step):

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that a command's help waits for no torch."""
+"""Import the names of a package when they are first used, so that the help of a command does not import torch."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ def lazy_names(package: str, modules: dict[str, str]) -> tuple[Callable, Callabl
     """The `__getattr__` and `__dir__` of a package (PEP 562).
 
     Args:
-        modules: public name -> the module that holds it, as a full name, or `.module` within the package.
+        modules: public name -> its module, as a full name or as `.module` within the package.
     """
 
     def __getattr__(name: str):

@@ -1,10 +1,10 @@
-"""The options of a step: one dataclass holds them, and the Python call, the flags and the YAML come from it.
+"""The options of a step: one dataclass defines them for the Python call, the flags and the YAML.
 
     @dataclass(kw_only=True)
     class CaptionConfig(Options):
         captions_per_seed: int = option(3, "Captions a seed is expanded into.", at_least=1)
 
-Flags arrive as text, a YAML brings numbers and lists, Python brings anything: the same check reads all of them.
+Flags are strings, a YAML has numbers and lists, Python has any objects: one function reads and checks all of them.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ def option(
     """A field of an `Options` dataclass.
 
     Args:
-        required: the user has to say it; `default` stays None.
-        panel: the group of the help.
+        required: the user must set it; `default` stays None.
+        panel: its group in the help.
         at_least, above, at_most: bounds of a number.
-        flags: in place of the field's name with hyphens.
-        repeat: a mapping whose flag is said once for each name; a list's always is.
+        flags: replaces the default flag, which is the field's name with hyphens.
+        repeat: for a mapping: its flag is given once per name, as the flag of a list always is.
     """
     metadata = {
         "help": help,
@@ -59,10 +59,10 @@ def option(
 
 @dataclasses.dataclass(kw_only=True)
 class Options:
-    """Base of the configurations of the steps: every field is read and checked when one is made.
+    """Base class of the steps' configurations: creating one reads and checks every field.
 
     Raises:
-        InputError: a value that an option cannot have, or a required one that is missing.
+        InputError: a value is not allowed, or a required option is missing.
     """
 
     def __post_init__(self):
@@ -78,19 +78,19 @@ class Options:
             setattr(self, field.name, read_value(flag_of(field.name), value, hints[field.name], field.metadata))
 
     def given(self) -> list[str]:
-        """The names of the options that say something else than their default."""
+        """The names of the options that differ from their default."""
         fields = option_fields(type(self))
         return [field.name for field in fields if getattr(self, field.name) != default_of(field)]
 
     @classmethod
     def of(cls, config: "Options | None", options: dict, **arguments):
-        """The configuration of a Python call: `config`, with the keyword `options` in place of what it says.
+        """The configuration of a Python call: `config`, with single fields replaced by the keyword `options`.
 
         Args:
-            arguments: fields of a subclass that are no options.
+            arguments: fields of a subclass that are not options.
 
         Raises:
-            InputError: an unknown option, or a value that an option cannot have.
+            InputError: an option is unknown, or a value is not allowed.
         """
         names = [field.name for field in option_fields(cls)]
         check_names(options, names, cls.__name__)
@@ -108,7 +108,7 @@ def default_of(field: dataclasses.Field):
 
 
 def check_names(given, known: list[str], where: str) -> None:
-    """Raise where `given` holds a name that is not among `known`."""
+    """Raise if `given` holds a name that is not in `known`."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -121,26 +121,26 @@ def flag_of(name: str) -> str:
 
 
 def arms_of(hint) -> tuple:
-    """The types of a union, or the one type that it is."""
+    """The types of a union; a single type gives itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def choices_of(hint) -> list[str]:
-    """The words that a type allows, as texts; none where it allows any."""
+    """The values of a `Literal` type as strings; empty for other types."""
     arms = [arm for arm in arms_of(hint) if typing.get_origin(arm) is typing.Literal]
     return [str(choice) for arm in arms for choice in typing.get_args(arm)]
 
 
 def read_value(name: str, value, hint, bounds=types.MappingProxyType({})):
-    """`value` as the type `hint` says: text is parsed, and everything is checked.
+    """`value` converted to the type `hint`, and checked; strings are parsed.
 
     Args:
-        hint: int, float, bool, str, Path, dict, `Literal`, lists and unions of them; an object of any other class
-            passes where it is of that class.
+        hint: int, float, bool, str, Path, dict, `Literal`, lists and unions of them; for any other class, only its
+            instances are allowed.
         bounds: `at_least`, `above` and `at_most` of a number.
 
     Raises:
-        InputError: with `name`, the value and what is expected.
+        InputError: the value does not fit; the message has `name`, the value and what is expected.
     """
     arms = arms_of(hint)
     for arm in arms:
@@ -149,7 +149,7 @@ def read_value(name: str, value, hint, bounds=types.MappingProxyType({})):
         except (ValueError, OverflowError, RecursionError):
             continue
     said = [arm for arm in arms if arm is not types.NoneType and not getattr(arm, "_is_protocol", False)]
-    expected = " or ".join(_expected(arm, bounds) for arm in said)  # objects are for Python alone
+    expected = " or ".join(_expected(arm, bounds) for arm in said)  # without protocols, which only Python can pass
     raise InputError(f"{name} is {_shown(value)}; expected {expected}")
 
 
@@ -197,7 +197,7 @@ def _read_number(value, kind: type, bounds):
 
 
 def _read_mapping(value, kind: type | None) -> dict:
-    """A mapping; from text, a JSON object or `NAME=VALUE` by commas or as a list."""
+    """A mapping; strings may be a JSON object, or `NAME=VALUE` separated by commas or in a list."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = json.loads(value)
     elif isinstance(value, str | list | tuple):

@@ -1,18 +1,18 @@
-"""Progress bars: moving ones on a terminal and in a notebook, and a line every half a minute in a log."""
+"""Progress bars: animated on a terminal and in a notebook, one line every 30 seconds in a log."""
 
 import sys
 import time
 
 from tqdm.auto import tqdm
 
-SECONDS_A_LINE = 30
+SECONDS_PER_LINE = 30
 
 
 def progress_bar(*arguments, **options) -> tqdm:
-    """A bar, with the arguments of `tqdm`."""
+    """A progress bar; takes the arguments of `tqdm`."""
     if sys.stderr.isatty() or _in_notebook():
         return tqdm(*arguments, **options)
-    of_a_log = {"position": None, "mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE}
+    of_a_log = {"position": None, "mininterval": SECONDS_PER_LINE, "maxinterval": 2 * SECONDS_PER_LINE}
     return _LogLines(*arguments, **{**options, **of_a_log})
 
 
@@ -22,7 +22,7 @@ def _in_notebook() -> bool:
 
 
 class _LogLines(tqdm):
-    """Each state that is shown is a line of its own."""
+    """Prints each shown state on a line of its own."""
 
     @staticmethod
     def status_printer(file):
@@ -33,8 +33,8 @@ class _LogLines(tqdm):
         return print_line
 
     def refresh(self, *arguments, **options):
-        """Show the state, unless it was shown a moment ago; who sets a postfix asks for that every time."""
-        if self.disable:  # by TQDM_DISABLE, say: then it has nothing of what follows
+        """Show the state unless it was shown recently: every `set_postfix` calls this."""
+        if self.disable:  # a disabled bar (TQDM_DISABLE) lacks the attributes used below
             return
         now = time.time()
         if now - getattr(self, "last_print_t", 0) >= self.mininterval:

@@ -1,4 +1,4 @@
-"""A language model's thought, told apart from its answer."""
+"""Separate a language model's reasoning (its "thought") from its answer."""
 
 import re
 
@@ -8,9 +8,10 @@ _OPENING = rf"<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_T
 _OPENINGS = re.compile(_OPENING, re.IGNORECASE)
 _CLOSING = rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<channel\|>"
 _CLOSINGS = re.compile(_CLOSING, re.IGNORECASE)
-# A thought that a text begins with: its opening mark, what is thought, its closing mark.
+# A thought at the beginning of a text: its opening mark, the thought, its closing mark.
 THOUGHT_FIRST = re.compile(rf"(\s*(?:{_OPENING}))(.*?)({_CLOSING})", re.IGNORECASE | re.DOTALL)
-# gpt-oss writes messages to channels, and Muse to addressees; the last one to "final", or to the user, is the answer.
+# gpt-oss writes messages to channels, and Muse to recipients. The last message is the answer if it goes to the channel
+# "final", or to the user.
 _MESSAGE = r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>|(?:\A|<\|start\|>assistant)\s*to=([\w.]+)<\|message\|>"
 _CHANNEL = re.compile(_MESSAGE)
 THOUGHT_MARKS = re.compile(rf"{_OPENING}|{_CLOSING}|<\|(?:channel|start|message|end|return|call|eom)\|>", re.IGNORECASE)
@@ -19,9 +20,10 @@ _OPENED_LAST = re.compile(rf"(?:{_OPENING}|<\|channel\|>\s*\w+<\|message\|>)\s*\
 
 
 def split_reasoning(text: str) -> tuple[str | None, str | None]:
-    """(reasoning, answer) in what a model wrote; None for what is not there.
+    """Split a model's reply into (reasoning, answer); a missing part is None.
 
-    A thought whose beginning the chat template wrote is known by its end. One without an end has no answer behind it.
+    If the chat template wrote the opening mark of the thought, only its closing mark is in the reply. A thought without
+    a closing mark has no answer after it.
     """
     if _has_channels(text):
         return _split_channels(text)
@@ -32,13 +34,13 @@ def split_reasoning(text: str) -> tuple[str | None, str | None]:
 
 
 def thought_opened_by(prompt: str) -> str:
-    """What a rendered chat ends with that opens a thought, so that the reply begins inside of it; often nothing."""
+    """The opening mark of a thought at the end of a rendered chat, so that the reply starts inside it; else empty."""
     opening = _OPENED_LAST.search(prompt)
     return opening[0] if opening else ""
 
 
 def thought_stays_open(text: str) -> bool:
-    """Whether what a model wrote ends inside a thought, or before its first message to the user."""
+    """Whether a reply ends inside a thought, or before its first message to the user."""
     if _has_channels(text):
         return _last_message(text) is None
     return _OPENINGS.search(text, _end_of_thought(text)) is not None
@@ -53,7 +55,7 @@ def _end_of_thought(text: str) -> int:
 
 
 def _last_message(text: str) -> re.Match | None:
-    """The head of the last message, where that is to the user."""
+    """The header of the last message if it goes to the user, else None."""
     final = None
     for message in _CHANNEL.finditer(text):
         final = message if message[1] == "final" or message[2] == "user" else None

@@ -1,12 +1,12 @@
-"""A system turn for a chat template that has none, such as Gemma's."""
+"""System turns for chat templates without a system role, such as Gemma's."""
 
 from collections.abc import Callable
 
 
 def has_system_role(render: Callable[[list[dict]], str]) -> bool:
-    """Whether a chat template, which `render` applies, writes what a system turn says.
+    """Whether a chat template, applied by `render`, writes the content of a system turn.
 
-    Gemma's raises, and others leave it out.
+    Gemma's template raises an error; others leave the content out.
     """
     from jinja2 import TemplateError
 
@@ -18,7 +18,7 @@ def has_system_role(render: Callable[[list[dict]], str]) -> bool:
 
 
 def system_to_user(messages: list[dict]) -> list[dict]:
-    """A leading system turn in front of the user's first words, where Gemma 3's own template puts it."""
+    """Move the content of a leading system turn to the front of the user's first turn, as Gemma 3's template does."""
     if [turn["role"] for turn in messages[:2]] != ["system", "user"]:
         return messages
     system, user, *others = messages

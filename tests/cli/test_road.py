@@ -84,7 +84,7 @@ def test_what_was_made_with_other_options_is_in_the_way(road):
     write(road / "road.yaml", steps)
     changed = run()
     assert changed.returncode == 2
-    assert "captions: was made with other options or from other inputs" in changed.stderr
+    assert "captions: was made with other options or inputs" in changed.stderr
 
 
 @pytest.mark.parametrize(

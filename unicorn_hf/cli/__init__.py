@@ -1,6 +1,7 @@
-"""`unicorn-hf`: one command a step, each a thin layer over the function of the same name.
+"""`unicorn-hf`: one command per step, each a thin layer over the function of the same name.
 
-Exit status: 0 done; 2 the input cannot be used (one sentence says why); 3 done but for some rows (a file names them).
+Exit status: 0 done; 2 the input cannot be used (one sentence says why); 3 done, but some rows failed (a file lists
+them).
 """
 
 import importlib
@@ -13,11 +14,9 @@ from unicorn_hf.errors import fail, one_sentence_errors
 try:
     import typer
 except ModuleNotFoundError as error:
-    fail(
-        f"the package {error.name!r} is not installed; install this package with what it needs: pip install unicorn-hf"
-    )
+    fail(f"the package {error.name!r} is not installed; install it with all it needs: pip install unicorn-hf")
 
-# What click raises where a command line cannot be read; newer typers bring a click of their own.
+# The base class of click's errors for command lines. It comes from typer, because newer typers bundle their own click.
 UsageError = typer.BadParameter.__base__
 
 app = typer.Typer(
@@ -30,7 +29,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit with its status."""
-    sys.stdin = io.StringIO()  # a library that would ask whether to run a model's code gets no answer, and says so
+    sys.stdin = io.StringIO()  # a library that asks whether to run a model's code gets no answer, and raises an error
     if not sys.stderr.isatty():
         quieten_progress()
     with one_sentence_errors():
@@ -40,13 +39,13 @@ def main() -> None:
             command = error.ctx.command_path if error.ctx else "unicorn-hf"
             fail(f"{' '.join(error.format_message().split()).rstrip('.')} (see {command} --help)")
         except typer.Abort:
-            print("unicorn-hf: stopped; the same command goes on where it can", file=sys.stderr)
+            print("unicorn-hf: stopped; run the same command again to resume, if the step can", file=sys.stderr)
             status = 130
     sys.exit(status or 0)
 
 
 def quieten_progress() -> None:
-    """Say to the bars of all libraries, before they are imported, that a state every half a minute is enough."""
+    """Limit the progress bars of all libraries to one line every 30 seconds; call it before they are imported."""
     os.environ.setdefault("TQDM_MININTERVAL", "30")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -65,7 +64,7 @@ def _options(
         print(context.get_help())
 
 
-# Importing a command's file adds it, in the order of the work, which is the order of the help.
+# Importing a command's file adds the command. This order, the order of the work, is also the order of the help.
 for _name in (
     "captions",
     "instructions",

@@ -20,11 +20,11 @@ from unicorn_hf.synthesis.config import CaptionConfig
 def captions(
     seeds: Annotated[
         list[str],
-        Argument("A file (txt, jsonl, csv, parquet), a dataset folder, a Hub id; or several files."),
+        Argument("A file (txt, jsonl, csv, parquet), several files, a dataset folder, or a Hub id."),
     ],
     output: Output,
     config: CaptionConfig,
-    dry_run: Annotated[bool, Flag("Show ten prompts and what all would cost; call nobody.")] = False,
+    dry_run: Annotated[bool, Flag("Show ten prompts and the estimated cost of all; call no model.")] = False,
 ):
     """Stage 1: expand caption seeds into diverse captions."""
     from unicorn_hf.synthesis.captions import preview_captions, write_captions

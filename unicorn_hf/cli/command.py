@@ -1,6 +1,6 @@
-"""A command made of a function: its own parameters, and the fields of the configuration that it takes.
+"""Turn a function into a command: its own parameters, plus the fields of its configuration, become options.
 
-Flags hand texts on, which the configuration reads; `--config` names a YAML with the same options, below the flags.
+Flags pass strings, which the configuration parses. `--config` names a YAML with the same options; flags override it.
 """
 
 import dataclasses
@@ -21,31 +21,31 @@ from unicorn_hf.options import Options, arms_of, check_names, choices_of, defaul
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """Says in the annotation of a command's parameter that it is said by its place."""
+    """Annotation of a command's parameter that is positional."""
 
     help: str
 
 
 class Flag:
-    """Says in the annotation of a command's parameter how it is said; by its name where there are no `flags`."""
+    """Annotation of a command's parameter that has a flag; without `flags`, the flag is the parameter's name."""
 
     def __init__(self, help: str, *flags: str, at_least: float | None = None, at_most: float | None = None):
         self.help, self.flags, self.bounds = help, flags, {"at_least": at_least, "at_most": at_most}
 
 
-# What most commands write.
+# The output folder of most commands.
 Output = Annotated[Path, Flag("The folder to write; must not exist, or be empty.", "--output", "-o")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One option or argument of a command, as the user sees it.
+    """One option or argument of a command.
 
     Attributes:
         name: its key in a YAML.
-        flags: how it is said on the command line; none for an argument, which is said by its place.
+        flags: its flags on the command line; empty for a positional argument.
         hint: its type.
-        default: `inspect.Parameter.empty` where it has to be said.
+        default: `inspect.Parameter.empty` if it is required.
         bounds: of a number (see `read_value`).
     """
 
@@ -64,11 +64,11 @@ class Parameter:
 
 
 class Command:
-    """What one command takes, and how its arguments are read.
+    """A command's parameters, and the reading of their values.
 
     Attributes:
         own: the function's own parameters.
-        config: the configuration that it takes, or None.
+        config: the class of its configuration, or None.
     """
 
     def __init__(self, name: str, function: Callable):
@@ -86,10 +86,10 @@ class Command:
         return [*self.own, *(_config_parameters(self.config) if self.config else [])]
 
     def read(self, given: dict) -> dict:
-        """The function's arguments, of values by the parameters' names.
+        """The function's arguments, from parameter names and their values.
 
         Raises:
-            InputError: one is unknown, missing, or cannot be.
+            InputError: a parameter is unknown or missing, or a value is not allowed.
         """
         check_names(given, [parameter.name for parameter in self.parameters], self.name)
         arguments = {}
@@ -105,7 +105,7 @@ class Command:
         return arguments
 
     def words(self, given: dict) -> list[str]:
-        """The command as words of a command line, of values by the parameters' names."""
+        """The command line as a list of words, from parameter names and their values."""
         words = self.name.split()
         for parameter in self.parameters:
             value = given.get(parameter.name)
@@ -117,7 +117,7 @@ class Command:
                 words.append(parameter.flags[0] if value else f"--no-{parameter.flags[0].removeprefix('--')}")
             elif value is not None:
                 for each in value if isinstance(value, list) else [value]:
-                    # A value that begins with a hyphen would be taken for a flag.
+                    # With "=", because a separate value that begins with a hyphen would be read as a flag.
                     words += [f"{parameter.flags[0]}={each}"] if parameter.flags else [str(each)]
         return words
 
@@ -126,11 +126,11 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(app: typer.Typer, name: str, *, examples: Sequence[str], prefix: str = "") -> Callable:
-    """Make the decorated function the command `name` of `app`.
+    """A decorator that makes a function the command `name` of `app`.
 
     Args:
         examples: command lines for the end of the help.
-        prefix: the name of `app` where it is a group of commands, such as "transfer".
+        prefix: the name of `app` if it is a group of commands, such as "transfer".
     """
 
     def decorate(function: Callable) -> Callable:
@@ -151,7 +151,7 @@ def command(app: typer.Typer, name: str, *, examples: Sequence[str], prefix: str
             for parameter in made.parameters
         ]
         if made.config:
-            help = "A YAML with these options; a flag goes before it."
+            help = "A YAML with these options; flags override it."
             parameters.append(
                 inspect.Parameter(
                     "config",
@@ -174,7 +174,7 @@ def read_yaml(path) -> dict:
     """The options in a YAML file, by their names with underscores.
 
     Raises:
-        InputError: it cannot be read, or is no mapping of options.
+        InputError: the file cannot be read, or is not a mapping of options.
     """
     import yaml
 
@@ -189,7 +189,7 @@ def read_yaml(path) -> dict:
 
 
 def option_words(options: dict) -> list[str]:
-    """Options of a recipe as words of a command line."""
+    """The options of a recipe as a list of words of a command line."""
     words = []
     for name, value in options.items():
         flag = "--accelerate-config" if name == "accelerate_config" else f"--{name}"
@@ -206,7 +206,7 @@ def shown_line(words: Sequence[str]) -> str:
 
 
 def print_next(line: str | None) -> None:
-    """What comes after a step, beside its output: a pipe gets the output alone."""
+    """Print the next command to standard error, so that a pipe gets only the output."""
     if line is not None:
         print(f"Next: {line}", file=sys.stderr)
 

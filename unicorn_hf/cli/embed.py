@@ -25,9 +25,9 @@ def embed(
     output: Annotated[Path, Flag("The folder to write; an unfinished one is resumed.", "--output", "-o")],
     config: EmbedConfig,
 ):
-    """Embed captions or images: the same dataset with one column of vectors more.
+    """Embed captions or images: adds a column of vectors to the dataset.
 
-    Prints a JSON summary. The exit status is 3 where rows could not be embedded; failed.jsonl in the output names them.
+    Prints a JSON summary. The exit status is 3 if rows could not be embedded; failed.jsonl in the output lists them.
     """
     from unicorn_hf.embedding.job import EmbeddingJob
 
@@ -42,7 +42,9 @@ def embed(
     print(json.dumps(printed, indent=2, ensure_ascii=False))
     for each, summary in zip(jobs, summaries, strict=True):
         if summary["overflowing"] and config.overflow == "truncate":
-            print(f"{summary['overflowing']:,} texts were longer than the encoder's context and cut", file=sys.stderr)
+            print(
+                f"{summary['overflowing']:,} texts were longer than the encoder's context: truncated", file=sys.stderr
+            )
         if summary["failed"]:
             print(f"{summary['failed']:,} rows have no vector; {each.output}/failed.jsonl says why", file=sys.stderr)
     if any(summary["failed"] for summary in summaries):

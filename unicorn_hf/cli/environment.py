@@ -1,11 +1,11 @@
-"""`unicorn-hf env`: what a fault may depend on."""
+"""`unicorn-hf env`: the versions and the machine, for a bug report."""
 
 import os
 import platform
 
 from unicorn_hf.cli import app
 
-# Those that the steps stand on, in the order of the work.
+# The packages that the steps depend on.
 PACKAGES = (
     "unicorn-hf",
     "torch",
@@ -29,7 +29,7 @@ PACKAGES = (
 
 @app.command("env", epilog="Examples:\n\nunicorn-hf env\n\nunicorn-hf env > environment.txt")
 def environment():
-    """Print the versions and the machine, for a report of a fault."""
+    """Print the versions and the machine, for a bug report."""
     from importlib import metadata
 
     print(f"{'python':24} {platform.python_version()}")

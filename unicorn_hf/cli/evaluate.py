@@ -24,7 +24,7 @@ def evaluate(
         Path | None, Flag("A folder to write: JSON, every answer, an HTML report.", "--output", "-o")
     ] = None,
 ):
-    """Ask a model questions about images; score its answers beside those it gives without seeing them."""
+    """Ask a model questions about images and score its answers, beside those it gives without the images."""
     from unicorn_hf.evaluation.evaluation import evaluate
 
     print(evaluate(model, data, output, config=config))

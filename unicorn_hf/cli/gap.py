@@ -23,11 +23,14 @@ def gap(
     output: Annotated[Path, Flag("The HTML report to write.", "--output", "-o")],
     config: GapConfig,
     transfer: Annotated[
-        list[str] | None, Flag("A folder of `transfer fit`, to measure after it; may be repeated.")
+        list[str] | None, Flag("A folder of `transfer fit`: also measure the gap after this transfer; may be repeated.")
     ] = None,
-    json: Annotated[Path | None, Flag("Write the numbers here too.")] = None,
+    json: Annotated[Path | None, Flag("Also write the numbers to this JSON file.")] = None,
 ):
-    """Measure the modality gap, before and after transfers, and what is wrong with the sets: an HTML report."""
+    """Measure the modality gap before and after transfers, and check the vectors: writes an HTML report.
+
+    The modality gap is the distance between text vectors and image vectors of the same encoder.
+    """
     from unicorn_hf.data.staging import check_new_file
     from unicorn_hf.errors import require
     from unicorn_hf.transfer.gap import measure_gap

@@ -19,9 +19,9 @@ def generate(
     model: Annotated[str, Argument("Folder or Hub id of a trained model.")],
     question: Annotated[str, Argument("In the user's words; the model's chat template is applied.")],
     config: GenerateConfig,
-    image: Annotated[list[str] | None, Flag("An image's file or URL; may be repeated.")] = None,
+    image: Annotated[list[str] | None, Flag("The file or URL of an image; may be repeated.")] = None,
 ):
-    """Ask a model about images, or about none; the answer is printed as it is written."""
+    """Ask a model a question, with or without images; the answer is printed while the model writes it."""
     from unicorn_hf.evaluation.answering import ask
 
     printed = ""
@@ -30,7 +30,7 @@ def generate(
         nonlocal printed
         if written.startswith(printed):
             print(written[len(printed) :], end="", flush=True)
-        else:  # what looked like the answer was a thought, whose end shows it
+        else:  # the text so far was the model's reasoning; only its end mark shows that
             print(f"\n\n{written}", end="", flush=True)
         printed = written
 

@@ -20,7 +20,7 @@ def import_released(
     output: Output,
     config: ImportConfig,
 ):
-    """Bring the papers' released JSON and vectors into our schema."""
+    """Convert the papers' released JSON and vectors to this package's schema."""
     from unicorn_hf.dataset_scripts.publishing import import_released
 
     folder = import_released(source, output, config=config)

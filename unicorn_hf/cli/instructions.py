@@ -20,7 +20,7 @@ def instructions(
     captions: Annotated[str, Argument("A dataset with the columns id and caption.")],
     output: Output,
     config: InstructionConfig,
-    dry_run: Annotated[bool, Flag("Show ten prompts and what all would cost; call nobody.")] = False,
+    dry_run: Annotated[bool, Flag("Show ten prompts and the estimated cost of all; call no model.")] = False,
 ):
     """Stage 2: turn captions into multi-turn conversations."""
     from unicorn_hf.synthesis.instructions import preview_instructions, write_instructions

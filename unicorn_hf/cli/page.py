@@ -16,10 +16,11 @@ def serve(
     model: Annotated[str, Argument("Folder or Hub id of a trained model.")],
     config: AppConfig,
     captions: Annotated[
-        str | None, Flag("A dataset with caption and image_embeds or text_embeds, to look images up in.")
+        str | None,
+        Flag("A dataset with caption and image_embeds or text_embeds: show the captions nearest to an image."),
     ] = None,
 ):
-    """Serve a page to ask a model about images, with the nearest captions and the modality gap."""
+    """Serve a web page to ask a model about images; it also shows the nearest captions and the modality gap."""
     from unicorn_hf.evaluation.app import serve_page
 
     serve_page(model, captions=captions, config=config)

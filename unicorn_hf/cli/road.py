@@ -1,11 +1,11 @@
-"""A project as one file: steps in their order, each a command with its options, run one after the other.
+"""A project in one file (a "road"): a list of steps, each a command with its options, run one after the other.
 
     steps:
       - captions: {seeds: seeds.txt, output: captions, writer: grammar}
       - embed: {data: captions, output: embedded, encoder: sandbox}
 
-What a step was run with, and what its inputs looked like, is written down in the folder where the road is run, so that
-a second run passes over what is done and goes on where the first one stopped.
+The options of each finished step, and the state of its inputs, are recorded in the current folder. So a second run
+skips finished steps and continues where the first one stopped.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ from unicorn_hf.errors import InputError
 DONE, TO_DO = "done", "to do"
 _SOME_ROWS_FAILED = 3
 _TRAIN = ("train pretrain", "train finetune")
-_NO_STEPS = ("demo", "app", "serve")  # commands that write nothing a step could read
+_NO_STEPS = ("demo", "app", "serve")  # commands whose output no other step reads
 
 
 @dataclasses.dataclass
 class Step:
-    """One command with its options, by the names that they have in a YAML."""
+    """One command with its options, by their names in a YAML."""
 
     command: str
     options: dict
 
     def check(self) -> None:
-        """Raise `InputError` where the command or an option cannot be; the options of training are the recipe's own."""
+        """Raise `InputError` if the command or an option is not allowed; recipes check the options of training."""
         known = [*(name for name in COMMANDS if name not in _NO_STEPS), *_TRAIN]
         if self.command not in known:
             raise InputError(f"there is no step {self.command[:100]!r}; expected one of {', '.join(known)}")
@@ -45,19 +45,19 @@ class Step:
 
     @property
     def words(self) -> list[str]:
-        """The command as words of a command line."""
+        """The command line as a list of words."""
         if self.command in _TRAIN:
             return [*self.command.split(), *option_words(self.options)]
         return COMMANDS[self.command].words(self.options)
 
     @property
     def outputs(self) -> list[Path]:
-        """What it writes."""
+        """The paths that it writes."""
         names = ("output_dir",) if self.command in _TRAIN else ("output", "moved", "json")
         return [Path(self.options[name]) for name in names if self.options.get(name) is not None]
 
     def fingerprint(self) -> str:
-        """A hash of the options, and of the names, sizes and times of change of the files that they name."""
+        """A hash of the options, and of the names, sizes and modification times of the files that they name."""
         digest = hashlib.sha256(json.dumps([self.command, self.options], sort_keys=True, default=str).encode())
         outputs = {path.absolute() for path in self.outputs}
         for value in self.options.values():
@@ -69,7 +69,7 @@ class Step:
 
 
 class Road:
-    """The steps of a project, and which of them are done."""
+    """The steps of a project and the record of finished ones."""
 
     def __init__(self, name: str, steps: list[Step]):
         self.steps = steps
@@ -77,10 +77,10 @@ class Road:
 
     @classmethod
     def read(cls, path: Path) -> "Road":
-        """The steps of a YAML file, checked; paths in it start from the folder where the road is run.
+        """Read and check the steps of a YAML file; its paths are relative to the current folder.
 
         Raises:
-            InputError: the file cannot be read, or a step or an option in it cannot be.
+            InputError: the file cannot be read, or a step or an option in it is not allowed.
         """
         road = read_yaml(path)
         if set(road) != {"steps"} or not isinstance(road["steps"], list) or not road["steps"]:
@@ -100,20 +100,20 @@ class Road:
         return cls(Path(path).stem, steps)
 
     def plan(self) -> str:
-        """The steps as commands, and which of them are done."""
+        """The steps as command lines, each with its state."""
         record, lines, remade = self.record(), [], False
         for number, step in enumerate(self.steps, 1):
-            # What follows a step that runs again may have other inputs by then.
+            # If a step runs again, later steps may get other inputs.
             state = DONE if not remade and self.is_done(step, record) else TO_DO
             remade = remade or state == TO_DO
             lines.append(f"{number:3} {state:6} {shown_line(step.words)}")
         return "\n".join(lines)
 
     def run(self) -> int:
-        """Run the steps that are not done; returns the exit status.
+        """Run the steps that are not done, and return the exit status.
 
-        A step that fails ends the road with its status. One that is done but for some rows (status 3) does not: the
-        road goes on, and ends with that status.
+        A failing step ends the run with its status. A step in which only some rows fail (status 3) does not: the run
+        continues, and returns that status at the end.
         """
         status = 0
         for number, step in enumerate(self.steps, 1):
@@ -124,17 +124,17 @@ class Road:
             ended = subprocess.run([sys.executable, "-m", "unicorn_hf", *step.words]).returncode
             if ended not in (0, _SOME_ROWS_FAILED):
                 print(f"unicorn-hf: step {number} ({step.command}) ended with status {ended}", file=sys.stderr)
-                return ended if ended > 0 else 128 - ended  # by a signal
+                return ended if ended > 0 else 128 - ended  # negative: ended by a signal
             status = status or ended
             self.write_record(step, fingerprint)
             print(f"--- step {number} took {time.monotonic() - started:.0f} s", flush=True)
         return status
 
     def is_done(self, step: Step, record: dict) -> bool:
-        """Whether a step was run with these options on these inputs, and what it wrote is there.
+        """Whether a step was run with these options on these inputs, and its outputs exist.
 
         Raises:
-            InputError: it was run with others, and what it wrote is in the way.
+            InputError: the outputs exist, but were made with other options or inputs.
         """
         outputs = step.outputs
         key = _key(step)
@@ -142,8 +142,8 @@ class Road:
             return False
         if key in record and record[key] != step.fingerprint():
             raise InputError(
-                f"{outputs[0]}: was made with other options or from other inputs than `{step.command}` has now; remove "
-                "it, or name another output"
+                f"{outputs[0]}: was made with other options or inputs than `{step.command}` has now; remove it, or "
+                "name another output"
             )
         return key in record
 
@@ -170,7 +170,7 @@ def _key(step: Step) -> str:
 
 
 def _files_of(path: Path) -> list[str]:
-    """A line for a file, or for each file in a folder, that changes with it; none for what is no path."""
+    """Name, size and modification time of a file, or of each file in a folder; empty if it is not a path."""
     try:
         if path.is_file():
             files = [path]

@@ -13,7 +13,7 @@ def run(
     file: Annotated[Path, typer.Argument(help="A YAML of steps, each a command and its options (docs/commands.md).")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and run nothing.")] = False,
 ):
-    """Run all steps of a project from one file; what is done already is passed over."""
+    """Run all steps of a project from one file; finished steps are skipped."""
     from unicorn_hf.cli.road import Road
     from unicorn_hf.cli.train import find_recipe
 

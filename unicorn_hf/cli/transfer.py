@@ -29,11 +29,11 @@ VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, 
 def transfer_fit(
     output: Output,
     config: FitConfig,
-    moments: Annotated[list[Path] | None, Argument("Files of `transfer moments`, in place of vectors.")] = None,
+    moments: Annotated[list[Path] | None, Argument("Files of `transfer moments`, instead of vectors.")] = None,
     text: Annotated[str | None, Flag(f"Text vectors: {VECTORS}")] = None,
     image: Annotated[str | None, Flag("Image vectors, unpaired: as for --text.")] = None,
 ):
-    """Learn a transfer from two unpaired sets, or from moments measured apart."""
+    """Learn a transfer from two unpaired sets of vectors, or from their moments, measured separately."""
     from unicorn_hf.data.staging import new_folder
     from unicorn_hf.transfer import ModalityTransfer
     from unicorn_hf.transfer.moments import merge_files
@@ -71,10 +71,10 @@ def transfer_fit(
 def transfer_apply(
     data: Annotated[str, Argument(f"Text vectors: {VECTORS}")],
     transfer: Annotated[str, Flag("A folder of `transfer fit`, or a Hub id.")],
-    output: Annotated[Path, Flag("A dataset folder to write, or a .npy file.", "--output", "-o")],
+    output: Annotated[Path, Flag("The dataset folder or .npy file to write.", "--output", "-o")],
     config: ApplyConfig,
 ):
-    """Move text vectors into image space: the dataset with one column more, or a .npy file of the vectors."""
+    """Move text vectors into image space: writes the dataset with one more column, or a .npy file of the vectors."""
     from unicorn_hf.transfer import ModalityTransfer
 
     ModalityTransfer.from_pretrained(transfer).apply(data, output, **vars(config))
@@ -96,7 +96,7 @@ def transfer_moments(
     output: Annotated[Path, Flag("The .safetensors file to write.", "--output", "-o")],
     config: MomentsConfig,
 ):
-    """Measure one shard, so that shards on different machines can be fitted together (`transfer fit FILE...`)."""
+    """Measure the moments of one shard; `transfer fit FILE...` combines shards from different machines."""
     from unicorn_hf.data.staging import check_new_file
     from unicorn_hf.transfer import Moments
 
