@@ -124,7 +124,7 @@ class served:
         self.log.close()
 
 
-# Thirty steps teach little, so nothing of them is wasted: short questions, rates at which 270M parameters and a projector
+# Thirty steps teach little, so none is wasted: short questions, rates at which 270M parameters and a projector
 # learn fast. The frozen weights are in bfloat16, which is three times as fast on a processor that has it.
 SHARED = ["--max_steps", "30", "--lr_scheduler_type", "cosine", "--warmup_steps", "3", "--dtype", "bfloat16"]
 SHARED += ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--logging_steps", "10"]

@@ -212,6 +212,13 @@ def test_a_caption_is_learnt_with_its_end_token_and_the_image_is_not(processor):
 # What is too long
 
 
+def test_texts_of_a_dataset_without_captions_are_its_captions(processor):
+    rows = {"caption": ["a red square"], "image_embeds": [[1.0, 2.0]]}
+    (expected,) = tokenize_captions(Dataset.from_dict(rows), processor)
+    (row,) = tokenize_captions(Dataset.from_dict(rows).rename_column("caption", "text"), processor)
+    assert row["labels"] == expected["labels"]
+
+
 def test_a_long_caption_is_cut_without_an_end_token_or_dropped_and_counted(processor, caplog):
     data = Dataset.from_dict({"caption": ["red circle " * 40, "red"], "image_embeds": [[0.0, 1.0]] * 2})
     cut, whole = tokenize_captions(data, processor, max_length=10)

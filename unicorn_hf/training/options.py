@@ -44,7 +44,7 @@ UNREAD = {
     **dict.fromkeys(("packing", "packing_strategy", "padding_free"), _PACKING),
     **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), _LOSS),
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
-    "dataset_text_field": "stage 1 reads the column 'caption' and stage 2 'messages'; rename yours",
+    "dataset_text_field": "stage 1 reads the column 'caption' or 'text', and stage 2 'messages'; rename yours",
     "dataset_kwargs": "the stage tokenizes the data itself; its options are --overlong and --max_length",
     "truncation_mode": "a sample is cut at its end; say --overlong cut or drop",
     "shuffle_dataset": "samples are drawn at random anyway; the order depends on --seed or --data_seed",

@@ -40,8 +40,8 @@ def tokenize_captions(
     """Stage 1 (ReVision's pretraining): the image, then its caption, which alone is learnt.
 
     Args:
-        dataset: a `datasets.Dataset` or `IterableDataset` with `caption` and one image a row: `image_embeds` (a
-            vector) or `image` (a picture, for a model with an image tower).
+        dataset: a `datasets.Dataset` or `IterableDataset` with `caption` (or `text`) and one image a row:
+            `image_embeds` (a vector) or `image` (a picture, for a model with an image tower).
         processor: the model's `UnicornProcessor`.
         max_length: in tokens, the image's included.
         overlong: `cut` a longer caption (it is then learnt without an end token), or `drop` it. Both are counted in
@@ -58,6 +58,8 @@ def tokenize_captions(
         InputError: a column is missing, a row has no image, or no caption fits.
     """
     column = {"caption": "caption", "answer": "messages"}[learn]
+    if learn == "caption" and "caption" not in dataset.column_names and "text" in dataset.column_names:
+        column = "text"  # as ReVision's data file has it
     check_columns(dataset, column, source=source)
     if image_column(dataset) is None:
         check_columns(dataset, "image_embeds", source=source)
