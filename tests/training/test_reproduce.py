@@ -11,6 +11,7 @@ from datasets import Dataset, Image
 from documentation import snippets
 from recipe_runs import run_recipe
 from small_datasets import released_records
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unicorn_hf import cli
 from unicorn_hf.cli.train import find_recipe
@@ -65,8 +66,21 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def language_model(tiny, tmp_path_factory):
+    """The tiny language model with Llama's end token."""
+    folder = tmp_path_factory.mktemp("language_model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny.language_model)
+    tokenizer.add_tokens("<|end_of_text|>", special_tokens=True)
+    model = AutoModelForCausalLM.from_pretrained(tiny.language_model)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for each in (tokenizer, model):
+        each.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.slow
-def test_the_page_leads_from_seeds_to_a_score(folder, server, demo_output, monkeypatch):
+def test_the_page_leads_from_seeds_to_a_score(folder, server, language_model, monkeypatch):
     stand_ins = {
         "http://localhost:8000/v1": server,
         "Yu2020/Unicorn": "released",
@@ -74,7 +88,6 @@ def test_the_page_leads_from_seeds_to_a_score(folder, server, demo_output, monke
         "Qwen/Qwen2.5-72B-Instruct": "a-model",
         "Qwen/Qwen2.5-7B-Instruct": "a-model",
     }
-    language_model = str(next(demo_output.glob("7-language-model*/language-model")))
     made = set()
     for snippet in SNIPPETS:
         if snippet.language == "python":
@@ -99,7 +112,7 @@ def test_the_page_leads_from_seeds_to_a_score(folder, server, demo_output, monke
             assert (folder / output).exists() or "--dry-run" in words, (snippet, words)
     assert len(made) > 25
     report = json.loads(next((folder / "pope").glob("*.json")).read_text())
-    assert report["num_questions"] == 2
+    assert (report["questions"], report["transfer"]) == (2, "realign")
 
 
 def train(stage: str, words: list[str], folder: Path, language_model: str) -> None:
