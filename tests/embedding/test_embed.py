@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -239,6 +240,21 @@ def test_sigkill_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_pa
     assert work.exists() and not out.exists(), "it was killed too late to show anything"
     embed(source, out, **options)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["dataset/data/train-00001*.arrow", "shards/00001.json"])
+@pytest.mark.parametrize("damage", [lambda old: b"", lambda old: old[: len(old) // 2], lambda old: old[:-9] + bytes(9)])
+def test_a_shard_that_was_damaged_in_between_is_made_again(source, tmp_path, encoder, monkeypatch, name, damage):
+    options = {"encoder": encoder, "shard_rows": 40, "num_workers": 0}
+    embed(source, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(job.EmbeddingJob, "finish", lambda self: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            embed(source, tmp_path / "out", **options)
+    (path,) = (tmp_path / ".out.embedding").glob(name)
+    path.write_bytes(damage(path.read_bytes()))
+    embed(source, tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_source_that_changed_in_between_is_refused(source, tmp_path, encoder, monkeypatch):

@@ -27,7 +27,8 @@ from material import make_material  # noqa: E402
 from power_cuts import STEPS, cut_power  # noqa: E402
 
 FULL, SAMPLE = "full", "sample"
-MOST_POINTS = {FULL: 20, SAMPLE: 2}  # of a step's calls at which it is ended
+MOST_POINTS = {FULL: 18, SAMPLE: 2}  # of a step's calls at which it is ended
+SHARE_OF_CUTS = 0.75  # of the time; what they leave is for broken input
 ROUNDS_OF_SAMPLE = 1
 SECONDS = {FULL: 30, SAMPLE: 600}  # of an attempt: a sample says nothing about the speed of a machine that is busy
 
@@ -44,8 +45,10 @@ def main() -> int:
         material = make_material(Path(folder) / "material")
         cuts = Counter()
         wrong: list[str] = []
-        for name, step in STEPS.items():
-            cuts[name], faults = cut_power(step, material, Path(folder) / "cuts" / name, most=MOST_POINTS[size])
+        for number, (name, step) in enumerate(STEPS.items(), 1):
+            until = started + options.minutes * 60 * SHARE_OF_CUTS * number / len(STEPS)
+            limits = {"most": MOST_POINTS[size]} | ({} if size == SAMPLE else {"until": until})
+            cuts[name], faults = cut_power(step, material, Path(folder) / "cuts" / name, **limits)
             wrong += [f"power cut in {name}: {fault}" for fault in faults]
         tried, bad = Counter(), Counter()
         for kind, number in attempts_to_make(size, started + options.minutes * 60):

@@ -20,6 +20,9 @@ def open_image(image) -> Image.Image:
     if image == b"" or (isinstance(image, str | Path) and Path(image).stat().st_size == 0):
         raise ValueError("the file is empty")
     if isinstance(image, Image.Image):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or np.inf)  # as where Pillow opens a file
+        if image.width * image.height > most:
+            raise ValueError(f"it has {image.width} x {image.height} pixels; expected {most:,} at most")
         image.load()
         return as_rgb(image)
     # Opened by name, Pillow would map the file, and turn some TIFF files the wrong way.

@@ -72,11 +72,13 @@ def write_shards(
     return shards
 
 
-def write_arrow(table: pa.Table, path: Path) -> None:
-    """Write one Arrow shard."""
-    with _HashedFile(path, xxh3_64()) as file, pa.ipc.new_stream(file, table.schema) as writer:
+def write_arrow(table: pa.Table, path: Path) -> str:
+    """Write one Arrow shard; returns its `fingerprint`."""
+    digest = xxh3_64()
+    with _HashedFile(path, digest) as file, pa.ipc.new_stream(file, table.schema) as writer:
         for batch in _batches([table]):
             writer.write_table(batch)
+    return digest.hexdigest()
 
 
 def fingerprint(files: Iterable[Path]) -> str:

@@ -1,14 +1,16 @@
 """One run of the embed step, which can be killed and resumed.
 
 During a run, `.<output>.embedding/` beside the output holds `settings.json` (the options and the source), `dataset/`
-(the shards written so far) and `shards/` (the counts and failures of each shard). A shard is written to a temporary
-name and renamed, so a resumed run skips every shard that exists. When all shards exist, `dataset/` becomes the output.
+(the shards written so far) and `shards/` (the counts, failures and fingerprint of each shard). A shard is written to a
+temporary name and renamed, so a resumed run skips every shard that exists and is what was written. When all shards
+exist, `dataset/` becomes the output.
 """
 
 import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -28,7 +30,15 @@ from unicorn_hf.data.dataset_folder import feature_text, write_card
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.data.shards import as_lists, fingerprint, write_arrow
 from unicorn_hf.data.sources import check_columns
-from unicorn_hf.data.staging import check_new_folder, finish_folder, lock, read_json, rename_durably, write_json
+from unicorn_hf.data.staging import (
+    check_new_folder,
+    finish_folder,
+    lock,
+    read_json,
+    rename_durably,
+    write_json,
+    write_text,
+)
 from unicorn_hf.embedding.config import EmbedConfig
 from unicorn_hf.embedding.embedded_shards import EmbeddedShard, default_num_workers, embed_shards
 from unicorn_hf.embedding.encoder import Encoder
@@ -38,7 +48,10 @@ from unicorn_hf.embedding.text_image_file import SIDES, is_text_image_file
 from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.executors import check_executor, run_ranks
 
+logger = logging.getLogger(__name__)
+
 TEXT_COLUMNS = ("caption", "text", "txt")
+COUNTS = ("rows", "failed", "tokens", "padded_tokens", "overflowing")  # what is counted of a shard
 # The last is of sounds; those between it and the first are names of WebDataset.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "audio")
 
@@ -234,11 +247,32 @@ class EmbeddingJob(EmbedConfig):
             for folder in ("dataset/data", "shards"):
                 (self.work / folder).mkdir(parents=True, exist_ok=True)
             # Earlier versions wrote Parquet shards.
-            for shard in (self.work / "dataset" / "data").glob("train-*.parquet"):
-                write_arrow(pq.read_table(shard), partial := shard.with_suffix(".partial"))
-                partial.rename(shard.with_suffix(".arrow"))
-                shard.unlink()
+            for path in (self.work / "dataset" / "data").glob("train-*.parquet"):
+                content = write_arrow(pq.read_table(path), partial := path.with_suffix(".partial"))
+                write_text(content, self.fingerprint_file(int(path.name.split("-")[1])))
+                partial.rename(path.with_suffix(".arrow"))
+                path.unlink()
+            self.forget_damaged_shards()
         return self.count(self.done_shards())
+
+    def forget_damaged_shards(self) -> None:
+        """Remove the shards of an earlier run that are no longer what was written, so that they are made again."""
+        for shard in sorted(self.done_shards()):
+            try:
+                record = read_json(self.counts_file(shard))
+                counts, failures = record["counts"], record["failures"]
+                is_whole = (
+                    all(type(counts[name]) is int for name in COUNTS)
+                    and all(isinstance(failure, dict) for failure in failures)
+                    and self.fingerprint_file(shard).read_text() == fingerprint([self.shard_file(shard)])
+                )
+            except (InputError, OSError, KeyError, TypeError, ValueError):
+                is_whole = False
+            if not is_whole:
+                logger.warning("%s: is damaged and is made again", self.shard_file(shard))
+                self.shard_file(shard).unlink()
+                for logs in self.work.glob("logs-of-*-tasks"):  # whose markers say that its rank is done
+                    shutil.rmtree(logs)
 
     def check_settings(self) -> None:
         before = read_json(self.work / "settings.json")
@@ -357,17 +391,20 @@ class EmbeddingJob(EmbedConfig):
     def counts_file(self, shard: int) -> Path:
         return self.work / "shards" / f"{shard:05d}.json"
 
+    def fingerprint_file(self, shard: int) -> Path:
+        return self.counts_file(shard).with_suffix(".xxh3")
+
     def done_shards(self) -> set[int]:
         return {shard for shard in range(self.num_shards) if self.shard_file(shard).is_file()}
 
     def write_shard(self, shard: EmbeddedShard) -> None:
-        """Write the counts of a shard, then the shard: if the shard's file exists, its counts exist too."""
+        """Write a shard behind its counts and its fingerprint: if the shard's file exists, these exist too."""
         with writing(self.output):
             table, failures = self.complete(shard)
             write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
-            write_arrow(embed_table_storage(table), partial)
+            write_text(write_arrow(embed_table_storage(table), partial), self.fingerprint_file(shard.index))
             rename_durably(partial, path)
 
     def finish(self) -> dict:
@@ -422,7 +459,7 @@ class EmbeddingJob(EmbedConfig):
 
     def count(self, shards) -> dict[str, int]:
         """The sum of the counts of some finished shards."""
-        total = dict.fromkeys(("rows", "failed", "tokens", "padded_tokens", "overflowing"), 0)
+        total = dict.fromkeys(COUNTS, 0)
         for shard in shards:
             for key, value in read_json(self.counts_file(shard))["counts"].items():
                 total[key] += value

@@ -16,9 +16,11 @@ from lmms_eval.utils import Collator
 from tqdm import tqdm
 
 from unicorn_hf.data.markup import Marks, marks_of, without_marks
+from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.pictures import (
     encode_pictures,
     load_model,
+    open_picture,
     picture_encoder,
     prompt_inputs,
     render_prompt,
@@ -120,16 +122,27 @@ class Unicorn(lmms):
         return marks_of(self.processor.tokenizer)
 
     def _chats(self, contexts, to_visual, documents) -> tuple[list[list[dict]], np.ndarray]:
-        """A chat of one question for each document, and the vectors of all their pictures."""
-        pictures = [
-            function(self._document(*document)) or [] for function, *document in zip(to_visual, *documents, strict=True)
-        ]
-        chats = [
-            [user_message(context, len(group), self.marks)] for context, group in zip(contexts, pictures, strict=True)
-        ]
+        """A chat of one question for each document, and the vectors of all their pictures.
+
+        Raises:
+            InputError: a document's picture cannot be read.
+        """
+        pictures = list(itertools.starmap(self._pictures, zip(to_visual, *documents, strict=True)))
+        shown = zip(contexts, map(len, pictures), strict=True)
+        chats = [[user_message(context, num_pictures, self.marks)] for context, num_pictures in shown]
         pictures = list(itertools.chain(*pictures))
         options = {"encoder": self.encoder, "transfer": self.transfer}
         return chats, encode_pictures(self.model, self.processor, pictures, **options)
+
+    def _pictures(self, to_visual, doc_id: int, task: str, split: str) -> list:
+        try:
+            return [open_picture(picture) for picture in to_visual(self._document(doc_id, task, split)) or []]
+        except Exception as error:  # what decodes pictures, in `datasets` or the task, raises dozens of types
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"Task {task}, split {split}, document {doc_id}: its pictures cannot be read ({reason}); mend or"
+                " remove the document"
+            ) from error
 
     def _document(self, doc_id: int, task: str, split: str) -> dict:
         return self.task_dict[task][split][doc_id]
