@@ -14,7 +14,7 @@ from unicorn_hf.dataset_scripts.released_json import Rejected, read_rows
 
 from unicorn_hf import UnicornProcessor
 from unicorn_hf.data.markup import marks_of, without_marks
-from unicorn_hf.evaluation.pictures import prompt_inputs, render_prompt, user_message
+from unicorn_hf.evaluation.images import prompt_inputs, render_prompt, user_message
 from unicorn_hf.sandbox.language_model import train_tokenizer
 from unicorn_hf.training import tokenize_captions, tokenize_conversations
 

@@ -1,4 +1,4 @@
-"""A Unicorn model of random weights that reads the sandbox encoder's vectors, and questions over four pictures."""
+"""A Unicorn model of random weights that reads the sandbox encoder's vectors, and questions over four images."""
 
 import os
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-WORDS = "what color is the picture provide a one sentence caption for provided image . , : ? ( ) A B C D yes no 0 1 2 3"
+WORDS = "what color is the image provide a one sentence caption for provided image . , : ? ( ) A B C D yes no 0 1 2 3"
 
 
 @pytest.fixture(scope="session")
@@ -66,16 +66,16 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     return [Image.new("RGB", (64, 64), colour) for colour in COLOURS.values()]
 
 
 @pytest.fixture
-def with_pictures(pictures):
-    """columns -> a dataset of eight rows: two about each of four pictures, with an `image` column."""
+def with_images(images):
+    """columns -> a dataset of eight rows: two about each of four images, with an `image` column."""
 
     def make(**columns):
-        twice = [picture for picture in pictures for _ in range(2)]
+        twice = [image for image in images for _ in range(2)]
         dataset = datasets.Dataset.from_dict({"image": twice, **columns})
         return dataset.cast_column("image", datasets.Image())
 

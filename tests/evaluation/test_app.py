@@ -20,13 +20,13 @@ from PIL import Image
 from unicorn_hf import embed, load_encoder
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.evaluation.pictures import answer, encode_pictures
+from unicorn_hf.evaluation.images import answer, encode_images
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed: pip install 'unicorn-hf[app]'"
 )
 
-QUESTION = "what color is the picture ?"
+QUESTION = "what color is the image ?"
 CAPTIONS = [
     f"a {color} {shape}" for color in ("red", "green", "blue") for shape in ("circle", "square", "cross", "star")
 ]
@@ -78,49 +78,47 @@ def server(model_folder, captions):
 
 
 @pytest.fixture
-def picture(pictures, tmp_path):
-    pictures[0].save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+def image(images, tmp_path):
+    images[0].save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 @pytest.fixture
-def said(model_and_processor, pictures):
-    return answer(
-        *model_and_processor, QUESTION, encode_pictures(*model_and_processor, pictures[:1]), max_new_tokens=12
-    )
+def said(model_and_processor, images):
+    return answer(*model_and_processor, QUESTION, encode_images(*model_and_processor, images[:1]), max_new_tokens=12)
 
 
 @pytest.fixture
-def nearest(pictures, captions):
+def nearest(images, captions):
     vectors = np.array(read_dataset(captions)["text_embeds"][:])
-    return [CAPTIONS[row] for row in np.argsort(-vectors @ load_encoder("sandbox").encode_images(pictures[:1])[0])[:10]]
+    return [CAPTIONS[row] for row in np.argsort(-vectors @ load_encoder("sandbox").encode_images(images[:1])[0])[:10]]
 
 
-def test_the_page_streams_the_answer_and_finds_the_nearest_captions(address, picture, said, nearest):
+def test_the_page_streams_the_answer_and_finds_the_nearest_captions(address, image, said, nearest):
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False)
-    job = client.submit(handle_file(picture), QUESTION, api_name="/ask")
+    job = client.submit(handle_file(image), QUESTION, api_name="/ask")
     assert job.result(timeout=120) == said
     pieces = job.outputs()
     assert len(pieces) > 2 and all(said.startswith(piece) for piece in pieces)
-    table, plot = client.predict(handle_file(picture), api_name="/locate")
+    table, plot = client.predict(handle_file(image), api_name="/locate")
     assert [caption for _, caption in table["data"]] == nearest
     assert plot["plot"].startswith("data:image/")
 
 
 def test_eight_users_at_once_get_their_own_answers_and_the_memory_stays(
-    address, server, model_and_processor, pictures, tmp_path
+    address, server, model_and_processor, images, tmp_path
 ):
-    """Each with another picture or question, several times over, while the others' answers are streaming."""
+    """Each with another image or question, several times over, while the others' answers are streaming."""
     from gradio_client import Client, handle_file
 
     users = []
     for user in range(8):
         path = tmp_path / f"{user}.png"
-        pictures[user % 4].save(path)
+        images[user % 4].save(path)
         question = [QUESTION, "what is the color of it ?"][user // 4]
-        vectors = encode_pictures(*model_and_processor, [pictures[user % 4]])
+        vectors = encode_images(*model_and_processor, [images[user % 4]])
         users.append((path, question, answer(*model_and_processor, question, vectors, max_new_tokens=12)))
     assert len({said for *_, said in users}) > 4
 
@@ -140,20 +138,20 @@ def test_eight_users_at_once_get_their_own_answers_and_the_memory_stays(
     assert psutil.Process(server.pid).memory_info().rss - before < 64e6
 
 
-def test_a_broken_picture_and_a_giant_one_cost_a_sentence_each(address, server, picture, said, tmp_path):
+def test_a_broken_image_and_a_giant_one_cost_a_sentence_each(address, server, image, said, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
 
-    (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
-    (tmp_path / "letter.png").write_text("This is no picture.")
+    (tmp_path / "broken.png").write_bytes(image.read_bytes()[:60])
+    (tmp_path / "letter.png").write_text("This is no image.")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "giant.png")
     client = Client(address, verbose=False)
     before = psutil.Process(server.pid).memory_info().rss
     for name in ("broken.png", "letter.png", "giant.png"):
-        with pytest.raises(AppError, match="cannot be read as a picture"):
+        with pytest.raises(AppError, match="cannot be read as an image"):
             client.predict(handle_file(tmp_path / name), QUESTION, api_name="/ask")
     assert psutil.Process(server.pid).memory_info().rss - before < 64e6
-    assert client.predict(handle_file(picture), QUESTION, api_name="/ask") == said
+    assert client.predict(handle_file(image), QUESTION, api_name="/ask") == said
 
 
 def test_the_page_says_what_is_wrong(address):
@@ -198,7 +196,7 @@ def test_captions_before_and_after_the_transfer_are_drawn_beside_each_other():
     shutil.which("chromium") is None or importlib.util.find_spec("playwright") is None,
     reason="needs chromium and playwright: apt-get install chromium; pip install playwright",
 )
-def test_a_browser_uploads_asks_and_reads(address, picture, said, nearest, tmp_path):
+def test_a_browser_uploads_asks_and_reads(address, image, said, nearest, tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
@@ -206,7 +204,7 @@ def test_a_browser_uploads_asks_and_reads(address, picture, said, nearest, tmp_p
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(120_000)
         page.goto(address)
-        page.locator("input[type=file]").first.set_input_files(picture)
+        page.locator("input[type=file]").first.set_input_files(image)
         expect(page.get_by_text(nearest[0]).first).to_be_visible(timeout=120_000)
         page.get_by_label("Question").fill(QUESTION)
         page.get_by_label("Question").press("Enter")

@@ -13,12 +13,12 @@ from unicorn_hf.cli import main
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.evaluation.reader import Reader
 
-QUESTIONS = ["what color is the picture ?", "is the picture red ?"] * 4
+QUESTIONS = ["what color is the image ?", "is the image red ?"] * 4
 COLUMNS = {
     "vqa": {"question": QUESTIONS, "answer": ["red", "yes", "green", "no", "blue", "no", "white", "no"]},
     "yes-no": {"question": QUESTIONS, "answer": ["yes", "no"] * 4},
     "multiple-choice": {"question": QUESTIONS, "options": [["red", "blue", "green"]] * 8, "answer": ["A", "B"] * 4},
-    "caption": {"captions": [["a red picture", "the picture is red"]] * 8},
+    "caption": {"captions": [["a red image", "the image is red"]] * 8},
 }
 MAIN = {"vqa": "accuracy", "yes-no": "accuracy", "multiple-choice": "letter", "caption": "cider"}
 
@@ -39,13 +39,13 @@ def run(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("task", COLUMNS)
-def test_a_task_runs_from_pictures_to_a_report(task, model_folder, with_pictures, tmp_path, run):
-    write_dataset(with_pictures(category=["a", "b"] * 4, **COLUMNS[task]), tmp_path / "data", title="data")
+def test_a_task_runs_from_images_to_a_report(task, model_folder, with_images, tmp_path, run):
+    write_dataset(with_images(category=["a", "b"] * 4, **COLUMNS[task]), tmp_path / "data", title="data")
     output = tmp_path / "out"
     status, printed, _ = run(model_folder, tmp_path / "data", "--task", task, "-o", output, "--max-new-tokens", 4)
     assert status == 0
     saved = json.loads((output / "evaluation.json").read_text())
-    assert (saved["task"], saved["questions"], saved["pictures"]) == (task, 8, 4)
+    assert (saved["task"], saved["questions"], saved["images"]) == (task, 8, 4)
     assert next(iter(saved["scores"])) == MAIN[task]
     for scores in (saved["scores"], *saved["kinds"].values()):
         for score in scores.values():
@@ -59,19 +59,19 @@ def test_a_task_runs_from_pictures_to_a_report(task, model_folder, with_pictures
     assert page.count("data:image/jpeg;base64,") == 8
     headings = re.findall(r"<h2>All (\d) (?:right|better|wrong|worse) (?:answers|captions)</h2>", page)
     assert sum(map(int, headings)) == 8
-    assert page.count(' <span class="interval">[') and "[In square brackets]: where the score would lie" in page
+    assert page.count(' <span class="interval">[') and "[In square brackets]: the 95 % interval" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     assert str(output / "report.html") in printed and MAIN[task] in printed
 
 
-def test_pictures_and_their_vectors_give_the_same_answers(model_folder, with_pictures, pictures):
+def test_images_and_their_vectors_give_the_same_answers(model_folder, with_images, images):
     columns = COLUMNS["vqa"]
-    vectors = load_encoder("sandbox").encode_images(pictures).repeat(2, axis=0)
+    vectors = load_encoder("sandbox").encode_images(images).repeat(2, axis=0)
     stored = datasets.Dataset.from_dict({**columns, "image_embeds": list(vectors)})
-    assert evaluate(model_folder, with_pictures(**columns)).answers == evaluate(model_folder, stored).answers
+    assert evaluate(model_folder, with_images(**columns)).answers == evaluate(model_folder, stored).answers
 
 
-def test_a_model_with_an_image_tower_reads_pictures_through_it(model_and_processor, with_pictures):
+def test_a_model_with_an_image_tower_reads_images_through_it(model_and_processor, with_images):
     import copy
 
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -81,10 +81,10 @@ def test_a_model_with_an_image_tower_reads_pictures_through_it(model_and_process
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=16, patch_size=8, projection_dim=128))
     model.set_vision_tower(tower)
-    model.config.image_encoder = None  # nobody else could encode the pictures
+    model.config.image_encoder = None  # nobody else could encode the images
     images = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)
     processor = UnicornProcessor(processor.tokenizer, images, num_image_tokens=2, embed_dim=128)
-    assert len(evaluate(model, with_pictures(**COLUMNS["vqa"]), processor=processor).answers) == 8
+    assert len(evaluate(model, with_images(**COLUMNS["vqa"]), processor=processor).answers) == 8
 
 
 def test_the_scores_are_those_of_the_answers_beside_the_blind_ones(model_folder, with_vectors, monkeypatch):
@@ -105,19 +105,19 @@ def test_the_scores_are_those_of_the_answers_beside_the_blind_ones(model_folder,
     assert result.blind_answers == ["no"] * 8
 
 
-def test_the_blind_baseline_is_the_mean_of_the_vectors_of_all_pictures(model_folder, with_vectors, monkeypatch):
+def test_the_blind_baseline_is_the_mean_of_the_vectors_of_all_images(model_folder, with_vectors, monkeypatch):
     seen = []
     monkeypatch.setattr(Reader, "answer", lambda reader, questions, rows: seen.append(reader) or [""] * len(rows))
     data = with_vectors(**COLUMNS["vqa"])
     evaluate(model_folder, data)
     seeing, blind = seen
     rows = np.array(data["image_embeds"], np.float32)
-    np.testing.assert_array_equal(seeing.vectors[seeing.picture_of], rows)
+    np.testing.assert_array_equal(seeing.vectors[seeing.image_of], rows)
     assert len(seeing.vectors) == 4
-    np.testing.assert_allclose(blind.vectors[blind.picture_of], np.tile(rows.mean(axis=0), (8, 1)), atol=1e-6)
+    np.testing.assert_allclose(blind.vectors[blind.image_of], np.tile(rows.mean(axis=0), (8, 1)), atol=1e-6)
 
 
-def test_blind_needs_no_pictures_and_has_no_baseline(model_folder):
+def test_blind_needs_no_images_and_has_no_baseline(model_folder):
     data = datasets.Dataset.from_dict(COLUMNS["vqa"])
     result = evaluate(model_folder, data, blind=True)
     assert len(result.answers) == 8 and result.blind_answers is None and result.overall.blind is None
@@ -137,7 +137,7 @@ def test_the_transfer_conditions_the_vectors(model_folder, with_vectors, tmp_pat
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     mean = (image / np.linalg.norm(image, axis=1, keepdims=True)).mean(axis=0)
     moved = (unit - mean) / np.linalg.norm(unit - mean, axis=1, keepdims=True)
-    np.testing.assert_allclose(seen[0].vectors[seen[0].picture_of], moved, atol=1e-5)
+    np.testing.assert_allclose(seen[0].vectors[seen[0].image_of], moved, atol=1e-5)
 
 
 def test_a_model_of_another_transfer_refuses_it(model_and_processor, with_vectors):
@@ -173,9 +173,9 @@ def break_vectors(rows):
         ("multiple-choice", {"question": ["?"], "options": [["a", "b"]], "answer": ["C"]}, "none of the options"),
         ("yes-no", {"question": ["?"], "answer": ["maybe"]}, "expected yes or no"),
         ("caption", {"question": ["?"]}, "has no column 'caption'"),
-        ("vqa", {"question": ["?"], "answer": ["a"]}, "has no pictures and no vectors of pictures"),
+        ("vqa", {"question": ["?"], "answer": ["a"]}, "has no images and no vectors of images"),
         ("vqa", {"question": ["?"], "answer": ["a"], "image": ["nowhere.png"]}, "row 0: .*nowhere.png"),
-        ("vqa", {"question": ["?"], "answer": ["a"], "image": [None]}, "row 0 has no picture"),
+        ("vqa", {"question": ["?"], "answer": ["a"], "image": [None]}, "row 0 has no image"),
         (
             "vqa",
             {"question": ["?"], "answer": ["a"], "image_embeds": [[1.0] * 64]},

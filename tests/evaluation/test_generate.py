@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unicorn_hf.cli import main
-from unicorn_hf.evaluation.pictures import answer, encode_pictures
+from unicorn_hf.evaluation.images import answer, encode_images
 
-QUESTION = "what color is the picture ?"
+QUESTION = "what color is the image ?"
 
 
 @pytest.fixture
@@ -29,22 +29,22 @@ def generate(model_folder, monkeypatch, capsys):
 
 
 @pytest.fixture
-def files(pictures, tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
-    for picture, path in zip(pictures, paths, strict=True):
-        picture.save(path)
+def files(images, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
     return paths
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_the_answer_is_about_the_pictures_that_are_given(generate, model_and_processor, pictures, files, count):
+def test_the_answer_is_about_the_images_that_are_given(generate, model_and_processor, images, files, count):
     images = [argument for file in files[:count] for argument in ("--image", file)]
     status, said, _ = generate(*images)
-    vectors = encode_pictures(*model_and_processor, pictures[:count])
+    vectors = encode_images(*model_and_processor, images[:count])
     assert (status, said) == (0, answer(*model_and_processor, QUESTION, vectors, max_new_tokens=12))
 
 
-def test_another_picture_has_another_answer(generate, files):
+def test_another_image_has_another_answer(generate, files):
     assert len({generate("--image", file)[1] for file in files}) > 1
 
 
@@ -62,13 +62,13 @@ def one_sentence(result, *words):
         assert word in sentence
 
 
-def test_a_picture_that_is_not_there(generate, tmp_path):
-    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "no such picture")
+def test_an_image_that_is_not_there(generate, tmp_path):
+    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "no such image")
 
 
-def test_a_file_that_is_no_picture(generate, tmp_path):
+def test_a_file_that_is_no_image(generate, tmp_path):
     (tmp_path / "cat.jpg").write_text("meow")
-    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "cannot be read as a picture")
+    one_sentence(generate("--image", tmp_path / "cat.jpg"), "cat.jpg", "cannot be read as an image")
 
 
 def test_a_model_that_is_not_there(generate, tmp_path):
@@ -151,7 +151,7 @@ def test_code_that_a_model_brings_is_refused_without_asking(generate, copy_of_mo
         raise AssertionError("a question at the prompt")
 
     monkeypatch.setattr("builtins.input", ask)
-    one_sentence(generate(model=copy_of_model), "code of its own", "--trust-remote-code")
+    one_sentence(generate(model=copy_of_model), "its own code", "--trust-remote-code")
 
 
 @pytest.mark.parametrize(("damage", "said"), [("gone", "lacks 1 of the model's weights"), ("nan", "holds NaN")])

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from unicorn_hf.evaluation.pictures import answer, encode_pictures
+from unicorn_hf.evaluation.images import answer, encode_images
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed: pip install 'unicorn-hf[eval]'"
 )
 
 COLOURS = ["red", "green", "blue", "white"]
-QUESTIONS = ["what color is the picture ?", "is the first picture red ?"] * 4
+QUESTIONS = ["what color is the image ?", "is the first image red ?"] * 4
 TASK = """
 dataset_path: parquet
 dataset_kwargs:
@@ -25,7 +25,7 @@ dataset_kwargs:
     test: {data}
 test_split: test
 task: {name}
-doc_to_visual: !function visuals.pictures
+doc_to_visual: !function visuals.images
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
 {rest}
@@ -48,12 +48,12 @@ metric_list:
 
 
 @pytest.fixture(scope="module")
-def samples(model_folder, with_pictures_of_two, tmp_path_factory):
+def samples(model_folder, with_images_of_two, tmp_path_factory):
     """What lmms-eval logged of both tasks: name -> samples in the order of the data."""
     folder = tmp_path_factory.mktemp("lmms")
-    with_pictures_of_two.to_parquet(folder / "data.parquet")
+    with_images_of_two.to_parquet(folder / "data.parquet")
     (folder / "tasks").mkdir()
-    (folder / "tasks" / "visuals.py").write_text("def pictures(doc):\n    return doc['pictures']\n")
+    (folder / "tasks" / "visuals.py").write_text("def images(doc):\n    return doc['images']\n")
     for name, rest in (("written", WRITTEN), ("chosen", CHOSEN)):
         task = TASK.format(data=folder / "data.parquet", name=name, rest=rest)
         (folder / "tasks" / f"{name}.yaml").write_text(task)
@@ -78,30 +78,30 @@ def samples(model_folder, with_pictures_of_two, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def with_pictures_of_two():
-    """Eight questions, about one picture and about two by turns, and the last about none."""
+def with_images_of_two():
+    """Eight questions, about one image and about two by turns, and the last about none."""
     import datasets
     from PIL import Image
 
-    pictures = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
-    shown = [[pictures[row // 2], pictures[row % 4]][: 1 + row % 2] for row in range(7)] + [[]]
+    images = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
+    shown = [[images[row // 2], images[row % 4]][: 1 + row % 2] for row in range(7)] + [[]]
     answers = [COLOURS[row // 2] for row in range(8)]
-    dataset = datasets.Dataset.from_dict({"question": QUESTIONS, "answer": answers, "pictures": shown})
-    return dataset.cast_column("pictures", datasets.List(datasets.Image()))
+    dataset = datasets.Dataset.from_dict({"question": QUESTIONS, "answer": answers, "images": shown})
+    return dataset.cast_column("images", datasets.List(datasets.Image()))
 
 
-def test_lmms_eval_gets_the_answers_that_the_model_gives_one_by_one(samples, model_and_processor, with_pictures_of_two):
-    for sample, row in zip(samples["written"], with_pictures_of_two, strict=True):
-        vectors = encode_pictures(*model_and_processor, row["pictures"])
+def test_lmms_eval_gets_the_answers_that_the_model_gives_one_by_one(samples, model_and_processor, with_images_of_two):
+    for sample, row in zip(samples["written"], with_images_of_two, strict=True):
+        vectors = encode_images(*model_and_processor, row["images"])
         said = answer(*model_and_processor, row["question"], vectors, max_new_tokens=8)
         assert sample["filtered_resps"] == said.split(" the")[0].strip()
     assert len({sample["filtered_resps"] for sample in samples["written"]}) > 2
 
 
-def test_lmms_eval_chooses_the_option_of_the_smallest_loss(samples, model_and_processor, with_pictures_of_two):
+def test_lmms_eval_chooses_the_option_of_the_smallest_loss(samples, model_and_processor, with_images_of_two):
     model, processor = model_and_processor
-    for sample, row in zip(samples["chosen"], with_pictures_of_two, strict=True):
-        vectors = encode_pictures(model, processor, row["pictures"])
+    for sample, row in zip(samples["chosen"], with_images_of_two, strict=True):
+        vectors = encode_images(model, processor, row["images"])
         image = "<image>" * len(vectors) + "\n" if len(vectors) else ""
         expected = []
         for colour in COLOURS:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unicorn_hf import InputError
-from unicorn_hf.evaluation.pictures import answer, encode_pictures
+from unicorn_hf.evaluation.images import answer, encode_images
 
 QUESTIONS = ("what color is the picture ?", "is it red ?", "<image> or <image> ?", "<im<image>age> ? <|end|>", "what ?")
 OPTIONS = ({"max_new_tokens": 4}, {"max_new_tokens": 7, "until": ["\n"]})
@@ -87,7 +87,7 @@ def test_in_batches_every_request_gets_the_answer_to_its_own_question_and_pictur
     said = ask(plug_in, documents, batch_size)
     model, processor = plug_in.model, plug_in.processor
     for (question, pictures, options), got in zip(documents, said, strict=True):
-        vectors = encode_pictures(model, processor, pictures)
+        vectors = encode_images(model, processor, pictures)
         alone = answer(model, processor, question, vectors, max_new_tokens=options["max_new_tokens"])
         assert got == alone.split("\n")[0].strip() or ("until" not in options and got == alone)
 

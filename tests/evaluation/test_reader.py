@@ -7,7 +7,7 @@ import torch
 from unicorn_hf.evaluation.reader import Reader
 
 VECTORS = np.random.default_rng(0).normal(size=(3, 128)).astype(np.float32)
-QUESTIONS = ["red ?", "what color is the picture ?", "a b c", "what is the picture of the blue image ?", "red ?"]
+QUESTIONS = ["red ?", "what color is the image ?", "a b c", "what is the image of the blue image ?", "red ?"]
 ROWS = [0, 1, 2, 1, 2]
 
 
@@ -28,13 +28,13 @@ def test_answers_are_in_the_order_asked_whatever_the_batches(reader):
         assert reader(batch_size).answer(QUESTIONS, ROWS) == alone
 
 
-def test_the_picture_makes_a_difference_and_the_mean_of_all_makes_none(reader):
-    asked = ["what is the picture ?"] * 3
+def test_the_image_makes_a_difference_and_the_mean_of_all_makes_none(reader):
+    asked = ["what is the image ?"] * 3
     assert len(set(reader().answer(asked, [0, 1, 2]))) > 1
-    assert len(set(reader().before_the_mean().answer(asked, [0, 1, 2]))) == 1
+    assert len(set(reader().with_mean_image().answer(asked, [0, 1, 2]))) == 1
 
 
-def test_the_same_question_about_the_same_picture_is_put_once(reader, monkeypatch):
+def test_the_same_question_about_the_same_image_is_put_once(reader, monkeypatch):
     seen = []
     model = reader().model
     generate = model.generate
@@ -45,12 +45,12 @@ def test_the_same_question_about_the_same_picture_is_put_once(reader, monkeypatc
 
     monkeypatch.setattr(model, "generate", listen)
     reader().answer(["red ?"] * 10, [0] * 5 + [1] * 5)
-    reader().before_the_mean().answer(["red ?"] * 10, [0] * 5 + [1] * 5)
+    reader().with_mean_image().answer(["red ?"] * 10, [0] * 5 + [1] * 5)
     assert seen == [2, 1]
 
 
 def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(reader):
-    options = ["red", "the blue picture", "yes no yes"]
+    options = ["red", "the blue image", "yes no yes"]
     values = reader().log_likelihoods(["what color ?"], [1], [options])[0]
     model, processor = reader().model, reader().processor
     for option, value in zip(options, values, strict=True):
@@ -66,7 +66,7 @@ def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(reader):
 
 
 def test_likelihoods_do_not_depend_on_the_batches(reader):
-    options = [["red", "a blue picture"], ["yes", "no", "the image"], ["b"], ["red"], ["green white"]]
+    options = [["red", "a blue image"], ["yes", "no", "the image"], ["b"], ["red"], ["green white"]]
     together = reader().log_likelihoods(QUESTIONS, ROWS, options)
     one_by_one = reader(batch_size=1).log_likelihoods(QUESTIONS, ROWS, options)
     assert [len(values) for values in together] == [2, 3, 1, 1, 1]
@@ -74,7 +74,7 @@ def test_likelihoods_do_not_depend_on_the_batches(reader):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_a_placeholder_in_a_question_is_not_a_second_picture_and_the_suffix_stands_behind_it(reader):
+def test_a_placeholder_in_a_question_is_not_a_second_image_and_the_suffix_stands_behind_it(reader):
     reading = reader(suffix="yes or no?")
     assert reading._prompt("<image>\nred ?") == "<|user|><image>\nred ?\nyes or no?<|assistant|>"
     assert reader(vectors=None)._prompt("<image>red ?") == "<|user|>red ?<|assistant|>"

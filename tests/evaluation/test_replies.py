@@ -17,8 +17,8 @@ from unicorn_hf.modeling import UnicornConfig, UnicornForConditionalGeneration, 
 from unicorn_hf import InputError
 from unicorn_hf.cli import main
 from unicorn_hf.evaluation import evaluate
+from unicorn_hf.evaluation.images import answer
 from unicorn_hf.evaluation.multiple_choice import with_options
-from unicorn_hf.evaluation.pictures import answer
 from unicorn_hf.evaluation.replies import Reply, ReplyStreamer, read_reply, until
 from unicorn_hf.sandbox.language_model import train_tokenizer
 from unicorn_hf.training import UnicornCollator, tokenize_conversations
@@ -26,7 +26,7 @@ from unicorn_hf.training import UnicornCollator, tokenize_conversations
 QWEN3 = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
 MARKS = [("<think>", "</think>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")]
 COLOURS = ["red", "green", "blue", "white"]
-QUESTION = "what color is the picture ?"
+QUESTION = "what color is the image ?"
 OPTIONS = [COLOURS[row:] + COLOURS[:row] for row in (0, 3, 1, 2)]
 LETTERS = ["ABCD"[options.index(colour)] for options, colour in zip(OPTIONS, COLOURS, strict=True)]
 VECTORS = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)

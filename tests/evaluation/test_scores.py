@@ -13,7 +13,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
     assert score.interval == pytest.approx((right.mean() - half, right.mean() + half), abs=0.1 * half)
 
 
-def test_questions_about_one_picture_are_one_draw():
+def test_questions_about_one_image_are_one_draw():
     right = np.random.default_rng(2).random(400) < 0.5
     alone = measure(mean_of(right), None, np.arange(400)).interval
     copied = measure(mean_of(right.repeat(9)), None, np.arange(400).repeat(9)).interval

@@ -15,7 +15,7 @@ import pytest
 from unicorn_hf.evaluation.answering import ask
 from unicorn_hf.evaluation.vision_tower import attach_tower
 
-QUESTION = "what color is the picture ?"
+QUESTION = "what color is the image ?"
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +53,22 @@ def client(served):
         yield client
 
 
-def data_url(picture) -> str:
+def data_url(image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "png")
+    image.save(buffer, "png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def question_about(*pictures) -> list[dict]:
-    images = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in pictures]
+def question_about(*images) -> list[dict]:
+    images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     return [{"role": "user", "content": [{"type": "text", "text": QUESTION}, *images]}]
 
 
-def test_a_client_that_sends_a_picture_gets_the_answer_that_generate_gives(served, client, pictures):
+def test_a_client_that_sends_an_image_gets_the_answer_that_generate_gives(served, client, images):
     answers = []
-    for picture in pictures:
-        expected = ask(served[0], QUESTION, [data_url(picture)], device="cpu", max_new_tokens=12)
-        completion = client.chat.completions.create(model="any", messages=question_about(picture), max_tokens=12)
+    for image in images:
+        expected = ask(served[0], QUESTION, [data_url(image)], device="cpu", max_new_tokens=12)
+        completion = client.chat.completions.create(model="any", messages=question_about(image), max_tokens=12)
         (choice,) = completion.choices
         answers.append(choice.message.content)
         assert answers[-1] == expected
@@ -77,15 +77,15 @@ def test_a_client_that_sends_a_picture_gets_the_answer_that_generate_gives(serve
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_none_and_several_pictures_are_answered(served, client, pictures, count):
-    urls = list(map(data_url, pictures[:count]))
-    messages = question_about(*pictures[:count])
+def test_none_and_several_images_are_answered(served, client, images, count):
+    urls = list(map(data_url, images[:count]))
+    messages = question_about(*images[:count])
     completion = client.chat.completions.create(model="any", messages=messages, max_completion_tokens=8)
     assert completion.choices[0].message.content == ask(served[0], QUESTION, urls, device="cpu", max_new_tokens=8)
 
 
-def test_a_stream_is_the_same_answer_in_pieces(client, pictures):
-    request = {"model": "any", "messages": question_about(pictures[0]), "max_tokens": 12}
+def test_a_stream_is_the_same_answer_in_pieces(client, images):
+    request = {"model": "any", "messages": question_about(images[0]), "max_tokens": 12}
     whole = client.chat.completions.create(**request)
     *parts, usage = client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
     assert "".join(part.choices[0].delta.content for part in parts) == whole.choices[0].message.content
@@ -93,8 +93,8 @@ def test_a_stream_is_the_same_answer_in_pieces(client, pictures):
     assert usage.usage == whole.usage
 
 
-def test_an_answer_ends_before_the_text_that_stops_it(client, pictures):
-    request = {"model": "any", "messages": question_about(pictures[0]), "max_tokens": 12}
+def test_an_answer_ends_before_the_text_that_stops_it(client, images):
+    request = {"model": "any", "messages": question_about(images[0]), "max_tokens": 12}
     whole = client.chat.completions.create(**request).choices[0].message.content
     stop = whole[len(whole) // 2 :][:3]
     for stream in (False, True):
@@ -103,8 +103,8 @@ def test_an_answer_ends_before_the_text_that_stops_it(client, pictures):
         assert "".join(texts) == whole.split(stop)[0].strip()
 
 
-def test_a_conversation_goes_on_and_a_system_turn_is_read(client, pictures):
-    (first,) = question_about(pictures[0])
+def test_a_conversation_goes_on_and_a_system_turn_is_read(client, images):
+    (first,) = question_about(images[0])
     asked = [first, {"role": "assistant", "content": "red"}, {"role": "user", "content": "what color is it ?"}]
     answers = {
         client.chat.completions.create(model="any", messages=messages, max_tokens=8).choices[0].message.content
@@ -122,8 +122,8 @@ def test_a_conversation_goes_on_and_a_system_turn_is_read(client, pictures):
         ({"n": 2}, "n: Input should be 1"),
         ({"max_tokens": 0}, "max_tokens: "),
         ({"image_url": "/etc/passwd"}, "expected a data URL, or one of http or https"),
-        ({"image_url": "data:image/png;base64,AAAA"}, "cannot be read as a picture"),
-        ({"image_url": "http://127.0.0.1:1/picture.png"}, "cannot be read"),
+        ({"image_url": "data:image/png;base64,AAAA"}, "cannot be read as an image"),
+        ({"image_url": "http://127.0.0.1:1/image.png"}, "cannot be read"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -20,12 +20,12 @@ from unicorn_hf.modeling import UnicornForConditionalGeneration
 
 from unicorn_hf import InputError
 from unicorn_hf.cli import app
-from unicorn_hf.evaluation.pictures import encode_pictures, load_model
+from unicorn_hf.evaluation.images import encode_images, load_model
 from unicorn_hf.evaluation.vision_tower import attach_tower, load_vision_tower
 
 
-def test_the_folder_reads_a_picture_as_the_encoder_does_and_holds_all_that_is_needed(
-    model_folder, clip_folder, pictures, tmp_path
+def test_the_folder_reads_an_image_as_the_encoder_does_and_holds_all_that_is_needed(
+    model_folder, clip_folder, images, tmp_path
 ):
     shutil.copytree(model_folder, tmp_path / "model")
     GenerationConfig(max_new_tokens=7, eos_token_id=3).save_pretrained(tmp_path / "model")
@@ -34,10 +34,10 @@ def test_the_folder_reads_a_picture_as_the_encoder_does_and_holds_all_that_is_ne
     assert result.exit_code == 0, result.output
     model, processor = load_model(tmp_path / "served", device="cpu")
     clip = CLIPModel.from_pretrained(clip_folder)
-    inputs = CLIPImageProcessor.from_pretrained(clip_folder)(pictures, return_tensors="pt")
+    inputs = CLIPImageProcessor.from_pretrained(clip_folder)(images, return_tensors="pt")
     with torch.no_grad():
         expected = clip.get_image_features(**inputs).pooler_output
-    np.testing.assert_allclose(encode_pictures(model, processor, pictures), expected, atol=1e-5)
+    np.testing.assert_allclose(encode_images(model, processor, images), expected, atol=1e-5)
     assert model.generation_config.max_new_tokens == 7
     assert processor.chat_template == AutoProcessor.from_pretrained(model_folder).chat_template
     with pytest.raises(InputError, match="has an image tower already"):
@@ -77,8 +77,8 @@ def test_a_siglip_tower_gives_the_models_own_vectors(tmp_path):
     ("change", "encoder", "reason"),
     [
         ({"image_encoder": None}, None, "does not say whose vectors"),
-        ({"normalize_image_embeds": False}, None, "takes vectors as they are"),
-        ({}, None, "it is a ModifiedResNet; embed pictures with it"),
+        ({"normalize_image_embeds": False}, None, "does not normalize vectors"),
+        ({}, None, "it is a ModifiedResNet; embed images with it"),
         ({"embed_dim": 64}, "clip", "of 128 dimensions, but embed_dim is 64"),
         ({}, "sentence-transformers/clip-ViT-B-32", "sentence-transformers model, whose image tower"),
         ({}, "nonsense", "encoder 'nonsense' is not known"),

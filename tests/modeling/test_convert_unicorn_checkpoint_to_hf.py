@@ -217,7 +217,7 @@ def test_converted_model_gives_the_released_logits(released, tokenizer, tmp_path
 
 @pytest.mark.parametrize("family", [*PROMPTS, "phi3-always", "phi3-first", "phi3-never"])
 def test_all_samples_have_the_released_ids_and_labels(family, tmp_path):
-    from unicorn_hf.evaluation.pictures import prompt_inputs
+    from unicorn_hf.evaluation.images import prompt_inputs
     from unicorn_hf.training.tokenization import tokenize_conversations
 
     architecture, _, kind = family.partition("-")
@@ -239,7 +239,7 @@ def test_all_samples_have_the_released_ids_and_labels(family, tmp_path):
     roles = ("user", "assistant")
     for turns in SAMPLES:
         messages = [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]
-        row = {"messages": [messages]} | ({"image_embeds": [[0.0] * EMBED_DIM]} if "<image>" in turns[0][0] else {})
+        row = {"messages": [messages]} | ({"image_embeds": [[1.0] * EMBED_DIM]} if "<image>" in turns[0][0] else {})
         (tokens,) = tokenize_conversations(Dataset.from_dict(row), processor)
         expected = released_labels(turns, tokenizer, turn_end)
         assert as_released(tokens["input_ids"]) == released_ids(released_text(turns, turn_end), tokenizer)
@@ -281,7 +281,7 @@ def test_a_lone_projector_is_put_on_its_language_model(released, tokenizer, tmp_
 
 def converted_logits(folder, vector: torch.Tensor) -> tuple[torch.Tensor, str]:
     """Through `generate`'s own path: its loader, its prompt and its inputs; and the prompt."""
-    from unicorn_hf.evaluation.pictures import load_model, prompt_inputs, user_message
+    from unicorn_hf.evaluation.images import load_model, prompt_inputs, user_message
 
     model, processor = load_model(str(folder), device="cpu")
     chat = [user_message("What is this?", 1)]

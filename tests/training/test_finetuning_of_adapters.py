@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from unicorn_hf import InputError
-from unicorn_hf.evaluation.pictures import answer, load_model
+from unicorn_hf.evaluation.images import answer, load_model
 from unicorn_hf.training import new_adapter
 
 peft = pytest.importorskip("peft", reason="adapters need the extra 'train'")

@@ -8,7 +8,7 @@ import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from unicorn_hf.data.sources import read_dataset
-from unicorn_hf.evaluation.pictures import answer, load_model
+from unicorn_hf.evaluation.images import answer, load_model
 from unicorn_hf.training import tokenize_conversations
 
 RELEASED = Path(__file__).parents[2] / "recipes" / "released"

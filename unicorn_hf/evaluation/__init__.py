@@ -1,4 +1,4 @@
-"""What a model answers about pictures, and what those answers are worth."""
+"""Ask a trained model about images, and score its answers."""
 
 from unicorn_hf.lazy import lazy_names
 

@@ -1,6 +1,6 @@
-"""Captions against their references: CIDEr-D, BLEU-4 and ROUGE-L by the COCO caption evaluation's own code.
+"""Score captions against references: CIDEr-D, BLEU-4 and ROUGE-L by the code of the COCO caption evaluation.
 
-Its tokenizer needs Java; `tokenize` does here what that does to plain English captions.
+That code's tokenizer needs Java. `tokenize` gives the same tokens for plain English captions.
 """
 
 import re
@@ -17,7 +17,7 @@ _N = 4
 
 
 class Captions:
-    """`captions` (a list of references) or `caption`; `question`, where the data have one, in place of `QUESTION`."""
+    """The task `caption`: columns `captions` (a list of references) or `caption`; optionally `question`."""
 
     max_new_tokens = 64
 
@@ -48,13 +48,13 @@ class Captions:
 
 
 def tokenize(caption: str) -> str:
-    """Lower case, "n't", "'s" and their like apart, no punctuation; tokens joined by single spaces."""
+    """Lower case, contractions split ("n't", "'s"), no punctuation; tokens joined by single spaces."""
     text = re.sub(r"n't\b", " n't", caption.lower().replace("’", "'"))
     return " ".join(re.findall(r"n't\b|'(?:s|m|d|ll|re|ve)\b|\d+(?:[.,:]\d+)+|\w+(?:-\w+)*", text))
 
 
 def _bleu_statistics(candidate: str, references: list[str]) -> list[int]:
-    """Lengths of candidate and closest reference, then for n = 1..4 the n-grams that match, and all."""
+    """Lengths of candidate and closest reference, the matching n-grams for n = 1..4, and all n-grams for n = 1..4."""
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 
     counts = cook_test(candidate, cook_refs(references), eff="closest")
@@ -73,5 +73,5 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 def _references(value, row: int, source) -> list[str]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and tokenize(text) for text in texts):
-        raise InputError(f"{source}: row {row}: the caption is {value!r}; expected a text, or a list of texts")
+        raise InputError(f"{source}: row {row}: the caption is {value!r}; expected a string, or a list of strings")
     return texts

@@ -1,4 +1,4 @@
-"""The options of `evaluate`, `generate` and `app`: the model, and how pictures become its vectors."""
+"""The options of `evaluate`, `generate`, `app` and `serve`."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -11,38 +11,49 @@ Task = Literal["vqa", "multiple-choice", "yes-no", "caption"]
 
 @runtime_checkable
 class FittedTransfer(Protocol):
-    """A `ModalityTransfer`, whose own module imports more than a help text should wait for."""
+    """Any `ModalityTransfer`; a protocol, because importing its module would slow down the help."""
 
     def condition_image(self, vectors): ...
 
 
 @dataclass(kw_only=True)
 class TrainedModelOptions(Options):
-    """How a trained model is loaded, and pictures for it."""
+    """Options for loading a trained model and encoding images for it."""
 
-    encoder: str | None = option(None, "The pictures' encoder, where the model does not say it.", panel=MODEL)
+    encoder: str | None = option(None, "The encoder for images, if the model does not name it.", panel=MODEL)
     transfer: str | FittedTransfer | None = option(
-        None, "The training data's transfer, where pictures' vectors must go through it too.", panel=MODEL
+        None,
+        "The transfer of the training data; needed only for a mean shift in the centred space, which changes the "
+        "vectors of real images too.",
+        panel=MODEL,
     )
-    device: str | None = option(None, "A torch device; a GPU by default, where there is one.", panel=MODEL)
-    dtype: DtypeName = option("auto", "Of the weights; auto is as they were saved.", panel=MODEL)
-    trust_remote_code: bool = option(False, "Run the code that the model's folder brings.", panel=MODEL)
+    device: str | None = option(None, "A torch device; by default a GPU if there is one.", panel=MODEL)
+    dtype: DtypeName = option("auto", "dtype of the weights; auto keeps the saved one.", panel=MODEL)
+    trust_remote_code: bool = option(False, "Run code from the model's folder.", panel=MODEL)
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig(TrainedModelOptions):
     """The options of `evaluate`."""
 
-    task: Task = option("vqa", "What is asked, and how it is scored.")
+    task: Task = option("vqa", "The kind of question, and how answers are scored.")
     dataset_config: str | None = option(None, "The dataset's configuration.")
     split: str = option("train", "The dataset's split.")
-    blind: bool = option(False, "Leave the picture out and ask the question alone.")
-    baseline: bool = option(True, "Ask again before the pictures' mean vector: what is right there needs no picture.")
-    circular: bool = option(True, "multiple-choice: the options in every rotation.")
-    suffix: str = option("", "Put behind every question.")
-    batch_size: int = option(64, "Questions in a batch.", panel=LIMITS, at_least=1, at_most=10**6)
+    blind: bool = option(False, "Ask without images: the prompt holds only the question.")
+    baseline: bool = option(
+        True,
+        "Also measure the mean-image baseline: ask every question with the mean vector of all images, to see which "
+        "answers need no image.",
+    )
+    circular: bool = option(True, "multiple-choice: ask with the options in every rotation.")
+    suffix: str = option("", "Text to add after every question.")
+    batch_size: int = option(64, "Questions per batch.", panel=LIMITS, at_least=1, at_most=10**6)
     max_new_tokens: int | None = option(
-        None, "The longest answer, in tokens; 32, and 64 for captions.", panel=LIMITS, at_least=1, at_most=10**6
+        None,
+        "The longest answer, in tokens; 32 by default, 64 for captions.",
+        panel=LIMITS,
+        at_least=1,
+        at_most=10**6,
     )
 
 
@@ -50,9 +61,11 @@ class EvaluateConfig(TrainedModelOptions):
 class GenerateConfig(TrainedModelOptions):
     """The options of `unicorn-hf generate`."""
 
-    temperature: float = option(0.0, "Of the sampling; 0 for the likeliest answer.", at_least=0, at_most=100)
-    allow_private_addresses: bool = option(False, "Read images from URLs of this machine and of private networks too.")
-    top_p: float = option(1.0, "Sample from the likeliest tokens of this share.", above=0, at_most=1)
+    temperature: float = option(0.0, "Sampling temperature; 0 gives the most likely answer.", at_least=0, at_most=100)
+    allow_private_addresses: bool = option(False, "Also read images from URLs of this machine and of private networks.")
+    top_p: float = option(
+        1.0, "Sample only from the most likely tokens with this total probability.", above=0, at_most=1
+    )
     max_new_tokens: int = option(256, "The longest answer, in tokens.", panel=LIMITS, at_least=1, at_most=10**6)
 
 
@@ -61,7 +74,7 @@ class AppConfig(TrainedModelOptions):
     """The options of `unicorn-hf app`."""
 
     max_new_tokens: int = option(256, "The longest answer, in tokens.", panel=LIMITS, at_least=1, at_most=10**6)
-    host: str = option("127.0.0.1", "The address to serve at; 0.0.0.0 for every one.", panel=WHAT)
+    host: str = option("127.0.0.1", "The address to serve at; 0.0.0.0 for all addresses.", panel=WHAT)
     port: int | None = option(
         None, "The port; the first free one from 7860 by default.", panel=WHAT, at_least=1, at_most=65535
     )

@@ -1,4 +1,4 @@
-"""`evaluate`: what a model answers about pictures, scored beside what it scores without seeing them."""
+"""`evaluate`: score a model's answers about images, beside its answers without the images."""
 
 import warnings
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from unicorn_hf.evaluation.scores import Score, measure
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers of one model in the order of the data, and their scores; the first score is the task's main one.
+    """The answers of one model, in the order of the data, and their scores; the first score is the task's main one.
 
     Attributes:
         scores: metric -> score over all questions.
         kind_scores: kind of question -> metric -> score.
-        answers: what the model said, its thought left out (in a multiple choice: with the options as they stand).
-        correct: the main metric of every question alone, 0 to 1 (a caption's CIDEr may be more).
+        answers: the model's answers without its reasoning (multiple choice: for the original order of the options).
+        correct: the main metric of each single question, 0 to 1 (CIDEr of a caption can be more).
         expected, kinds: the right answer and the kind of every question.
-        blind_answers: what it wrote before the mean of all pictures' vectors; None where it was not asked.
-        num_unfinished: replies that ended inside a thought, at their limit of tokens, and count as no answer.
+        blind_answers: the answers of the mean-image baseline (all questions asked with the mean vector of all images);
+            None if it was not measured.
+        num_unfinished: replies that reached their limit of tokens inside a thought; they count as no answer.
     """
 
     scores: dict[str, Score]
@@ -61,29 +62,25 @@ def evaluate(
     description: str = "answering",
     **options,
 ) -> Evaluation:
-    """Ask a model questions about pictures and score its answers, over all questions and by kind.
+    """Ask a model questions about images and score its answers, over all questions and by kind.
 
     Args:
         model: a `UnicornForConditionalGeneration`, or the folder or Hub id of one.
-        data: a dataset, or a folder, file or Hub id of one, with pictures (a column of images) or their vectors
-            (`image_embeds`, as `embed` writes them), and the task's columns (docs/evaluation.md). Where there is a
-            column `kind` or `category`, its values are scored apart.
+        data: a dataset, or a folder, file or Hub id of one, with a column of images or of their vectors
+            (`image_embeds`, as written by `embed`), and the task's columns (docs/evaluation.md). The values of a column
+            `kind` or `category` are scored separately.
         output: a folder to write: `evaluation.json`, `answers.jsonl` and `report.html`.
-        config: the options; `options` are fields of `EvaluateConfig` that replace those of it. `transfer`, the
-            `ModalityTransfer` of the training data or its folder, is needed only for the mean shift's centred space.
-        processor: the model's; read from the same folder by default.
-        description: of the progress bar.
+        config: the options; `options` replace single fields of it. `transfer` (the `ModalityTransfer` of the training
+            data, or its folder) is needed only for a mean shift in the centred space.
+        processor: the model's processor; by default read from the same folder.
+        description: the label of the progress bar.
 
     Raises:
-        InputError: an option that cannot be; a column is missing or a cell holds something else; there are no pictures,
-            or vectors of another encoder; the model cannot be found; the output folder holds something.
-        MissingExtraError: captions are scored by a package of the extra `eval`.
+        InputError: an option is not allowed; a column is missing, or a cell is invalid; there are no images, or vectors
+            of another encoder; the model cannot be loaded; the output folder is not empty.
+        MissingExtraError: scoring captions needs the extra `eval`.
     """
-    import numpy as np
-
-    from unicorn_hf.evaluation.pictures import load_model
-    from unicorn_hf.evaluation.question_pictures import read_vectors
-    from unicorn_hf.evaluation.reader import Reader, check_chat_template
+    from unicorn_hf.evaluation.reader import check_chat_template
 
     config = EvaluateConfig.of(config, options)
     if output is not None:
@@ -92,51 +89,11 @@ def evaluate(
     source = "the dataset" if dataset is data else data
     questions = _task(config.task, dataset, source, config.circular)
     model_name = getattr(model, "name_or_path", model)
-    if not hasattr(model, "generate"):
-        model, own_processor = load_model(
-            model, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
-        )
-        processor = processor or own_processor
-    elif processor is None:
-        raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
+    model, processor = _load(model, processor, config)
     check_chat_template(processor, model_name)
-    transfer = _check_transfer(config.transfer, model)
-    vectors, picture_of = None, np.arange(len(dataset))
-    if not config.blind:
-        vectors, picture_of = read_vectors(dataset, source, model, processor, config.encoder, transfer)
-    reader = Reader(
-        model=model.eval(),
-        processor=processor,
-        vectors=vectors,
-        picture_of=picture_of,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens or questions.max_new_tokens,
-        suffix=config.suffix,
-        description=description,
-    )
-    answers, metrics = questions.score(reader)
-    blind_answers, blind_metrics = None, {}
-    if config.baseline and not config.blind:
-        blind_answers, blind_metrics = questions.score(reader.before_the_mean())
-
-    column = next((name for name in ("kind", "category") if name in dataset.column_names), None)
-    kinds = [str(kind) for kind in dataset[column][:]] if column else ["all"] * len(dataset)
-    if "image_id" in dataset.column_names:
-        picture_of = np.array([str(value) for value in dataset["image_id"][:]])
-
-    def scores(rows) -> dict[str, Score]:
-        return {name: measure(metric, blind_metrics.get(name), picture_of, rows) for name, metric in metrics.items()}
-
-    evaluation = Evaluation(
-        scores=scores(slice(None)),
-        kind_scores={kind: scores(np.flatnonzero(np.array(kinds) == kind)) for kind in dict.fromkeys(kinds)},
-        answers=answers,
-        correct=next(iter(metrics.values())).each().tolist(),
-        expected=questions.expected,
-        kinds=kinds,
-        blind_answers=blind_answers,
-        num_unfinished=len(reader.unfinished),
-    )
+    reader = _make_reader(model, processor, dataset, source, config, questions, description)
+    image_of = _image_groups(dataset, reader)
+    evaluation = _score(questions, reader, dataset, image_of, with_baseline=config.baseline and not config.blind)
     if output is not None:
         from unicorn_hf.evaluation.report import write_report
 
@@ -145,7 +102,7 @@ def evaluate(
             "data": str(source),
             "task": config.task,
             "questions": len(dataset),
-            "pictures": 0 if config.blind else len(np.unique(picture_of)),
+            "images": 0 if config.blind else len(set(image_of.tolist())),
             "image_encoder": model.config.image_encoder,
             "transfer": model.config.transfer,
             "suffix": config.suffix,
@@ -173,29 +130,99 @@ def _task(name: str, dataset, source, circular: bool):
     return Captions(dataset, source)
 
 
+def _load(model, processor, config: EvaluateConfig):
+    """The model and its processor, loaded if `model` is a folder or Hub id."""
+    from unicorn_hf.evaluation.images import load_model
+
+    if hasattr(model, "generate"):
+        if processor is None:
+            raise InputError("evaluate: a model object needs its processor as well; expected processor=...")
+        return model, processor
+    model, own_processor = load_model(
+        model, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+    )
+    return model, processor or own_processor
+
+
+def _make_reader(model, processor, dataset, source, config: EvaluateConfig, questions, description: str):
+    """A `Reader` of the dataset's images; of no images with `config.blind`."""
+    import numpy as np
+
+    from unicorn_hf.evaluation.question_images import read_vectors
+    from unicorn_hf.evaluation.reader import Reader
+
+    transfer = _check_transfer(config.transfer, model)
+    vectors, image_of = None, np.arange(len(dataset))
+    if not config.blind:
+        vectors, image_of = read_vectors(dataset, source, model, processor, config.encoder, transfer)
+    return Reader(
+        model=model.eval(),
+        processor=processor,
+        vectors=vectors,
+        image_of=image_of,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens or questions.max_new_tokens,
+        suffix=config.suffix,
+        description=description,
+    )
+
+
+def _image_groups(dataset, reader):
+    """The image of each question, `[num_questions]`: the column `image_id`, or the distinct images of the reader."""
+    import numpy as np
+
+    if "image_id" in dataset.column_names:
+        return np.array([str(value) for value in dataset["image_id"][:]])
+    return reader.image_of
+
+
+def _score(questions, reader, dataset, image_of, *, with_baseline: bool) -> Evaluation:
+    """Ask all questions, with the images and (for the baseline) with their mean, and score the answers."""
+    import numpy as np
+
+    answers, metrics = questions.score(reader)
+    blind_answers, blind_metrics = questions.score(reader.with_mean_image()) if with_baseline else (None, {})
+    column = next((name for name in ("kind", "category") if name in dataset.column_names), None)
+    kinds = [str(kind) for kind in dataset[column][:]] if column else ["all"] * len(dataset)
+
+    def scores(rows) -> dict[str, Score]:
+        return {name: measure(metric, blind_metrics.get(name), image_of, rows) for name, metric in metrics.items()}
+
+    return Evaluation(
+        scores=scores(slice(None)),
+        kind_scores={kind: scores(np.flatnonzero(np.array(kinds) == kind)) for kind in dict.fromkeys(kinds)},
+        answers=answers,
+        correct=next(iter(metrics.values())).each().tolist(),
+        expected=questions.expected,
+        kinds=kinds,
+        blind_answers=blind_answers,
+        num_unfinished=len(reader.unfinished),
+    )
+
+
 def _check_transfer(transfer, model):
-    """The transfer, read where it is a folder, after a look at whether it is the one of the model's training data."""
+    """The transfer, loaded if it is a folder, and checked against the transfer of the model's training data."""
     from unicorn_hf.transfer import ModalityTransfer
 
     trained_on = model.config.transfer
     if transfer is None:
         if trained_on == "mean_shift":
             warnings.warn(
-                "the model was trained on vectors moved by mean_shift; where that was the centred space (a fit without "
-                "images, the released Unicorn), pass the transfer, or real vectors lie elsewhere than those it knows",
-                stacklevel=3,
+                "the model was trained on vectors of a mean_shift transfer; if that was in the centred space (fitted "
+                "without images, as in the released Unicorn), pass the transfer, or vectors of real images will be off",
+                stacklevel=4,
             )
         return None
     if not isinstance(transfer, ModalityTransfer):
         transfer = ModalityTransfer.from_pretrained(transfer)
     if trained_on and transfer.method != trained_on:
         raise InputError(
-            f"the transfer is {transfer.method!r}, but the model was trained on vectors moved by {trained_on!r}; pass "
-            "the one of its training data"
+            f"the transfer is {transfer.method!r}, but the model was trained on vectors of the transfer "
+            f"{trained_on!r}; pass that one"
         )
     if differ := Origin(transfer.config.get("image_encoder")).difference(Origin(model.config.image_encoder)):
         raise InputError(
-            f"the transfer was fitted on vectors of {differ[0]}, but the model reads those of {differ[1]}; pass the "
+            f"the transfer was fitted on vectors of {differ[0]}, but the model reads vectors of {differ[1]}; pass the "
             "transfer of the model's training data"
         )
     return transfer

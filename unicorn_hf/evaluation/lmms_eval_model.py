@@ -1,4 +1,4 @@
-"""Unicorn as a model of lmms-eval, which finds it by the entry point `lmms_eval.models` of this package.
+"""Unicorn as a model of lmms-eval, registered by this package's entry point `lmms_eval.models`.
 
 lmms-eval eval --model unicorn --model_args pretrained=MODEL --tasks mme --batch_size 16
 """
@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import (
-    encode_pictures,
+from unicorn_hf.evaluation.images import (
+    encode_images,
+    find_image_encoder,
     load_model,
-    open_picture,
-    picture_encoder,
     prompt_inputs,
+    read_image,
     render_prompt,
     user_message,
 )
@@ -38,16 +38,16 @@ _GENERATION_KWARGS = ("max_new_tokens", "do_sample", "temperature", "top_p", "nu
 
 
 class Unicorn(lmms):
-    """What `--model_args` can hold.
+    """A trained model; the arguments are those of `--model_args`.
 
     Args:
         pretrained: folder or Hub id of a trained model.
-        encoder: another name of the encoder than the one in the model's configuration (see `picture_encoder`).
-        transfer: folder or Hub id of the training data's transfer, where real images' vectors must go through it.
-        device: a torch device; a GPU by default, where there is one.
-        dtype: of the model's weights: `auto`, `float32`, `bfloat16`, `float16`.
-        batch_size: questions a batch.
-        trust_remote_code: run the code that the model's folder brings.
+        encoder: replaces the encoder named in the model's configuration (see `find_image_encoder`).
+        transfer: folder or Hub id of the training data's transfer; only needed in the centred space of the mean shift.
+        device: a torch device; by default a GPU if there is one.
+        dtype: of the weights: `auto`, `float32`, `bfloat16`, `float16`.
+        batch_size: questions per batch.
+        trust_remote_code: run code from the model's folder.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Unicorn(lmms):
             pretrained, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         check_chat_template(self.processor, pretrained)
-        self.encoder = picture_encoder(self.model, encoder)
+        self.encoder = find_image_encoder(self.model, encoder)
         self.transfer = ModalityTransfer.from_pretrained(transfer) if transfer is not None else None
         self.device = self.model.device
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests) -> list[str]:
-        """The answers, each up to the first of the task's `until`; a thought that was cut off is no answer ("")."""
+        """The answers, each cut at the task's stop strings (`until`); "" if the reply was cut off inside a thought."""
         collator = Collator([request.args for request in requests], _longest_first, grouping=True)
         answers, num_unfinished = [], 0
         for batch in self._batches(collator.get_batched(n=self.batch_size), len(requests)):
@@ -92,10 +92,10 @@ class Unicorn(lmms):
         return collator.get_original(answers)
 
     def loglikelihood(self, requests) -> list[GenerationResult]:
-        """For each continuation the pair of its loss and whether greedy decoding would write it.
+        """For each continuation: its loss, and whether greedy decoding gives it.
 
-        The loss is the mean of the tokens' negative log-likelihoods: lmms-eval takes the smallest for the choice, and
-        its own models return the same.
+        The loss is the mean negative log-likelihood per token, as in lmms-eval's own models; lmms-eval then chooses the
+        option with the smallest loss.
         """
         results = []
         batches = [requests[start : start + self.batch_size] for start in range(0, len(requests), self.batch_size)]
@@ -111,7 +111,7 @@ class Unicorn(lmms):
                 before.append(context)
             means, greedy = reply_log_likelihoods(self.model, self.processor, texts, before, vectors)
             results += zip((-mean for mean in means), greedy, strict=True)
-        # Bare pairs become strings on their way to the task (lmms-eval 0.7.3, `unwrap_generation_output`).
+        # lmms-eval 0.7.3 turns plain pairs into strings (`unwrap_generation_output`), so wrap them.
         return [GenerationResult(result) for result in results]
 
     def generate_until_multi_round(self, requests):
@@ -122,25 +122,26 @@ class Unicorn(lmms):
         return marks_of(self.processor.tokenizer)
 
     def _chats(self, contexts, to_visual, documents) -> tuple[list[list[dict]], np.ndarray]:
-        """A chat of one question for each document, and the vectors of all their pictures.
+        """One chat (a single question) per document, and the vectors of all their images.
 
         Raises:
-            InputError: a document's picture cannot be read.
+            InputError: the image of a document cannot be read.
         """
-        pictures = list(itertools.starmap(self._pictures, zip(to_visual, *documents, strict=True)))
-        shown = zip(contexts, map(len, pictures), strict=True)
-        chats = [[user_message(context, num_pictures, self.marks)] for context, num_pictures in shown]
-        pictures = list(itertools.chain(*pictures))
+        images = list(itertools.starmap(self._images, zip(to_visual, *documents, strict=True)))
+        chats = [
+            [user_message(context, len(group), self.marks)] for context, group in zip(contexts, images, strict=True)
+        ]
+        images = list(itertools.chain(*images))
         options = {"encoder": self.encoder, "transfer": self.transfer}
-        return chats, encode_pictures(self.model, self.processor, pictures, **options)
+        return chats, encode_images(self.model, self.processor, images, **options)
 
-    def _pictures(self, to_visual, doc_id: int, task: str, split: str) -> list:
+    def _images(self, to_visual, doc_id: int, task: str, split: str) -> list:
         try:
-            return [open_picture(picture) for picture in to_visual(self._document(doc_id, task, split)) or []]
-        except Exception as error:  # what decodes pictures, in `datasets` or the task, raises dozens of types
+            return [read_image(image) for image in to_visual(self._document(doc_id, task, split)) or []]
+        except Exception as error:  # what decodes images, in `datasets` or the task, raises dozens of types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"Task {task}, split {split}, document {doc_id}: its pictures cannot be read ({reason}); mend or"
+                f"Task {task}, split {split}, document {doc_id}: its images cannot be read ({reason}); mend or"
                 " remove the document"
             ) from error
 
@@ -159,7 +160,7 @@ def _longest_first(arguments: tuple) -> tuple:
 
 
 def _generation_kwargs(options: dict) -> dict:
-    """What `generate` takes of a task's options; a temperature of zero is lmms-eval's word for greedy decoding."""
+    """The task options that `generate` understands; in lmms-eval a temperature of 0 means greedy decoding."""
     kwargs = {"max_new_tokens": 1024} | {name: options[name] for name in _GENERATION_KWARGS if name in options}
     if not kwargs.get("temperature"):
         kwargs |= {"do_sample": False, "temperature": None, "top_p": None}

@@ -1,7 +1,7 @@
-"""Questions with options: by the letter that is written and by likelihood, the options in every rotation.
+"""Multiple choice, scored by the letter that the model writes and by likelihood, with the options in every rotation.
 
-CircularEval (MMBench, Liu et al. 2023, arXiv 2307.06281): a question is right when it is right in all rotations of its
-options, which leaves a model that always says "A" with nothing.
+CircularEval (MMBench, Liu et al. 2023, arXiv 2307.06281): a question counts as right only if it is right in all
+rotations of its options. A model that always says "A" then scores 0.
 """
 
 import re
@@ -20,7 +20,7 @@ class MultipleChoice:
     """`question`, `options` (a list of texts) and `answer`: a letter, an index from 0, or the option's text.
 
     Args:
-        circular: ask with the options in every rotation, not only as they stand.
+        circular: ask with the options in every rotation, not only in their original order.
     """
 
     max_new_tokens = 32
@@ -31,11 +31,11 @@ class MultipleChoice:
         self.options, answers = dataset["options"][:], dataset["answer"][:]
         for row, options in enumerate(self.options):
             _check_options(options, row, source)
-        # An option is text: the picture stands where the question has it.
+        # An option is text: the image stands where the question has it.
         self.options = [[without_marks(option) for option in options] for options in self.options]
         answers = [without_marks(answer) if isinstance(answer, str) else answer for answer in answers]
         self.questions = [with_options(*row) for row in zip(self.bare_questions, self.options, strict=True)]
-        # Where all are texts of options, they are meant so, even if the texts are letters.
+        # If every answer is the text of an option, answers are texts, even if these look like letters.
         by_text = all(answer in options for answer, options in zip(answers, self.options, strict=True))
         self.right = [
             _right_option(answer, options, by_text, row, source)
@@ -76,13 +76,13 @@ class MultipleChoice:
 
 
 def with_options(question: str, options: list[str]) -> str:
-    """The question and its lettered options, as stage 2 trains on them."""
+    """The question and its lettered options, in the format of stage 2's training data."""
     listed = (f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
     return "\n".join([question, *listed])
 
 
 def chosen_option(answer: str, options: list[str]) -> int | None:
-    """The option that an answer names, by its letter or word for word; None where it names none, or several."""
+    """The option that an answer names, by its letter or word for word; None if it names none or several."""
     letters = ascii_uppercase[: len(options)]
     alone = re.fullmatch(rf"\(?([{letters}])\)?[.:]?", answer.strip(), re.IGNORECASE)
     if alone:
@@ -92,7 +92,7 @@ def chosen_option(answer: str, options: list[str]) -> int | None:
         said = fold(answer.strip().rstrip("."))
         if texts.count(said) == 1:
             return texts.index(said)
-    # "(B)", "B. red" or "B) red", "the answer is B"; never the article of "A red circle".
+    # Matches "(B)", "B. red", "B) red" and "the answer is B", but not the article in "A red circle".
     patterns = (rf"\(([{letters}])\)", rf"^([{letters}])[.:)]", rf"\b(?:[Aa]nswer|[Oo]ption)(?: is)?:? ([{letters}])\b")
     for pattern in patterns:
         found = set(re.findall(pattern, answer.strip()))

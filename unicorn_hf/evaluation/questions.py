@@ -1,4 +1,4 @@
-"""The column that every task but captions needs."""
+"""The column `question`, which every task but captions needs."""
 
 from unicorn_hf.data.sources import check_columns
 from unicorn_hf.errors import InputError
@@ -8,7 +8,7 @@ def read_questions(dataset, source) -> list[str]:
     """The column `question`.
 
     Raises:
-        InputError: there is no such column, or a row of it holds no text.
+        InputError: the column is missing, or one of its rows holds no text.
     """
     check_columns(dataset, "question", source=source)
     questions = dataset["question"][:]

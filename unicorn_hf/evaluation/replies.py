@@ -1,4 +1,4 @@
-"""What a model says in its reply: the answer, its thought told apart from it, whole or while it is written."""
+"""Separate the answer in a model's reply from its thought, in a whole reply or while it is written."""
 
 import re
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from unicorn_hf.reasoning import split_reasoning, thought_opened_by, thought_stays_open
 
-_ENDS_IN_A_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\n]{0,24}\Z")  # or may, with what comes next
+_ENDS_IN_A_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\n]{0,24}\Z")  # possibly the beginning of a mark
 
 
 @dataclass(frozen=True)
 class Reply:
     """
     Attributes:
-        answer: what is said, without the marks of the chat; empty where there is no answer.
+        answer: the answer without marks of the chat format; empty if there is none.
         reasoning: the thought before it, if there is one.
-        is_unfinished: there is a thought and no answer, since the thought was cut off.
+        is_unfinished: whether the reply was cut off inside a thought, so there is no answer.
     """
 
     answer: str
@@ -26,14 +26,14 @@ class Reply:
 
 
 def read_reply(tokenizer, token_ids, prompt: str = "") -> Reply:
-    """The reply in the tokens that a model has written.
+    """The reply in the tokens that a model wrote.
 
     Args:
         tokenizer: the model's.
-        token_ids: the new tokens, int `[num_tokens]`, with what closes and pads them.
-        prompt: the rendered chat before them; where it opens a thought, the reply begins inside of it.
+        token_ids: the new tokens, int `[num_tokens]`, with end and padding tokens.
+        prompt: the rendered chat before them; if it opens a thought, the reply begins inside it.
     """
-    # The marks of a thought are special tokens in some tokenizers, so these are taken off only behind it.
+    # Marks of a thought are special tokens in some tokenizers, so special tokens are removed only after the split.
     text = thought_opened_by(prompt) + tokenizer.decode(token_ids, skip_special_tokens=False)
     reasoning, answer = split_reasoning(text)
     if answer is None:
@@ -47,11 +47,11 @@ def read_reply(tokenizer, token_ids, prompt: str = "") -> Reply:
 
 
 class ReplyStreamer(BaseStreamer):
-    """Show an answer while `generate` writes it, and nothing of the thought before it.
+    """Show an answer while `generate` writes it, without the thought before it.
 
     Args:
         tokenizer, prompt: as for `read_reply`.
-        show: is given the answer so far, whenever it has grown.
+        show: called with the answer so far, whenever it has grown.
     """
 
     def __init__(self, tokenizer, prompt: str, show: Callable[[str], None]):
@@ -59,7 +59,7 @@ class ReplyStreamer(BaseStreamer):
         self.token_ids, self.shown, self.is_prompt = [], "", True
 
     def put(self, value) -> None:
-        if self.is_prompt:  # `generate` begins with the prompt's tokens
+        if self.is_prompt:  # the first call of `generate` passes the prompt's tokens
             self.is_prompt = False
             return
         self.token_ids += value.flatten().tolist()
@@ -76,7 +76,7 @@ class ReplyStreamer(BaseStreamer):
 
 
 def until(answer: str, ends) -> str:
-    """An answer up to the first of the texts that end it, which is one or a list of them."""
+    """An answer up to the first of its stop strings; `ends` is one or a list of them."""
     for end in filter(None, [ends] if isinstance(ends, str) else ends or []):
         answer = answer.split(end)[0]
     return answer.strip()

@@ -1,4 +1,4 @@
-"""An evaluation as a folder: the numbers as JSON, every answer, and a page with pictures of right and wrong ones."""
+"""Write an evaluation as a folder: scores as JSON, every answer, and a page with examples of right and wrong ones."""
 
 import base64
 import io
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from unicorn_hf.data.staging import new_folder, write_json
-from unicorn_hf.evaluation.pictures import open_picture
-from unicorn_hf.evaluation.question_pictures import picture_column, undecoded
+from unicorn_hf.evaluation.images import read_image
+from unicorn_hf.evaluation.question_images import image_column, undecoded
 
 _NUM_SHOWN = 12  # of the right answers, and of the wrong ones
 _THUMBNAIL = (224, 224)
@@ -22,7 +22,7 @@ def write_report(evaluation, dataset, questions: list[str], about: dict, output)
 
     Args:
         evaluation: an `Evaluation` of `dataset`.
-        questions: what was asked about each row.
+        questions: the question of each row.
         about: model, data, task and settings, as JSON values.
     """
     rows = [
@@ -66,7 +66,7 @@ def _page(evaluation, dataset, rows: list[dict], about: dict) -> str:
     for name, side in zip(names, sides, strict=True):
         drawn_of = f"{_NUM_SHOWN} of the {len(side):,} {name}, drawn at random"
         examples[drawn_of if len(side) > _NUM_SHOWN else f"All {len(side)} {name}"] = side[:_NUM_SHOWN]
-    column = picture_column(dataset) if about["pictures"] else None
+    column = image_column(dataset) if about["images"] else None
     files = undecoded(dataset, column) if column else None
     return environment.get_template("report.html.jinja").render(
         about=about,
@@ -75,18 +75,18 @@ def _page(evaluation, dataset, rows: list[dict], about: dict) -> str:
         kinds=dict(sorted(evaluation.by_kind().items())) if len(evaluation.kind_scores) > 1 else {},
         main=next(iter(evaluation.scores)),
         examples=examples,
-        picture=lambda row: _thumbnail(files[row["row"]]) if files else None,
+        image=lambda row: _thumbnail(files[row["row"]]) if files else None,
     )
 
 
 def short_name(name: str) -> str:
-    """A Hub id, or the end of a folder's path: what a reader knows it by."""
+    """A Hub id, or the last two parts of a folder's path."""
     return "/".join(Path(name).parts[-2:])
 
 
 def _thumbnail(cell) -> str:
-    picture = open_picture(cell)
-    picture.thumbnail(_THUMBNAIL)
+    image = read_image(cell)
+    image.thumbnail(_THUMBNAIL)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Scores with their confidence intervals, beside those of the same model that sees nothing."""
+"""Scores with confidence intervals, and their gain over the mean-image baseline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 _RESAMPLES = 1000
 _SEED = 0
 _PERCENTILES = (2.5, 97.5)
-_CHUNK = 1 << 20  # picture indices that are drawn at a time
+_CHUNK = 1 << 20  # image indices that are drawn at a time
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number about a set of questions that follows from sums over them.
+    """A number about a set of questions, computed from sums over the questions.
 
     Attributes:
-        statistics: `[num_questions, S]` float64, what each question adds.
+        statistics: float64 `[num_questions, S]`, the terms of each question.
         value: sums `[..., S]` -> the number `[...]`.
     """
 
@@ -24,7 +24,7 @@ class Metric:
     value: Callable[[np.ndarray], np.ndarray]
 
     def each(self) -> np.ndarray:
-        """The number of every question alone, `[num_questions]`."""
+        """The metric of each single question, `[num_questions]`."""
         return self.value(self.statistics)
 
 
@@ -33,8 +33,9 @@ class Score:
     """A metric's value over `total` questions, with its 95 % bootstrap interval.
 
     Attributes:
-        blind: the same with the mean of all image vectors in place of each picture; None where it was not measured.
-        gain: value less blind, and its own interval: both resampled together.
+        blind: the value of the mean-image baseline (the mean of all image vectors instead of each image); None if it
+            was not measured.
+        gain, gain_interval: value minus blind, and its interval; both are resampled together.
     """
 
     value: float
@@ -46,7 +47,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """The value, by the name of what most tasks measure."""
+        """Another name for `value`, since most tasks measure accuracy."""
         return self.value
 
     def __str__(self) -> str:
@@ -66,22 +67,22 @@ def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
 
 
-def measure(metric: Metric, blind: Metric | None, pictures: np.ndarray, rows=slice(None)) -> Score:
+def measure(metric: Metric, blind: Metric | None, images: np.ndarray, rows=slice(None)) -> Score:
     """The score of some questions.
 
     Args:
-        blind: the metric of the answers given without seeing.
-        pictures: int `[num_questions]`, each question's picture. Questions about one picture are resampled together,
-            since their answers are not independent of one another.
-        rows: the questions that count.
+        blind: the metric of the baseline's answers.
+        images: `[num_questions]`, each question's image. Questions about one image are resampled together, because
+            their answers are not independent.
+        rows: the questions to score.
     """
     seen = metric.statistics[rows]
     if blind is None:
-        low_high = np.percentile(_resampled(metric, seen, pictures[rows]), _PERCENTILES)
+        low_high = np.percentile(_resampled(metric, seen, images[rows]), _PERCENTILES)
         return Score(float(metric.value(seen.sum(axis=0))), _pair(low_high), len(seen))
     unseen = blind.statistics[rows]
-    # The same seed and the same number of pictures: the same resamples.
-    resampled, resampled_blind = (_resampled(metric, statistics, pictures[rows]) for statistics in (seen, unseen))
+    # The same seed and number of images give the same resamples for both.
+    resampled, resampled_blind = (_resampled(metric, statistics, images[rows]) for statistics in (seen, unseen))
     value, without = (float(metric.value(statistics.sum(axis=0))) for statistics in (seen, unseen))
     return Score(
         value,
@@ -93,16 +94,16 @@ def measure(metric: Metric, blind: Metric | None, pictures: np.ndarray, rows=sli
     )
 
 
-def _resampled(metric: Metric, statistics: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """The metric over pictures drawn with replacement, `[_RESAMPLES]`."""
-    _, picture = np.unique(pictures, return_inverse=True)
-    num_pictures = int(picture.max()) + 1
-    sums = np.zeros((num_pictures, statistics.shape[1]))
-    np.add.at(sums, picture, statistics)
+def _resampled(metric: Metric, statistics: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The metric for resamples of the images, drawn with replacement: `[_RESAMPLES]`."""
+    _, image = np.unique(images, return_inverse=True)
+    num_images = int(image.max()) + 1
+    sums = np.zeros((num_images, statistics.shape[1]))
+    np.add.at(sums, image, statistics)
     rng = np.random.default_rng(_SEED)
-    at_a_time = max(1, _CHUNK // num_pictures)
+    at_a_time = max(1, _CHUNK // num_images)
     totals = [
-        sums[rng.integers(num_pictures, size=(min(at_a_time, _RESAMPLES - start), num_pictures))].sum(axis=1)
+        sums[rng.integers(num_images, size=(min(at_a_time, _RESAMPLES - start), num_images))].sum(axis=1)
         for start in range(0, _RESAMPLES, at_a_time)
     ]
     return metric.value(np.concatenate(totals))

@@ -1,4 +1,4 @@
-"""A trained model behind OpenAI's chat completions: messages with pictures in, the answer out."""
+"""Serve a trained model by OpenAI's chat completions API: messages with images in, the answer out."""
 
 import itertools
 import json
@@ -19,11 +19,11 @@ from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.errors import InputError
 from unicorn_hf.evaluation.answering import load_trained_model, load_transfer
 from unicorn_hf.evaluation.config import ServeConfig
-from unicorn_hf.evaluation.pictures import (
+from unicorn_hf.evaluation.images import (
     answer_of,
-    encode_pictures,
-    open_picture,
-    picture_encoder,
+    encode_images,
+    find_image_encoder,
+    read_image,
     user_message,
     write_reply,
 )
@@ -37,7 +37,7 @@ class Message(pydantic.BaseModel):
 
 
 class ChatRequest(pydantic.BaseModel):
-    """What is read of OpenAI's request; a field that would be passed over is refused by its name."""
+    """The supported fields of OpenAI's request; a request with any other field is refused."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -55,7 +55,7 @@ class ChatRequest(pydantic.BaseModel):
 
 
 class ChatModel:
-    """One model that writes one reply at a time.
+    """A model that writes one reply at a time.
 
     Args:
         name: folder or Hub id of a trained model.
@@ -65,13 +65,13 @@ class ChatModel:
         self.name, self.config, self.lock = str(name), config, threading.Lock()
         self.transfer = load_transfer(config.transfer)
         self.model, self.processor = load_trained_model(name, config)
-        self.encoder = picture_encoder(self.model, config.encoder)
+        self.encoder = find_image_encoder(self.model, config.encoder)
         self.marks = marks_of(self.processor.tokenizer)
         self.has_system = has_system_role(lambda chat: self.processor.apply_chat_template(chat, tokenize=False))
 
     def reply(self, request: ChatRequest, show=None) -> tuple[str, str, dict]:
-        """The answer, why it ended (`stop`, `length`), and the numbers of tokens."""
-        chat, pictures = read_messages(request.messages, self.marks, self.config.allow_private_addresses)
+        """The answer, why it ended (`stop` or `length`), and the token counts."""
+        chat, images = read_messages(request.messages, self.marks, self.config.allow_private_addresses)
         chat = chat if self.has_system else system_to_user(chat)
         options = {"max_new_tokens": request.max_completion_tokens or request.max_tokens or self.config.max_new_tokens}
         if request.temperature and request.top_p:
@@ -79,9 +79,7 @@ class ChatModel:
         if request.stop:
             options |= {"stop_strings": request.stop, "tokenizer": self.processor.tokenizer}
         with self.lock:
-            vectors = encode_pictures(
-                self.model, self.processor, pictures, encoder=self.encoder, transfer=self.transfer
-            )
+            vectors = encode_images(self.model, self.processor, images, encoder=self.encoder, transfer=self.transfer)
             reply, read, written = write_reply(
                 self.model, self.processor, chat, vectors, temperature=request.temperature or 0, show=show, **options
             )
@@ -90,15 +88,15 @@ class ChatModel:
         return until(answer_of(reply, written), request.stop), ended, usage
 
     def stream(self, request: ChatRequest) -> Iterator[dict]:
-        """The answer piece by piece, each a `choice`; then the numbers of tokens, where they are asked for."""
+        """The answer piece by piece, each as a `choice`; then the token counts, if requested."""
         written: queue.SimpleQueue = queue.SimpleQueue()
-        # What ends with a text that stops it is sent when it is whole: half of that text is no part of the answer.
+        # With stop strings, send the answer only when it is complete: half a stop string must not be sent.
         show = None if request.stop else written.put
 
         def write():
             try:
                 written.put(self.reply(request, show))
-            except Exception as error:  # is raised where the answer is read
+            except Exception as error:  # raised again by the reading thread
                 written.put(error)
 
         threading.Thread(target=write, daemon=True).start()
@@ -122,8 +120,8 @@ def make_server(model, *, config: ServeConfig | None = None, **options) -> FastA
     """The application: `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
 
     Args:
-        model: folder or Hub id of a trained model. One without an image tower reads pictures through its encoder.
-        config: the options; `options` are fields of `ServeConfig` that replace those of it.
+        model: folder or Hub id of a trained model. Without an image tower, its encoder encodes the images.
+        config: the options; `options` replace single fields of it.
 
     Raises:
         InputError: the model, its encoder or an option cannot be used.
@@ -167,24 +165,24 @@ def make_server(model, *, config: ServeConfig | None = None, **options) -> FastA
 
 
 def serve(model, config: ServeConfig) -> None:
-    """Serve a model until it is stopped; as `make_server`."""
+    """Serve a model until the process is stopped; see `make_server`."""
     uvicorn.run(make_server(model, config=config), host=config.host, port=config.port)
 
 
 def read_messages(
     messages: list[Message], marks: Marks, allow_private_addresses: bool = False
 ) -> tuple[list[dict], list]:
-    """A chat, the pictures of each turn in front of its words, as stage 2 has them; and the pictures, in order.
+    """The chat, with the images of each turn before its text as in stage 2, and the list of images.
 
-    What the tokenizer would read as a mark in a text (`marks`) becomes words.
+    Marks of the tokenizer (`marks`) in a text become plain words.
 
     Raises:
-        InputError: a part is of another type; a picture is no data URL and no address on the web, or cannot be read.
+        InputError: a part has an unknown type, or an image is neither a data URL nor a web address, or cannot be read.
     """
-    chat, pictures = [], []
+    chat, images = [], []
     for message in messages:
         parts = message.content
-        texts, num_pictures = [], len(pictures)
+        texts, num_images = [], len(images)
         for part in [{"type": "text", "text": parts}] if isinstance(parts, str) else parts:
             if part.get("type") == "text" and isinstance(part.get("text"), str):
                 texts.append(without_marks(part["text"], marks))
@@ -193,12 +191,12 @@ def read_messages(
                 url = url.get("url") if isinstance(url, dict) else url
                 if not isinstance(url, str) or not url.startswith(("data:", "http://", "https://")):
                     raise InputError(f"image_url is {url!r:.100}; expected a data URL, or one of http or https")
-                pictures.append(open_picture(url, allow_private_addresses=allow_private_addresses))
+                images.append(read_image(url, allow_private_addresses=allow_private_addresses))
             else:
                 raise InputError(f"a part of a message is {part!r:.100}; expected the type 'text' or 'image_url'")
-        turn = user_message("\n".join(texts), len(pictures) - num_pictures, marks)
+        turn = user_message("\n".join(texts), len(images) - num_images, marks)
         chat.append({**turn, "role": message.role})
-    return chat, pictures
+    return chat, images
 
 
 def _choice(key: str, content: str, ended: str | None = None) -> dict:

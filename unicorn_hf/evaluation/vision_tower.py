@@ -1,26 +1,26 @@
-"""`unicorn-hf attach-tower`: a trained model and its encoder's image tower in one folder, which reads pictures."""
+"""`unicorn-hf attach-tower`: write a trained model with its encoder's image tower, so that it reads images itself."""
 
 from pathlib import Path
 
 from unicorn_hf.data.staging import check_new_folder, new_folder
 from unicorn_hf.embedding.encoders import canonical_name, find_library
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import load_model
+from unicorn_hf.evaluation.images import load_model
 
 
 def attach_tower(model: str | Path, output: str | Path, *, encoder: str | None = None, trust_remote_code: bool = False):
-    """Write a trained model with the image tower of its encoder: tower, processor, chat template, generation config.
+    """Write a trained model with the image tower of its encoder, its processor, chat template and generation config.
 
     An adapter is merged into its base.
 
     Args:
-        model: folder or Hub id of a model that stage 2 has trained.
-        output: the folder to write; it must not exist, or be empty.
-        encoder: another name of the encoder than the one in the model's configuration, for instance a local folder's.
+        model: folder or Hub id of a model trained by stage 2.
+        output: the folder to write; it must be missing or empty.
+        encoder: replaces the encoder named in the model's configuration, for instance by a local folder.
 
     Raises:
-        InputError: the model has a tower, does not bring vectors to unit length, or cannot be loaded; its encoder has
-            no tower that transformers' classes can express, or gives vectors of another dimension.
+        InputError: the model already has a tower, does not normalize vectors, or cannot be loaded; or its encoder's
+            tower does not fit transformers' classes, or gives vectors of another dimension.
     """
     check_new_folder(output)
     name = model
@@ -33,8 +33,8 @@ def attach_tower(model: str | Path, output: str | Path, *, encoder: str | None =
         raise InputError(f"{name}: its config.json does not say whose vectors it reads; name the encoder (--encoder)")
     if not config.normalize_image_embeds:
         raise InputError(
-            f"{name}: takes vectors as they are (normalize_image_embeds is false), and a tower's are of other lengths"
-            " than an encoder's; give it image_embeds"
+            f"{name}: does not normalize vectors (normalize_image_embeds is false), and a tower's vectors have other"
+            " lengths than its encoder's; give it image_embeds"
         )
     tower, image_processor = load_vision_tower(encoder)
     try:
@@ -48,14 +48,14 @@ def attach_tower(model: str | Path, output: str | Path, *, encoder: str | None =
 
 
 def load_vision_tower(encoder: str):
-    """The image tower of an encoder, by the name that `load_encoder` takes, and its image processor.
+    """The image tower and image processor of an encoder, given by its name (see `load_encoder`).
 
     Returns:
         `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Siglip2VisionModel`, float32 on the CPU; and the
         processor of transformers.
 
     Raises:
-        InputError: it cannot be loaded, or is none that these classes can express.
+        InputError: it cannot be loaded, or does not fit these classes.
     """
     from transformers import (
         AutoConfig,
@@ -86,16 +86,16 @@ def load_vision_tower(encoder: str):
         if kind not in classes:
             raise InputError(
                 f"encoder {encoder!r}: is a {kind}, whose image tower a model cannot carry; expected one of CLIP,"
-                " SigLIP or open_clip. Embed pictures with it (unicorn-hf embed), and give the model image_embeds"
+                " SigLIP or open_clip. Embed images with it (unicorn-hf embed), and give the model image_embeds"
             )
         if kind == "clip":
-            config.vision_config.projection_dim = config.projection_dim  # the former is often left at its default
+            config.vision_config.projection_dim = config.projection_dim  # often left at its default in vision_config
         image_processor = AutoImageProcessor.from_pretrained(spec)
     return load_tower(classes[kind], encoder, spec, config=config.vision_config), image_processor
 
 
 def _load_whole(name, trust_remote_code: bool):
-    """A trained model and its processor, its adapter, where it is one, merged into the base."""
+    """A trained model and its processor; an adapter is merged into its base."""
     from transformers import AutoProcessor
     from transformers.utils import is_peft_available
 

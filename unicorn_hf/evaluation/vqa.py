@@ -14,7 +14,7 @@ _NUMBERS = {"none": "0"} | {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 }
-# Written with every apostrophe; an answer may lack any of them.
+# Contractions with all apostrophes; answers may leave out any of them.
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't
@@ -26,11 +26,11 @@ _CONTRACTIONS = """
     you're you've
 """
 _APOSTROPHES = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
-_FEWEST_ANNOTATORS = 4  # with fewer no answer could reach 1
+_FEWEST_ANNOTATORS = 4  # with fewer, no answer could reach an accuracy of 1
 
 
 class Vqa:
-    """`question`, and `answer` (one text, or the annotators' list) or, as VQA v2 has them, `answers`."""
+    """The task `vqa`: columns `question`, and `answer` (a string, or a list from annotators) or VQA v2's `answers`."""
 
     max_new_tokens = 32
 
@@ -48,10 +48,10 @@ class Vqa:
 
 
 def vqa_accuracy(answer: str, references: list[str]) -> float:
-    """The share of an answer that is right, 0 to 1.
+    """The VQA accuracy of an answer, 0 to 1.
 
-    With one reference: whether it is the same after `normalize`. With the annotators' references: the mean, over each
-    annotator left out, of min(1, how many of the others gave the answer / 3).
+    With one reference: whether both are equal after `normalize`. With several annotators: min(1, matches / 3), averaged
+    over leaving out each annotator in turn.
     """
     said = normalize(answer)
     matches, total = sum(normalize(reference) == said for reference in references), len(references)
@@ -62,10 +62,11 @@ def vqa_accuracy(answer: str, references: list[str]) -> float:
 
 
 def normalize(answer: str) -> str:
-    """An answer as the VQA evaluation compares it.
+    """Normalize an answer as the VQA evaluation does.
 
-    Lower case; number words as digits; no articles; apostrophes of contractions put in; punctuation but apostrophe and
-    colon a space, or nothing where a space is beside it or a comma stands between digits; no period but a decimal one.
+    Lower case; number words become digits; articles are dropped; contractions get their apostrophes. Punctuation other
+    than apostrophe and colon becomes a space, or nothing beside a space or if a comma stands between digits. Only
+    decimal points are kept.
     """
     answer = answer.strip().translate({ord("’"): "'", ord("\n"): " ", ord("\t"): " "})
     number_with_comma, text = re.search(r"\d,\d", answer), answer
@@ -82,7 +83,7 @@ def _references(value, row: int, source) -> list[str]:
     given = [each.get("answer") if isinstance(each, dict) else each for each in given]
     if not all(isinstance(each, str) for each in given) or len(given) in range(2, _FEWEST_ANNOTATORS) or not given:
         raise InputError(
-            f"{source}: row {row}: the answer is {value!r}; expected a text, or the texts of {_FEWEST_ANNOTATORS} or "
+            f"{source}: row {row}: the answer is {value!r}; expected a string, or a list from {_FEWEST_ANNOTATORS} or "
             "more annotators"
         )
     return given

@@ -1,4 +1,4 @@
-"""Questions to be answered by yes or no, scored as POPE does (Li et al. 2023, arXiv 2305.10355)."""
+"""Yes-or-no questions, scored as in POPE (Li et al. 2023, arXiv 2305.10355)."""
 
 import re
 
@@ -11,7 +11,7 @@ from unicorn_hf.evaluation.scores import Metric, mean_of, share
 
 
 class YesNo:
-    """`question` and `answer`: yes or no, as a text or a boolean."""
+    """The task `yes-no`: columns `question` and `answer` (yes or no, as a string or a boolean)."""
 
     max_new_tokens = 32
 
@@ -24,7 +24,7 @@ class YesNo:
     def score(self, reader) -> tuple[list[str], dict[str, Metric]]:
         answers = reader.answer(self.questions, range(len(self.questions)))
         said = [says_yes(answer) for answer in answers]
-        # Without any answer, as where the thought was cut off, there is nothing to take for a yes: it is wrong.
+        # An empty answer (from a thought that was cut off) is always wrong.
         empty = np.array([not answer for answer in answers])
         yes = np.where(empty, ~self.yes, [each is not False for each in said])
         # [num_questions, 5]: true and false positives, false negatives, the questions, the right answers.
@@ -45,7 +45,7 @@ class YesNo:
 
 
 def says_yes(answer: str) -> bool | None:
-    """Whether the first sentence says yes; None where it says neither, which POPE counts as yes."""
+    """Whether the first sentence says yes; None if it says neither yes nor no, which POPE counts as yes."""
     words = re.findall(r"[\w']+", answer.split(".")[0].lower())
     if "no" in words or "not" in words:
         return False

@@ -1,4 +1,4 @@
-"""The pictures of a dataset's questions, as the vectors that a model reads."""
+"""The image vectors of a dataset's questions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,60 +11,60 @@ from unicorn_hf.data.tables import DatasetTables
 from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
 from unicorn_hf.data.vector_sets import TableVectors
 from unicorn_hf.errors import InputError
-from unicorn_hf.evaluation.pictures import encode_pictures, open_picture, picture_encoder
+from unicorn_hf.evaluation.images import encode_images, find_image_encoder, read_image
 from unicorn_hf.progress import progress_bar
 
-_AT_A_TIME = 64  # pictures in memory
+_AT_A_TIME = 64  # decoded images in memory
 
 
 def read_vectors(dataset, source, model, processor, encoder=None, transfer=None) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of the distinct pictures, and the picture of each row.
+    """The vectors of the distinct images, and the image of each row.
 
     Args:
-        dataset: with `image_embeds`, the vectors of pictures; or else with a column of pictures, which go through the
+        dataset: with `image_embeds`, the vectors of images; or else with a column of images, which go through the
             model's image tower, or through the encoder that its configuration names.
-        source: what to call the dataset; where it is a folder with a card, that card says the vectors' encoder.
-        encoder: another name of the encoder than the one in the model's configuration.
-        transfer: the `ModalityTransfer` of the training data, whose `condition_image` the vectors go through.
+        source: the dataset's name for messages; if it is a folder with a card, the card says the vectors' encoder.
+        encoder: replaces the encoder named in the model's configuration.
+        transfer: the `ModalityTransfer` of the training data; its `condition_image` is applied to the vectors.
 
     Returns:
-        float32 `[num_pictures, embed_dim]`, int64 `[len(dataset)]`.
+        float32 `[num_images, embed_dim]`, int64 `[len(dataset)]`.
 
     Raises:
-        InputError: neither column is there; vectors of another encoder or dimension, or without a direction; a picture
+        InputError: neither column is there; vectors of another encoder or dimension, or without a direction; an image
             is missing or cannot be read.
     """
     if "image_embeds" in dataset.column_names:
         rows = _stored_vectors(dataset, source, model.config, encoder or model.config.image_encoder)
-        first, picture_of = _distinct(row.tobytes() for row in rows)
+        first, image_of = _distinct(row.tobytes() for row in rows)
         vectors = rows[first]
-        return (transfer.condition_image(vectors) if transfer is not None else vectors), picture_of
-    column = picture_column(dataset)
+        return (transfer.condition_image(vectors) if transfer is not None else vectors), image_of
+    column = image_column(dataset)
     if column is None:
         raise InputError(
-            f"{source}: has no pictures and no vectors of pictures; expected a column 'image', or 'image_embeds' as "
+            f"{source}: has no images and no vectors of images; expected a column 'image', or 'image_embeds' as "
             f"`unicorn-hf embed` writes it; its columns are {', '.join(dataset.column_names)}"
         )
     files = undecoded(dataset, column)
-    first, picture_of = _distinct(_content(files[row], row, source) for row in range(len(files)))
-    encoder = picture_encoder(model, encoder)
+    first, image_of = _distinct(_content(files[row], row, source) for row in range(len(files)))
+    encoder = find_image_encoder(model, encoder)
     blocks = []
-    for start in progress_bar(range(0, len(first), _AT_A_TIME), desc="encoding pictures", unit="batch"):
-        pictures = [_open(files[row], row, source) for row in first[start : start + _AT_A_TIME]]
-        blocks.append(encode_pictures(model, processor, pictures, encoder=encoder, transfer=transfer))
-    return np.concatenate(blocks), picture_of
+    for start in progress_bar(range(0, len(first), _AT_A_TIME), desc="encoding images", unit="batch"):
+        images = [_open(files[row], row, source) for row in first[start : start + _AT_A_TIME]]
+        blocks.append(encode_images(model, processor, images, encoder=encoder, transfer=transfer))
+    return np.concatenate(blocks), image_of
 
 
-def picture_column(dataset) -> str | None:
-    """`image`, or else the first column of pictures."""
+def image_column(dataset) -> str | None:
+    """The column `image`, or else the first column of images."""
     import datasets
 
-    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    return "image" if "image" in dataset.column_names else next(iter(pictures), None)
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    return "image" if "image" in dataset.column_names else next(iter(images), None)
 
 
 def undecoded(dataset, column: str):
-    """The column's cells, each `{"bytes": …, "path": …}` or None."""
+    """The cells of the column, not decoded: each `{"bytes": …, "path": …}` or None."""
     import datasets
 
     return dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))[column]
@@ -75,7 +75,7 @@ def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
     if differ := made_by.difference(Origin(encoder)):
         raise InputError(
             f"{source}: image_embeds are vectors of {differ[0]}, but the model reads those of {differ[1]}; embed the "
-            "pictures with that encoder"
+            "images with that encoder"
         )
     stored = TableVectors(DatasetTables(dataset, str(source)), "image_embeds", {})
     if stored.embed_dim != config.embed_dim:
@@ -87,13 +87,13 @@ def _stored_vectors(dataset, source, config, encoder: str | None) -> np.ndarray:
     if len(bad := find_unusable(rows, for_float16=True)):
         raise InputError(
             f"{source}: {stored.row_name(int(bad[0]))}: image_embeds holds {what_is_wrong(rows[bad[0]])} "
-            f"({len(bad):,} of {len(rows):,} rows cannot be used); embed these pictures again, or leave the rows out"
+            f"({len(bad):,} of {len(rows):,} rows cannot be used); embed these images again, or leave the rows out"
         )
     return rows.astype(np.float32)
 
 
 def _distinct(contents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each content, and which of these each row has."""
+    """The first row of each distinct content, and for each row the index of its content among them."""
     places = {}
     place_of = np.array([places.setdefault(xxhash.xxh3_128_digest(content), len(places)) for content in contents])
     return np.unique(place_of, return_index=True)[1], place_of
@@ -101,7 +101,7 @@ def _distinct(contents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def _content(cell: dict | None, row: int, source) -> bytes:
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise InputError(f"{source}: row {row} has no picture; leave such rows out")
+        raise InputError(f"{source}: row {row} has no image; leave such rows out")
     if cell["bytes"] is None:
         return str(Path(cell["path"])).encode()
     return cell["bytes"]
@@ -109,6 +109,6 @@ def _content(cell: dict | None, row: int, source) -> bytes:
 
 def _open(cell: dict, row: int, source):
     try:
-        return open_picture(cell)
+        return read_image(cell)
     except InputError as error:
         raise InputError(f"{source}: row {row}: {error}") from error

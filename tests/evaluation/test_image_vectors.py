@@ -1,4 +1,4 @@
-"""Pictures become the vectors that the model was trained on, by whichever way it has."""
+"""Images become the vectors that the model was trained on, by whichever way it has."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from PIL import Image
 from unicorn_hf.modeling import UnicornProcessor
 
 from unicorn_hf import InputError, MeanShift, load_encoder
-from unicorn_hf.evaluation.pictures import answer, encode_pictures, open_picture, picture_encoder, user_message
+from unicorn_hf.evaluation.images import answer, encode_images, find_image_encoder, read_image, user_message
 
 
 @pytest.fixture(scope="module")
@@ -30,84 +30,84 @@ def model_with_a_tower(model_and_processor):
     return model, UnicornProcessor(processor.tokenizer, image_processor, num_image_tokens=2, embed_dim=128)
 
 
-def test_pictures_go_through_the_encoder_that_the_model_names(model_and_processor, pictures):
-    vectors = encode_pictures(*model_and_processor, pictures)
+def test_images_go_through_the_encoder_that_the_model_names(model_and_processor, images):
+    vectors = encode_images(*model_and_processor, images)
     assert vectors.shape == (4, 128) and vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, load_encoder("sandbox").encode_images(pictures), atol=1e-6)
+    np.testing.assert_allclose(vectors, load_encoder("sandbox").encode_images(images), atol=1e-6)
 
 
-def test_pictures_go_through_the_tower_of_a_model_that_has_one(model_with_a_tower, pictures):
+def test_images_go_through_the_tower_of_a_model_that_has_one(model_with_a_tower, images):
     model, processor = model_with_a_tower
     with torch.inference_mode():
-        pixel_values = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        pixel_values = processor.image_processor(images, return_tensors="pt")["pixel_values"]
         expected = model.base_model.vision_tower(pixel_values).image_embeds
-    np.testing.assert_allclose(encode_pictures(*model_with_a_tower, pictures, batch_size=3), expected, atol=1e-5)
-    assert picture_encoder(model) is None
+    np.testing.assert_allclose(encode_images(*model_with_a_tower, images, batch_size=3), expected, atol=1e-5)
+    assert find_image_encoder(model) is None
 
 
-def test_an_answer_is_what_the_pipeline_says_of_the_picture_itself(model_with_a_tower, pictures):
+def test_an_answer_is_what_the_pipeline_says_of_the_image_itself(model_with_a_tower, images):
     from transformers import pipeline
 
     model, processor = model_with_a_tower
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
-    content = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "what color is the picture"}]
+    content = [{"type": "image", "image": images[0]}, {"type": "text", "text": "what color is the image"}]
     chat = [{"role": "user", "content": content}]
     expected = pipe(text=chat, return_full_text=False, generate_kwargs={"max_new_tokens": 8, "do_sample": False})
     said = answer(
-        model, processor, "what color is the picture", encode_pictures(model, processor, pictures[:1]), max_new_tokens=8
+        model, processor, "what color is the image", encode_images(model, processor, images[:1]), max_new_tokens=8
     )
     assert said == expected[0]["generated_text"].strip() != ""
 
 
-def test_vectors_go_through_the_transfer(model_and_processor, pictures):
+def test_vectors_go_through_the_transfer(model_and_processor, images):
     rng = np.random.default_rng(0)
     transfer = MeanShift.fit(rng.normal(1, 1, (50, 128)), rng.normal(2, 1, (50, 128)), centred=True)
-    plain, moved = (encode_pictures(*model_and_processor, pictures, transfer=each) for each in (None, transfer))
+    plain, moved = (encode_images(*model_and_processor, images, transfer=each) for each in (None, transfer))
     np.testing.assert_array_equal(moved, transfer.condition_image(plain))
     assert np.abs(moved - plain).max() > 0.01
 
 
-def test_pictures_are_read_from_wherever_they_are(model_and_processor, pictures, tmp_path):
-    picture, path = pictures[0], tmp_path / "picture.png"
-    picture.save(path)
+def test_images_are_read_from_wherever_they_are(model_and_processor, images, tmp_path):
+    image, path = images[0], tmp_path / "image.png"
+    image.save(path)
     buffer = io.BytesIO()
-    picture.save(buffer, "png")
+    image.save(buffer, "png")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/picture.png"
-        there = open_picture(address, allow_private_addresses=True)
-        sources = [picture, path, str(path), buffer.getvalue(), {"bytes": buffer.getvalue(), "path": None}, there]
-        vectors = encode_pictures(*model_and_processor, sources)
+        address = f"http://127.0.0.1:{server.server_port}/image.png"
+        there = read_image(address, allow_private_addresses=True)
+        sources = [image, path, str(path), buffer.getvalue(), {"bytes": buffer.getvalue(), "path": None}, there]
+        vectors = encode_images(*model_and_processor, sources)
         with pytest.raises(InputError, match=r"none\.png: cannot be read \(the server answers with the status 404"):
-            open_picture(address.replace("picture", "none"), allow_private_addresses=True)
+            read_image(address.replace("image", "none"), allow_private_addresses=True)
         with pytest.raises(InputError, match=r"an address of this machine"):
-            encode_pictures(*model_and_processor, [address])
+            encode_images(*model_and_processor, [address])
         server.shutdown()
     np.testing.assert_allclose(vectors, vectors[:1].repeat(len(sources), axis=0), atol=1e-6)
 
 
-def test_no_picture_is_no_vector(model_and_processor):
-    assert encode_pictures(*model_and_processor, []).shape == (0, 128)
+def test_no_image_is_no_vector(model_and_processor):
+    assert encode_images(*model_and_processor, []).shape == (0, 128)
 
 
 def test_a_model_that_does_not_say_its_encoder_is_refused_unless_it_is_named(model_and_processor, monkeypatch):
     model, _ = model_and_processor
     monkeypatch.setattr(model.config, "image_encoder", None)
     with pytest.raises(InputError, match=r"does not say whose vectors it reads.*--encoder"):
-        picture_encoder(model)
-    assert picture_encoder(model, "sandbox").embed_dim == 128
+        find_image_encoder(model)
+    assert find_image_encoder(model, "sandbox").embed_dim == 128
 
 
 def test_an_encoder_of_another_dimension_is_refused(model_and_processor, monkeypatch):
     model, _ = model_and_processor
     monkeypatch.setattr(model.config, "embed_dim", 64)
     with pytest.raises(InputError, match=r"128 dimensions, but .* reads vectors of 64"):
-        picture_encoder(model)
+        find_image_encoder(model)
 
 
 @pytest.mark.parametrize(
-    ("question", "num_pictures", "content"),
+    ("question", "num_images", "content"),
     [
         ("what", 0, "what"),
         ("what", 2, "<image><image>\nwhat"),
@@ -116,10 +116,10 @@ def test_an_encoder_of_another_dimension_is_refused(model_and_processor, monkeyp
         ("an <image>", 2, "<image><image>\nan "),
     ],
 )
-def test_pictures_stand_where_the_question_has_them_or_else_in_front(question, num_pictures, content):
-    assert user_message(question, num_pictures) == {"role": "user", "content": content}
+def test_images_stand_where_the_question_has_them_or_else_in_front(question, num_images, content):
+    assert user_message(question, num_images) == {"role": "user", "content": content}
 
 
-def test_pictures_of_16_bits_keep_their_shades():
-    picture = open_picture(Image.fromarray(np.full((4, 4), 30000, np.uint16)))
-    assert picture.getpixel((0, 0)) == (117, 117, 117)
+def test_images_of_16_bits_keep_their_shades():
+    image = read_image(Image.fromarray(np.full((4, 4), 30000, np.uint16)))
+    assert image.getpixel((0, 0)) == (117, 117, 117)
