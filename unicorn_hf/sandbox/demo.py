@@ -1,7 +1,7 @@
-"""The whole path on one CPU: text in, a model that answers about pictures out. `make demo`, or `unicorn-hf demo`.
+"""All steps on one CPU, from text to a model that answers about pictures. `make demo`, or `unicorn-hf demo`.
 
 Every step calls the package's public functions, as a user would, and leaves a folder under the demo's output. A step
-whose folder exists is not done again, so what was stopped halfway goes on where it stopped.
+whose folder exists is skipped, so a stopped demo resumes where it stopped.
 """
 
 import json
@@ -23,7 +23,7 @@ from unicorn_hf.errors import InputError, require
 from unicorn_hf.progress import progress_bar
 from unicorn_hf.sandbox.training_runs import TrainingRun, train_all
 
-# What the training vectors are, in the order of the table.
+# The kinds of training vectors, in the order of the table.
 CONDITIONS = {
     "blind": "no picture",
     "none": "no transfer",
@@ -33,13 +33,13 @@ CONDITIONS = {
 }
 
 
-# Rows of the table beside the kinds of questions.
+# Further rows of the table.
 VALUE, LETTER = "option: value", "option: letter"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything the demo makes."""
+    """The sizes of the demo's data and models."""
 
     num_seeds: int
     num_pictures: int
@@ -47,8 +47,8 @@ class Size:
     hidden_size: int
     num_layers: int
     language_model_steps: int
-    max_steps: int  # of each stage; -1: the epochs of the YAML
-    conditions: list[str]  # to train a model under; of CONDITIONS and in their order
+    max_steps: int  # of each stage; -1 means the epochs of the YAML
+    conditions: list[str]  # the CONDITIONS to train a model for, in their order
 
 
 FULL = Size(
@@ -79,18 +79,18 @@ _LEGEND = (
 
 
 def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
-    """Run the demo, or go on with it where it stopped.
+    """Run the demo, or resume a stopped one.
 
     Args:
-        output: the folder that keeps everything.
-        fast: the same road over a fraction of the data, with three models of the five; its accuracy means nothing.
+        output: the folder for all outputs.
+        fast: the same steps on a fraction of the data, with three of the five models; its accuracy means nothing.
         seed: of the world, the writers and the training.
 
     Returns:
         The table: condition -> kind of question (and "all") -> accuracy.
 
     Raises:
-        InputError: `output` holds something else than a demo of this size and seed.
+        InputError: `output` holds anything but a demo of this size and seed.
     """
     for package, extra in (("trl", "train"), ("accelerate", "train"), ("open_clip", "clip")):
         require(package, extra)
@@ -115,7 +115,7 @@ def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
 
 
 def draw_world(folder: Path, size: Size, seed: int) -> str:
-    """Seeds as a text file; pictures for the statistics and for the test, of other scenes."""
+    """Write seeds as a text file, and pictures of other scenes for the statistics and for the test."""
     from datasets import Dataset
 
     from unicorn_hf.sandbox.world import draw_all, held_out_pairs, split_scenes
@@ -193,7 +193,7 @@ def draw_captions(captions: Path, seed: int):
 
 
 def fit_transfers(folder: Path, output: Path, methods: Sequence[str] = ("none", "mean_shift", "realign")) -> str:
-    """Fit on captions and unpaired pictures, save, load again, and move the captions' vectors."""
+    """Fit transfers on captions and unpaired pictures, save and load them, and apply them to the captions' vectors."""
     from unicorn_hf import ModalityTransfer
 
     captions, pictures = output / "4-embeddings" / "captions", output / "4-embeddings" / "pictures"
@@ -210,7 +210,7 @@ def fit_transfers(folder: Path, output: Path, methods: Sequence[str] = ("none", 
 
 
 def publish_datasets(folder: Path, output: Path, conditions: Sequence[str]) -> str:
-    """The two configurations for every kind of vectors; for the blind model, the conversations without the image."""
+    """Publish both configurations for every kind of vectors; for the blind model, conversations without images."""
     from datasets import load_dataset
 
     from unicorn_hf import publish
@@ -231,7 +231,7 @@ def leave_image_out(row: dict) -> dict:
 
 
 def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> str:
-    """What the user of a real model downloads: a language model that can read, and has never met an image."""
+    """Train the language model: it can read, and has never seen an image. (For real data, a user downloads one.)"""
     from unicorn_hf.sandbox.language_model import train_language_model
 
     captions = read_dataset(output / "2-captions" / "captions")
@@ -252,22 +252,22 @@ def make_language_model(folder: Path, output: Path, size: Size, seed: int) -> st
 
 
 def paraphrases(seeds: list[str], captions: list[str]) -> list[tuple[str, str]]:
-    """Captions two by two that say the same of one scene."""
+    """Pairs of captions of the same scene."""
     rows = range(0, len(captions) - 1, 2)
     return [(captions[row], captions[row + 1]) for row in rows if seeds[row] == seeds[row + 1]]
 
 
 def put_caption_in(row: dict) -> dict:
-    """The conversation about the caption in place of an image."""
+    """The conversation with the caption instead of the image."""
     caption = row["caption"]
     return {"messages": [{**turn, "content": turn["content"].replace("<image>", caption)} for turn in row["messages"]]}
 
 
 def train_models(folder: Path, output: Path, size: Size, seed: int) -> None:
-    """Two stages a condition, each by its recipe.
+    """Train two stages per condition, each by its recipe.
 
-    The blind model has no projector to train, so it starts at stage 2, from the untouched language model that stage 1
-    leaves behind.
+    The model without pictures has no projector to train, so it only needs stage 2. It starts from another model's stage
+    1, which leaves the language model unchanged.
     """
     datasets, chains = output / "6-datasets", []
     for name in size.conditions[1:]:
@@ -299,7 +299,7 @@ def finetuning(
 
 
 def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> str:
-    """Ask every model about the test pictures; write the table, what it shows, and a sheet of answers."""
+    """Ask every model about the test pictures; write a table, a comparison, and a sheet of answers."""
     import numpy as np
 
     from unicorn_hf import ModalityTransfer, evaluate
@@ -335,8 +335,9 @@ def evaluate_models(folder: Path, output: Path, conditions: Sequence[str]) -> st
 
 
 def score_options(questions: Sequence[str], answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
-    """Of the questions with options ("red (B)" is right): how often the value is right, and how often the letter is the
-    one that stands before the value that was said.
+    """Scores of questions with options, whose answers look like "red (B)".
+
+    The first is how often the value is right, the second how often the letter is that of the answered value.
     """
     values, letters = [], []
     for question, answer, right in zip(questions, answers, expected, strict=True):
@@ -358,7 +359,7 @@ def questions_with_vectors(output: Path):
 
 
 def load_without_package(folder: Path, output: Path) -> str:
-    """Load the ReAlign model in a process that cannot import this package, from the files in its folder alone."""
+    """Load the ReAlign model in a process that cannot import this package, only from the files in its folder."""
     model = output / "8-models" / "realign" / "finetune"
     program = """
 import sys
@@ -379,7 +380,7 @@ print(*(type(auto.from_pretrained(sys.argv[1], trust_remote_code=True)).__name__
 
 
 def _step(folder: Path, make) -> None:
-    """Make a step's folder unless it is there, and say in one line what it holds."""
+    """Make a step's folder unless it exists, and print one line about its content."""
     seconds = None
     if not folder.exists():
         start = time.monotonic()
@@ -394,7 +395,7 @@ def _say(name: str, result: str, seconds: float | None) -> None:
 
 
 def _claim(output: Path, settings: dict) -> None:
-    """Mark the output folder as this demo's."""
+    """Mark the output folder as this demo's, or check the mark."""
     mark = output / "demo.json"
     if mark.exists():
         if json.loads(mark.read_text()) != settings:
@@ -416,7 +417,7 @@ def _table_text(table: dict, data) -> str:
 
 
 def _comparisons(correct: dict, picture) -> str:
-    """The differences that the demo is about, with their error over the test pictures."""
+    """ReAlign's differences from the other conditions, with their standard errors over the test pictures."""
     import numpy as np
 
     def difference(name: str, other: str) -> tuple[float, float]:
@@ -439,7 +440,7 @@ def _comparisons(correct: dict, picture) -> str:
 
 
 def compare_with_bound(accuracy: dict[str, float]) -> str:
-    """What ReAlign reaches of the upper bound, where it is one: no transfer passes what real pictures teach."""
+    """ReAlign's share of the upper bound, which is the model trained on real pictures (if no model is above it)."""
     bound = accuracy["paired"]
     above = [CONDITIONS.get(name, name) for name, value in accuracy.items() if value > bound]
     if above:
@@ -451,7 +452,7 @@ def compare_with_bound(accuracy: dict[str, float]) -> str:
 
 
 def _draw_answers(pictures, data, answers: list[str], path: Path) -> None:
-    """Four test pictures, two with one object and two with two, and what the ReAlign model says about them."""
+    """Draw four test pictures (two with one object, two with two) with the ReAlign model's answers about them."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(15)

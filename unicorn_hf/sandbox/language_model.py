@@ -9,7 +9,7 @@ import numpy as np
 from unicorn_hf.training.batching import length_grouped_order
 
 BATCH_SIZE = 32
-# As short as a chat template can be, since every token costs time on a CPU.
+# A very short chat template, because every token costs time on a CPU.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message.role == 'assistant' -%}"
@@ -30,16 +30,16 @@ def train_language_model(
     steps: int,
     seed: int,
 ) -> tuple[int, int]:
-    """Train a tokenizer and a small Llama that reads; save both.
+    """Train a tokenizer and a small Llama that can read, and save both.
 
-    Of a conversation the assistant's tokens alone are learnt, of two captions the second.
+    In a conversation only the assistant's tokens are in the loss, in a pair of captions only the second caption.
 
     Args:
-        options: conversations with lettered options and no caption, which are guesses but for the letters. They come
-            first and alone: so a model of this size learns to find a word again and to copy what stands beside it,
-            which reading takes too. Mixed with the others from the start, it learns it in none of these steps.
-        conversations: about a caption that is in them.
-        paraphrases: two captions of one scene each.
+        options: conversations with lettered options but without a caption, so only the letters can be learnt. They come
+            first and alone: from them a model of this size learns to find a word again and to copy its neighbour, which
+            reading needs too. If they are mixed with the others from the start, it does not learn this in time.
+        conversations: conversations that contain the caption they are about.
+        paraphrases: pairs of captions of the same scene.
 
     Returns:
         the number of parameters and the size of the vocabulary.
@@ -49,7 +49,7 @@ def train_language_model(
     from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     turns = [turn for messages in options + conversations for turn in messages]
-    # An answer begins with the space that the chat template puts there: to this tokenizer another word.
+    # The chat template puts a space before an answer, and for this tokenizer a word with a space is another word.
     said = [f" {turn['content']}" if turn["role"] == "assistant" else turn["content"] for turn in turns]
     tokenizer = train_tokenizer(said + [caption for pair in paraphrases for caption in pair])
     torch.manual_seed(seed)
@@ -63,10 +63,10 @@ def train_language_model(
             num_key_value_heads=hidden_size // 16,
             max_position_embeddings=512,
             tie_word_embeddings=True,
-            # The usual 10,000 is meant for thousands of tokens: a small head keeps too few dimensions that tell a token
-            # from the next, and learns late to look at the one before.
+            # The usual 10,000 is for thousands of tokens. With it, too few dimensions of a small head distinguish
+            # neighbouring positions, and the model learns late to look at the previous token.
             rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-            # The usual 0.02 is meant for widths of thousands.
+            # The usual 0.02 is for widths of thousands.
             initializer_range=hidden_size**-0.5,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -128,7 +128,7 @@ def _tokenize_paraphrases(paraphrases, tokenizer) -> list[dict]:
 
 
 def _draw(samples: list[dict], num_batches: int, seed: int) -> list[dict]:
-    """Batches of similar length in random order; few are sorted together, or each would be of one task."""
+    """Samples in batches of similar length, in random order. Windows are small, so that batches mix tasks."""
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(samples), num_batches * BATCH_SIZE, replace=num_batches * BATCH_SIZE > len(samples))
     lengths = np.array([len(samples[row]["input_ids"]) for row in drawn])
@@ -140,9 +140,9 @@ def _draw(samples: list[dict], num_batches: int, seed: int) -> list[dict]:
 
 
 def train_tokenizer(texts: Iterable[str]):
-    """A tokenizer of the texts' own words; a space belongs to the word behind it, "(A)" is a word.
+    """A tokenizer of the texts' own words; a space belongs to the following word, and "(A)" is a word.
 
-    A real one has a hundred thousand tokens more, which a model of this size would pay for in every step.
+    A real vocabulary has a hundred thousand tokens more, which would dominate the time of such a small model.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,9 +1,9 @@
-"""Trains the tiny CLIP that ships with the sandbox: `python -m unicorn_hf.sandbox.train_clip --output DIR`.
+"""Train the tiny CLIP that ships with the sandbox: `python -m unicorn_hf.sandbox.train_clip --output DIR`.
 
-open_clip's own model, tokenizer class and loss, on captioned pictures of the embedded world. A batch is made of groups
-of four scenes that differ in one attribute only: without such near misses a contrastive loss is won by color and
-background alone, and shape, size and relation never reach the vectors. The temperature is fixed and low, which keeps
-the modality gap as wide as a real CLIP's (cf. Liang et al. 2022, arXiv 2203.02053, section 4).
+It uses open_clip's model, tokenizer class and loss, on captioned pictures of the toy world. A batch consists of groups
+of four scenes that differ in only one attribute. Without such near misses, color and background alone would minimise
+the contrastive loss, and the vectors would not encode shape, size and relation. The temperature is fixed and low, which
+keeps the modality gap as wide as in a real CLIP (cf. Liang et al. 2022, arXiv 2203.02053, section 4).
 """
 
 import argparse
@@ -44,14 +44,14 @@ def train_clip(
     Args:
         output: the folder to write: `open_clip_config.json`, `open_clip_model.safetensors` (float16), the tokenizer
             and a card; `open_clip.create_model_and_transforms("local-dir:...")` loads it.
-        steps: of AdamW, each on `batch_size` pictures with one caption each.
+        steps: steps of AdamW, each on `batch_size` pictures with one caption each.
         num_groups: groups of four scenes, each drawn once.
         lr: the highest learning rate; 100 steps of warm-up, then a cosine to zero.
         num_probed: scenes drawn for the probes.
         seed: the same arguments give the same weights on the same machine with the same number of threads.
 
     Returns:
-        What the card reports: accuracy of linear probes by attribute, retrieval, modality gap.
+        The numbers of the card: accuracy of linear probes by attribute, retrieval, modality gap.
     """
     require("open_clip", "clip")
     require("sklearn", "gap")
@@ -71,7 +71,7 @@ def train_clip(
         tokens = torch.stack([tokenizer(texts) for texts in captions]).view(num_groups, GROUP, CAPTIONS_PER_SCENE, -1)
         pictures = draw_pictures([scene for group in groups for scene in group], seed)
         fit(model, pictures.view(num_groups, GROUP, *pictures.shape[1:]), tokens, steps, batch_size, lr, seed)
-        # What is probed is what is saved: the weights after rounding to float16.
+        # Probe the saved weights, which are rounded to float16.
         weights = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
         model.load_state_dict(weights)
         save_file(weights, folder / "open_clip_model.safetensors")
@@ -99,7 +99,7 @@ def model_config(vocab_size: int) -> dict:
                 "width": 64,
                 "heads": 4,
                 "layers": 2,
-                # Says that the tokenizer is a Hugging Face one; for a `local-dir:` open_clip reads it from the folder.
+                # Any value here makes open_clip load a Hugging Face tokenizer, for a `local-dir:` from its folder.
                 "hf_tokenizer_name": "tokenizer",
             },
         },
@@ -108,7 +108,7 @@ def model_config(vocab_size: int) -> dict:
 
 
 def make_groups(count: int, seed: int) -> list[list[Scene]]:
-    """`count` groups of scenes; the members of a group differ from its first in one attribute."""
+    """`count` groups of scenes; each member of a group differs from the first in one attribute."""
     rng = random.Random(f"groups {seed}")
     held_out = held_out_pairs()
     groups = []
@@ -138,7 +138,7 @@ def _random_thing(rng: random.Random) -> Thing:
 
 
 def _change_one(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one attribute drawn anew, or with an attribute of its two objects exchanged."""
+    """The scene with one attribute drawn again, or with one attribute swapped between its two objects."""
     kind = rng.choice(("color", "shape", "shape", "size", "background", "place", "swap"))
     if kind == "background":
         return dataclasses.replace(scene, background=rng.choice(BACKGROUNDS))
@@ -164,7 +164,7 @@ def _change_one(scene: Scene, rng: random.Random) -> Scene:
 
 
 def save_tokenizer(words: set[str], folder: Path) -> None:
-    """A word-level tokenizer; its end token has the highest id, which is where open_clip's text tower pools."""
+    """A word-level tokenizer; its end token has the highest id, because open_clip's text tower pools there."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -184,7 +184,7 @@ def save_tokenizer(words: set[str], folder: Path) -> None:
 
 
 def draw_pictures(scenes: list[Scene], seed: int) -> torch.Tensor:
-    """uint8 [N, 3, 64, 64]."""
+    """Pictures of scenes, uint8 [N, 3, 64, 64]."""
     pictures = [
         np.asarray(draw(scene, np.random.default_rng((seed, index))))
         for index, scene in enumerate(tqdm(scenes, desc="drawing", unit="picture"))
@@ -193,7 +193,7 @@ def draw_pictures(scenes: list[Scene], seed: int) -> torch.Tensor:
 
 
 def normalize(pictures: torch.Tensor) -> torch.Tensor:
-    """What `preprocess_cfg` does to a picture of the right size: uint8 [N, 3, H, W] -> float32 [N, 3, H, W]."""
+    """Apply `preprocess_cfg` to pictures of the right size: uint8 [N, 3, H, W] -> float32 [N, 3, H, W]."""
     return ((pictures.float() / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
 
@@ -226,10 +226,11 @@ def fit(model, pictures, tokens, steps: int, batch_size: int, lr: float, seed: i
 
 
 def probe(model, tokenizer, num_scenes: int) -> dict:
-    """What can be read from the image vectors of new pictures by logistic regression, trained on 70 % of them.
+    """Measure a trained CLIP on new pictures.
 
-    `first` is the left or upper object of two. Also: how often a picture's own caption is the nearest among those of
-    its group of four near misses, and among 1,000; and the distance between the centroids of unit vectors.
+    The probes are accuracies of logistic regression on the image vectors, trained on 70 % of them; `first` is the left
+    or upper object of two. Also measured: how often a picture's own caption is the nearest among its group of four near
+    misses, and among 1,000; and the distance between the centroids of unit vectors.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -298,7 +299,7 @@ tags: [clip, unicorn]
 
 # The sandbox's tiny CLIP
 
-An open_clip model of {report["num_parameters"]:,} parameters (float16) for the embedded world of unicorn-hf: 64 x 64
+An open_clip model of {report["num_parameters"]:,} parameters (float16) for the toy world of unicorn-hf: 64 x 64
 pictures of one or two colored shapes. It has never seen the color-shape pairs that the world holds out, and it knows
 nothing of real photographs. Made by
 

@@ -1,4 +1,4 @@
-"""Runs of the recipes side by side, in processes that import torch, transformers and TRL once between them."""
+"""Run recipes in parallel, in processes that share one import of torch, transformers and TRL."""
 
 import multiprocessing
 import os
@@ -14,12 +14,12 @@ from unittest.mock import patch
 from unicorn_hf.data.staging import new_folder
 from unicorn_hf.progress import progress_bar
 
-NUM_PROCESSES = 3  # keep two cores busy to the end
+NUM_PROCESSES = 3  # one more than the cores of a small machine, so that they stay busy to the end
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Keep the memory of small tensors: giving it back after every step costs a seventh of the time.
+    # Keep freed memory of small tensors: returning it to the system after every step takes a seventh of the time.
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
 }
@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One run of `recipes/<stage>.py` with the demo's YAML; the folder `trained` appears when it has ended well."""
+    """One run of `recipes/<stage>.py` with the demo's YAML; the folder `trained` appears only after it succeeded."""
 
     stage: str
     model: Path
@@ -36,10 +36,10 @@ class TrainingRun:
     dataset_config: str | None = None
 
     def train(self, max_steps: int, seed: int) -> None:
-        """Train in this process, whose output goes to `log.txt` in the run's folder from then on.
+        """Train in this process, and redirect all its further output to `log.txt` in the run's folder.
 
         Raises:
-            RuntimeError: the run failed; the end of its log says how.
+            RuntimeError: the run failed; the message has the end of its log.
         """
         from unicorn_hf.training import FinetuneArguments, PretrainArguments, parse_options
 
@@ -67,7 +67,7 @@ class TrainingRun:
 
 
 def train_all(chains: Sequence[Sequence[TrainingRun]], max_steps: int, seed: int) -> int:
-    """Train what is not trained yet, a chain's runs one after the other; returns how many runs that were."""
+    """Do all missing runs, those of a chain one after the other; returns their number."""
     runs = [run for chain in chains for run in chain]
     missing = [run for run in runs if not run.trained.exists()]
     with (
@@ -92,7 +92,7 @@ def train_all(chains: Sequence[Sequence[TrainingRun]], max_steps: int, seed: int
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Processes that are forked off one that has imported everything; where that is not safe, each imports it."""
+    """Fork processes from one that has imported everything; on systems where forking is unsafe, start new ones."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,7 +1,7 @@
-"""The embedded world: scenes drawn with Pillow, every attribute known, and who may see which scene.
+"""The toy world: scenes with known attributes, drawn with Pillow, and their split into sets.
 
-A tenth of the two-object color-shape pairs is held out: no caption, no conversation and no picture outside the test set
-shows one, not even in the training of the tiny CLIP.
+A tenth of the two-object color-shape pairs is held out: only the test set shows them. No caption, conversation or other
+picture does, not even in the training of the tiny CLIP.
 """
 
 import random
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from unicorn_hf.synthesis.scene import COLORS, INVERSE, SHAPES, Scene, all_scenes
 
 IMAGE_SIZE = 64
-_OVERSAMPLE = 4  # drawn four times as large and shrunk, for smooth edges
+_OVERSAMPLE = 4  # draw four times as large, then shrink, for smooth edges
 _RGB = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
@@ -35,7 +35,7 @@ _CENTER = {
     "bottom right": (47, 47),
     "center": (32, 32),
 }
-# Where the first and the second object of a relation stand.
+# The centers of the first and second object for each relation.
 _PAIR_CENTERS = {
     "left of": ((17, 32), (47, 32)),
     "right of": ((47, 32), (17, 32)),
@@ -60,13 +60,13 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_all(scenes: list[Scene], seed: int) -> list[Image.Image]:
-    """One picture a scene; picture i depends on `seed`, i and its scene only."""
+    """One picture per scene; picture i depends only on `seed`, i and its scene."""
     return [draw(scene, np.random.default_rng((seed, index))) for index, scene in enumerate(scenes)]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three sets of scenes without a scene in common; `test` alone holds the held-out pairs."""
+    """Three disjoint sets of scenes; only `test` holds the held-out pairs."""
 
     captions: list[Scene]
     pictures: list[Scene]
@@ -74,10 +74,10 @@ class Split:
 
 
 def split_scenes(seed: int, num_captions: int, num_pictures: int, num_test: int) -> Split:
-    """Share the world's scenes out to captions, to the unpaired pictures of the statistics, and to the test.
+    """Split the world's scenes into captions, unpaired pictures (for the statistics) and the test set.
 
-    A quarter of each set shows one object, the rest two. One-object scenes are few (960), so a set may show the scenes
-    of its own share more than once.
+    A quarter of each set shows one object, the rest two. There are few one-object scenes (960), so a set may use its
+    own more than once.
     """
     rng = random.Random(f"scenes {seed}")
     one, two = all_scenes()
@@ -95,7 +95,7 @@ def split_scenes(seed: int, num_captions: int, num_pictures: int, num_test: int)
 
 
 def held_out_pairs() -> frozenset:
-    """The tenth of the 276 color-shape pairs that only the test shows: the same in every run."""
+    """The tenth of the 276 color-shape pairs that only the test set shows; the same in every run."""
     _, two = all_scenes()
     pairs = sorted({color_shape_pair(scene) for scene in two})
     return frozenset(random.Random("held out").sample(pairs, round(0.1 * len(pairs))))
@@ -106,7 +106,7 @@ def color_shape_pair(scene: Scene) -> tuple:
 
 
 def check_answer(scene: Scene, question: str, answer: str) -> bool:
-    """Whether `answer` is right about `scene`: read from the question's words, apart from the writer's own code."""
+    """Whether `answer` is right about `scene`. It reads the question's words and shares no code with the writer."""
     question, *options = question.removeprefix("<image>\n").split("\n")
     if options:
         value, letter = re.fullmatch(r"(.+) \(([A-D])\)", answer).groups()

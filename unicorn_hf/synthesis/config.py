@@ -68,7 +68,7 @@ class WriterConfig(LanguageModelOptions):
 
     writer: WriterName | Writer = option(
         None,
-        "grammar (the embedded world, no model), chat (a server), transformers (a local model), batch (files).",
+        "grammar (the toy world, no model), chat (a server), transformers (a local model), batch (files).",
         required=True,
         panel=MODEL,
     )

@@ -1,6 +1,6 @@
 """`GrammarWriter`: a writer that needs no model. It speaks of scenes (`scene.py`) and of nothing else.
 
-It does the two jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the embedded world: it
+It does the two jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the toy world: it
 expands a sparse seed into diverse captions, and it turns a caption, which it reads as text, into a conversation.
 """
 
@@ -38,7 +38,7 @@ _LETTERS = "ABCD"
 
 
 class GrammarWriter:
-    """Writes captions and conversations about the embedded world's scenes."""
+    """Writes captions and conversations about the toy world's scenes."""
 
     name = "grammar"
 
