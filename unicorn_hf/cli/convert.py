@@ -17,16 +17,21 @@ from unicorn_hf.errors import InputError
     ],
 )
 def convert_checkpoint(
-    source: Annotated[Path, Argument("A folder of the released training, or a lone mm_projector.bin.")],
+    source: Annotated[Path, Argument("A folder of the released training, or a single mm_projector.bin.")],
     output: Output,
     language_model: Annotated[
-        str | None, Flag("Folder or Hub id of the language model of a lone projector, or under a LoRA.")
+        str | None,
+        Flag("Folder or Hub id of the language model, if the source has only a projector or a LoRA adapter."),
     ] = None,
     num_image_tokens: Annotated[int, Flag("Copies of an image's projected vector.", at_least=1, at_most=10**5)] = 576,
-    image_encoder: Annotated[str | None, Flag("Whose vectors it was trained on, for the record.")] = None,
-    transfer: Annotated[str | None, Flag("What moved them, for the record: mean_shift, ...")] = None,
+    image_encoder: Annotated[
+        str | None, Flag("The encoder of the training vectors; it is recorded in the model.")
+    ] = None,
+    transfer: Annotated[
+        str | None, Flag("The transfer of the training vectors (mean_shift, ...); it is recorded in the model.")
+    ] = None,
 ):
-    """Bring a released Unicorn checkpoint (Bunny's layout) into this package's model."""
+    """Convert a released Unicorn checkpoint (Bunny's layout) to this package's model."""
     from unicorn_hf.data.staging import new_folder
     from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import convert_unicorn_checkpoint
 
@@ -55,7 +60,7 @@ def convert_tower(
     encoder: Annotated[str, Argument("open_clip/ViT-B-32/laion2b_s34b_b79k, open_clip/hf-hub:…, a folder.")],
     output: Output,
 ):
-    """Turn an image tower of open_clip into one of transformers, for a model's `set_vision_tower`."""
+    """Convert an image tower of open_clip to transformers, for a model's `set_vision_tower`."""
     from unicorn_hf.embedding.convert_open_clip_tower_to_hf import convert_open_clip_tower
 
     convert_open_clip_tower(encoder, output)
@@ -73,10 +78,10 @@ def convert_tower(
 def attach(
     model: Annotated[str, Argument("Folder or Hub id of a trained model.")],
     output: Output,
-    encoder: Annotated[str | None, Flag("The pictures' encoder, where the model does not say it.")] = None,
-    trust_remote_code: Annotated[bool, Flag("Run the code that the model's folder brings.")] = False,
+    encoder: Annotated[str | None, Flag("The encoder for images, if the model does not name it.")] = None,
+    trust_remote_code: Annotated[bool, Flag("Run code from the model's folder.")] = False,
 ):
-    """Write a model together with its encoder's image tower, so that it reads pictures by itself."""
+    """Write a model together with its encoder's image tower, so that it reads images itself."""
     from unicorn_hf.evaluation.vision_tower import attach_tower
 
     attach_tower(model, output, encoder=encoder, trust_remote_code=trust_remote_code)

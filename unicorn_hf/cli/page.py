@@ -10,7 +10,7 @@ from unicorn_hf.evaluation.config import AppConfig
 @command(
     app,
     "app",
-    examples=["unicorn-hf app stage-2", "unicorn-hf app stage-2 --captions moved --host 0.0.0.0 --port 8080"],
+    examples=["unicorn-hf app stage-2", "unicorn-hf app stage-2 --captions aligned --host 0.0.0.0 --port 8080"],
 )
 def serve(
     model: Annotated[str, Argument("Folder or Hub id of a trained model.")],

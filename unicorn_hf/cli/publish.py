@@ -11,8 +11,8 @@ from unicorn_hf.dataset_scripts.config import PublishAndPushConfig
     app,
     "publish",
     examples=[
-        "unicorn-hf publish --pretrain moved --instruction conversations -o unicorn --license apache-2.0",
-        "unicorn-hf publish --pretrain moved -o unicorn --push-to-hub ORG/NAME --private",
+        "unicorn-hf publish --pretrain aligned --instruction conversations -o unicorn --license apache-2.0",
+        "unicorn-hf publish --pretrain aligned -o unicorn --push-to-hub ORG/NAME --private",
     ],
 )
 def publish(

@@ -13,7 +13,7 @@ def serve_model(
     model: Annotated[str, Argument("Folder or Hub id of a trained model.")],
     config: ServeConfig,
 ):
-    """Answer OpenAI's clients, which send messages and images to /v1/chat/completions."""
+    """Serve a model to OpenAI's clients, at /v1/chat/completions; messages may hold images."""
     require("fastapi", "serve")
     require("uvicorn", "serve")
     from unicorn_hf.evaluation.server import serve

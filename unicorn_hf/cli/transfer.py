@@ -56,7 +56,7 @@ def transfer_fit(
     distance += "" if after is None else f" -> {after:.3g}"
     counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
     print(f"{output}: {config.method} fitted on {counts}{distance}")
-    print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o moved")
+    print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o aligned")
 
 
 @command(
@@ -64,8 +64,8 @@ def transfer_fit(
     "apply",
     prefix="transfer",
     examples=[
-        "unicorn-hf transfer apply captions --transfer transfer -o moved",
-        "unicorn-hf transfer apply captions.npy --transfer transfer -o moved.npy",
+        "unicorn-hf transfer apply captions --transfer transfer -o aligned",
+        "unicorn-hf transfer apply captions.npy --transfer transfer -o aligned.npy",
     ],
 )
 def transfer_apply(
@@ -78,7 +78,7 @@ def transfer_apply(
     from unicorn_hf.transfer import ModalityTransfer
 
     ModalityTransfer.from_pretrained(transfer).apply(data, output, **vars(config))
-    print(f"{output}: moved into image space")
+    print(f"{output}: written")
     print_next(f"unicorn-hf publish --pretrain {output} -o unicorn")
 
 
