@@ -1,13 +1,14 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import List, Value, load_dataset
 from demo_run import modified
 from other_versions import OTHERS
 from PIL import Image
 
-from unicorn_hf import InputError
+from unicorn_hf import InputError, load_encoder
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.sandbox.demo import (
     CONDITIONS,
@@ -17,7 +18,7 @@ from unicorn_hf.sandbox.demo import (
     VALUE,
     compare_with_bound,
     demo,
-    draw_captions,
+    embed_pictures_of,
     leave_image_out,
     score_options,
 )
@@ -57,12 +58,16 @@ def test_a_bound_below_a_transfer_is_called_no_bound():
     assert "ReAlign reaches 80.0% of" in compare_with_bound({**accuracy, "paired": 0.75})
 
 
-def test_every_caption_has_a_picture_of_its_own_for_the_bound(demo_output):
-    captions = read_dataset(demo_output / "2-captions" / "captions")
-    drawn = draw_captions(demo_output / "2-captions" / "captions", seed=0)
-    assert drawn["id"][:] == captions["id"][:]
+def test_every_caption_has_a_picture_of_its_own_for_the_bound(demo_output, tmp_path):
+    captions = read_dataset(demo_output / "4-embeddings" / "captions").select(range(12))
+    embed_pictures_of(captions, tmp_path / "paired", load_encoder("sandbox"), seed=0)
+    paired = read_dataset(tmp_path / "paired")
+    assert paired["id"][:] == captions["id"][:]
+    assert paired.features["image_embeds"] == List(Value("float16"), length=128)
     same_scene = [row for row, seed in enumerate(captions["seed"]) if seed == captions[0]["seed"]]
-    assert len({drawn[row]["image"].tobytes() for row in same_scene}) == len(same_scene) > 1
+    vectors = np.array(paired["image_embeds"])[same_scene].astype(np.float64)
+    assert len(np.unique(vectors, axis=0)) == len(same_scene) > 1
+    assert (vectors @ vectors.T).min() > 0.8  # of one scene, with noise
 
 
 def test_a_run_that_fails_says_what_its_recipe_said(tmp_path):

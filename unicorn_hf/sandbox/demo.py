@@ -175,21 +175,26 @@ def make_embeddings(folder: Path, output: Path, conditions: Sequence[str], seed:
     for name in ("pictures", "test"):
         embed(output / "1-world" / name, folder / name, encoder=encoder)
     if "paired" in conditions:
-        pictures = draw_captions(output / "2-captions" / "captions", seed)
-        embed(pictures, folder / "paired", encoder=encoder, column="image", remove_columns=["image"])
+        embed_pictures_of(captions, folder / "paired", encoder, seed)
     return f"{len(captions):,} captions and the pictures as vectors of {encoder.embed_dim} dimensions"
 
 
-def draw_captions(captions: Path, seed: int):
-    """The captions, each with a picture of its own that shows its scene: what text-only training does without."""
-    from datasets import Dataset
+def embed_pictures_of(captions, folder: Path, encoder, seed: int) -> None:
+    """The captions with the vector of a picture each, its own, that shows their scene: text-only training has none."""
+    from datasets import Dataset, Features, List, Value
 
     from unicorn_hf.sandbox.world import draw_all
     from unicorn_hf.synthesis.scene import parse_seed
 
-    captions = read_dataset(captions)
+    # Kept nowhere: `embed` would write every picture as a PNG and read it again.
     pictures = draw_all([parse_seed(text) for text in captions["seed"]], seed=3 * seed + 1)
-    return Dataset.from_dict({"id": captions["id"][:], "caption": captions["caption"][:], "image": pictures})
+    vectors = encoder.encode_images(pictures)
+    features = {"id": Value("string"), "caption": Value("string")}
+    features["image_embeds"] = List(Value("float16"), length=encoder.embed_dim)
+    rows = {"id": captions["id"][:], "caption": captions["caption"][:], "image_embeds": list(vectors)}
+    provenance = {"image_embeds": {"encoder": "sandbox", "embed_dim": encoder.embed_dim}}
+    dataset = Dataset.from_dict(rows, Features(features))
+    write_dataset(dataset, folder, title="The captions' scenes as pictures", provenance=provenance)
 
 
 def fit_transfers(folder: Path, output: Path, methods: Sequence[str] = ("none", "mean_shift", "realign")) -> str:
