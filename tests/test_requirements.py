@@ -1,6 +1,7 @@
 """The sets of versions that are written down are those of setup.cfg."""
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,18 @@ def test_the_floor_is_the_version_of_the_oldest_set(requirement):
 def test_the_lock_is_within_the_range(requirement):
     for pin in pins("lock.txt")[canonicalize_name(requirement.name)]:
         assert requirement.specifier.contains(version(pin))
+
+
+def test_the_pages_name_the_versions_of_both_sets():
+    oldest, lock = pins("oldest.txt"), pins("lock.txt")
+    page = (ROOT / "docs" / "versions.md").read_text()
+    rows = re.findall(r"^\| ([\w-]+) \| (\d[\d.]+) \| (\d[\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for name, floor, locked in rows:
+        assert floor == version(oldest[name][0]) and locked in map(version, lock[name]), name
+    readme = (ROOT / "README.md").read_text()
+    names = ("transformers", "torch", "trl", "datasets")
+    for command, pinned in (("`make test`, `make demo`", lock), ("`make test-oldest`", oldest)):
+        (row,) = re.findall(rf"^\| {command} \| (.*) \|$", readme, re.MULTILINE)
+        for name, shown in zip(names, row.split(" | "), strict=True):
+            assert shown in map(version, pinned[name]), (command, name)
