@@ -24,6 +24,7 @@ _PUBLIC = {
     "MissingExtraError": "unicorn_hf.errors",
     "ModalityTransfer": "unicorn_hf.transfer",
     "Moments": "unicorn_hf.transfer",
+    "PreferenceConfig": "unicorn_hf.synthesis",
     "Prices": "unicorn_hf.synthesis",
     "ReAlign": "unicorn_hf.transfer",
     "TransformersWriter": "unicorn_hf.synthesis",
@@ -44,6 +45,7 @@ _PUBLIC = {
     "retry_failed": "unicorn_hf.synthesis",
     "write_captions": "unicorn_hf.synthesis",
     "write_instructions": "unicorn_hf.synthesis",
+    "write_preferences": "unicorn_hf.synthesis",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

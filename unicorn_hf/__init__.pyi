@@ -23,9 +23,11 @@ from unicorn_hf.synthesis.captions import write_captions as write_captions
 from unicorn_hf.synthesis.chat_writer import ChatWriter as ChatWriter
 from unicorn_hf.synthesis.config import CaptionConfig as CaptionConfig
 from unicorn_hf.synthesis.config import InstructionConfig as InstructionConfig
+from unicorn_hf.synthesis.config import PreferenceConfig as PreferenceConfig
 from unicorn_hf.synthesis.grammar import GrammarWriter as GrammarWriter
 from unicorn_hf.synthesis.instructions import write_instructions as write_instructions
 from unicorn_hf.synthesis.job import retry_failed as retry_failed
+from unicorn_hf.synthesis.preferences import write_preferences as write_preferences
 from unicorn_hf.synthesis.report import report_captions as report_captions
 from unicorn_hf.synthesis.transformers_writer import TransformersWriter as TransformersWriter
 from unicorn_hf.synthesis.usage import Prices as Prices

@@ -60,6 +60,11 @@ def answer(request: dict) -> str:
         return json.dumps(
             {"answers": ["nothing of it" if disagree else fact(q.split("(")[0].strip()) for q in questions]}
         )
+    if name == "PreferenceAnswer":
+        question = f"Which thing is next to the {rng.choice(ADJECTIVES)} wall?"
+        right = fact(question)
+        wrong = rng.choice([noun for noun in NOUNS if noun != right])
+        return json.dumps({"question": question, "answer": right, "wrong_answer": wrong})
     turns = []
     for number in range(int(re.search(r"Number of questions: (\d+)", user)[1])):
         question = f"Which thing is in place {number + 1} next to the {rng.choice(ADJECTIVES)} wall?"

@@ -69,7 +69,7 @@ def test_a_dry_run_shows_ten_prompts_and_what_all_would_cost(verify, seeds, tmp_
         write_dataset(Dataset.from_list(rows), tmp_path / "captions", title="Captions")
         printed = run("instructions", tmp_path / "captions", "-o", tmp_path / "out", *NOBODY, *prices, "--dry-run")
         prompts = check_preview(printed, [row["caption"] for row in rows], 30)
-        assert "--no-verify saves the check of every conversation, which comes on top" in printed
+        assert "--no-verify saves the check of every answer, which comes on top" in printed
         assert all("Number of questions" in prompt for prompt in prompts)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.work").exists()
 
@@ -80,7 +80,7 @@ def test_a_dry_run_passes_over_a_seed_that_is_too_long_to_be_asked(seeds, tmp_pa
 
 
 def test_the_grammar_has_no_prompts_to_show(seeds, tmp_path):
-    for command in ("captions", "instructions"):
+    for command in ("captions", "instructions", "preferences"):
         with pytest.raises(InputError, match="--dry-run: the grammar writer asks nobody"):
             run(command, seeds, "-o", tmp_path / "out", "--writer", "grammar", "--dry-run")
     assert not (tmp_path / "out").exists()

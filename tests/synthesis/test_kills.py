@@ -14,9 +14,10 @@ from picky_server import serving
 
 from unicorn_hf.data.sources import read_dataset
 from unicorn_hf.errors import InputError
-from unicorn_hf.synthesis import write_captions, write_instructions
+from unicorn_hf.synthesis import write_captions, write_instructions, write_preferences
 
 CONCURRENCY = 16
+SECOND = {"instructions": write_instructions, "preferences": write_preferences}  # steps that read captions
 SEEDS = [f"{thing} number {index}" for index in range(60) for thing in ("dog", "boat", "lamp")]
 
 
@@ -51,16 +52,16 @@ def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writ
     (tmp_path / "seeds.txt").write_text("\n".join(SEEDS))
     undisturbed, disturbed = llm_server(), llm_server("--latency", "0.1")
     rng = random.Random(0)
-    source = {"captions": tmp_path / "seeds.txt", "instructions": tmp_path / "captions whole"}
-    options = {"captions": ["--captions-per-seed", "2"], "instructions": ["--verify"]}
+    source = {"captions": tmp_path / "seeds.txt", **dict.fromkeys(SECOND, tmp_path / "captions whole")}
+    options = {"captions": ["--captions-per-seed", "2"], **{stage: ["--verify"] for stage in SECOND}}
     calls = 0
-    for stage in ("captions", "instructions"):
+    for stage in ("captions", *SECOND):
         whole, output = tmp_path / f"{stage} whole", tmp_path / stage
         writer = chat_writer(undisturbed, timeout=120, deadline=600)
         if stage == "captions":
             write_captions(source[stage], whole, writer=writer, captions_per_seed=2)
         else:
-            write_instructions(source[stage], whole, writer=writer, verify=True)
+            SECOND[stage](source[stage], whole, writer=writer, verify=True)
         again = command(stage, source[stage], "-o", output, *options[stage], server=disturbed)
         for moment in sorted(rng.sample(range(10, 150), 3)):
             kill_at(again, tmp_path / f"{stage}.work", moment)
@@ -70,7 +71,7 @@ def test_three_kills_a_stage_cost_only_the_calls_in_flight(llm_server, chat_writ
         calls_now = disturbed.calls()
         repeated = len(calls_now[calls:]) - len(set(calls_now[calls:]))
         # With a second pass, the first call of a pair in flight is repeated too.
-        assert repeated <= 3 * CONCURRENCY * (2 if stage == "instructions" else 1)
+        assert repeated <= 3 * CONCURRENCY * (2 if stage in SECOND else 1)
         calls = len(calls_now)
         assert not (tmp_path / f"{stage}.work").exists()
 

@@ -68,6 +68,7 @@ def _options(
 for _name in (
     "captions",
     "instructions",
+    "preferences",
     "retry_failed",
     "report",
     "embed",

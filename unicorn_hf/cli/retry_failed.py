@@ -18,10 +18,10 @@ from unicorn_hf.synthesis.config import RetryConfig
     ],
 )
 def retry_failed(
-    output: Annotated[Path, Argument("What `captions` or `instructions` wrote, with failures.")],
+    output: Annotated[Path, Argument("What `captions`, `instructions` or `preferences` wrote, with failures.")],
     config: RetryConfig,
 ):
-    """Ask again for what failed in `captions` or `instructions`, and write the dataset anew."""
+    """Ask again for what failed in `captions`, `instructions` or `preferences`, and write the dataset anew."""
     from unicorn_hf.synthesis.job import retry_failed
 
     dataset = retry_failed(output, config=config)

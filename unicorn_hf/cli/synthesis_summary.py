@@ -1,4 +1,4 @@
-"""What `captions`, `instructions` and `retry-failed` print at their end."""
+"""What `captions`, `instructions`, `preferences` and `retry-failed` print at their end."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def print_preview(estimate: dict) -> None:
     if "checking" in estimate:
         check = estimate["checking"]
         print(
-            f"--no-verify saves the check of every conversation, which comes on top: about {check['prompt_tokens']:,} "
+            f"--no-verify saves the check of every answer, which comes on top: about {check['prompt_tokens']:,} "
             f"tokens in and {check['completion_tokens']:,} out, {check['cost']:,.2f}"
         )
     print(
@@ -42,9 +42,7 @@ def print_summary(output: Path, dataset, rows: str, next_command: str | None) ->
         f"failed; {_spent(summary)}"
     )
     if "checking" in summary:
-        print(
-            f"{output}: of that, checking the conversations against their captions took {_spent(summary['checking'])}"
-        )
+        print(f"{output}: of that, checking the answers against their captions took {_spent(summary['checking'])}")
     if failed:
         print(f"{output}/dead_letters.jsonl names the failures; ask again with: unicorn-hf retry-failed {output}")
         raise typer.Exit(3)

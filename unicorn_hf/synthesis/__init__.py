@@ -1,4 +1,4 @@
-"""Stages 1 and 2: seeds -> captions -> conversations.
+"""Stages 1 and 2: seeds -> captions -> conversations; and captions -> preference pairs.
 
 The grammar writer works without a model. The writers for language models need the extra `synthesis`.
 """
@@ -12,6 +12,7 @@ _MODULES = {
     "ChatWriter": ".chat_writer",
     "GrammarWriter": ".grammar",
     "InstructionConfig": ".config",
+    "PreferenceConfig": ".config",
     "Prices": ".usage",
     "TransformersWriter": ".transformers_writer",
     "read_seeds": ".seeds",
@@ -19,6 +20,7 @@ _MODULES = {
     "retry_failed": ".job",
     "write_captions": ".captions",
     "write_instructions": ".instructions",
+    "write_preferences": ".preferences",
 }
 __all__ = [*_MODULES]
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

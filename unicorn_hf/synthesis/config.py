@@ -1,4 +1,4 @@
-"""The options of stages 1 and 2: who writes, at what price, and where."""
+"""The options of the steps that write text: who writes, at what price, and where."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -64,7 +64,7 @@ class LanguageModelOptions(Options):
 
 @dataclass(kw_only=True)
 class WriterConfig(LanguageModelOptions):
-    """What both stages take: the writer and its options, the budget, and where the work is done."""
+    """What all of these steps take: the writer and its options, the budget, and where the work is done."""
 
     writer: WriterName | Writer = option(
         None,
@@ -174,6 +174,26 @@ class InstructionConfig(WriterConfig):
             from unicorn_hf.synthesis.tasks import check_mix
 
             check_mix(self.mix)
+
+
+@dataclass(kw_only=True)
+class PreferenceConfig(WriterConfig):
+    """The options of `write_preferences`. The grammar writer reads `mix` and `seed` only."""
+
+    mix: dict[str, float] | None = option(
+        None, "Shares of what is wrong, such as object=2,color=1; object, color, count and relation alike by default."
+    )
+    verify: bool | None = option(
+        None, "Answer every question twice, and keep the pairs that this bears out; by default, but in batch files."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mix is not None:
+            from unicorn_hf.synthesis.grammar import FAULTS
+            from unicorn_hf.synthesis.tasks import check_mix
+
+            check_mix(self.mix, FAULTS)
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Which conversations are kept, and why the others are not."""
+"""Which conversations and pairs are kept, and why the others are not."""
 
 import itertools
 import re
@@ -28,20 +28,54 @@ def check_turns(turns: list[tuple[str, str]], caption: str) -> None:
     if len(set(map(tuple, questions))) < len(questions):
         raise BadAnswer("repeated_question", "a question is asked twice")
     for question, answer in turns:
-        if not words(question) or not words(answer):
-            raise BadAnswer("empty_turn", "a question or an answer holds no word")
         if leaks(question, caption):
             raise BadAnswer("caption_leak", f"the question {question[:80]!r} quotes the description")
-        if _NAMES_CAPTION.search(question) or _NAMES_CAPTION.search(answer):
-            raise BadAnswer("names_caption", "a turn speaks of a description; speak of the picture")
-        if _UNANSWERABLE.search(answer):
-            raise BadAnswer("unanswerable", f"the description does not answer {question[:80]!r}; ask what it answers")
+        _check_answer(question, answer)
         if thing := unnamed_thing(question, answer, caption):
             raise BadAnswer(
                 "not_in_caption", f"the question {question[:80]!r} is about a {thing!r} that is not described"
             )
-        if copied(answer, question):
-            raise BadAnswer("answer_in_question", f"the question {question[:80]!r} holds its answer")
+
+
+def check_pair(question: str, chosen: str, rejected: str, caption: str) -> None:
+    """Raise `BadAnswer` unless a question and its right answer are sound, and the wrong one differs in what it says.
+
+    A wrong answer that is much longer or shorter would teach a length, and one that evades would teach to answer.
+    """
+    check_turns([(question, chosen)], caption)
+    said, unsaid = words(chosen), words(rejected)
+    if said == unsaid:
+        raise BadAnswer("same_answer", f"both answers to {question[:80]!r} are {chosen[:80]!r}")
+    polar = {*said[:1], *unsaid[:1]} & _YES_NO
+    if len(polar) == 1:
+        raise BadAnswer("same_answer", f"of the answers to {question[:80]!r}, one has to say yes and the other no")
+    _check_answer(question, rejected)
+    short, long = sorted((len(said), len(unsaid)))
+    if long > 2 * short + 2:
+        raise BadAnswer("unlike_lengths", f"the answers have {short} and {long} words; make them alike in length")
+
+
+def bears_out(second: str, chosen: str, rejected: str) -> bool:
+    """Whether a second answer says what the right one says, and not what the wrong one says."""
+    other, right, wrong = words(second), words(chosen), words(rejected)
+    if right[0] in _YES_NO:
+        return other[:1] == right[:1]
+    only_right, only_wrong = (set(a) - set(b) - _FILLERS for a, b in ((right, wrong), (wrong, right)))
+    return agree(chosen, second) and not only_wrong & set(other) and (not only_right or bool(only_right & set(other)))
+
+
+_YES_NO = frozenset(("yes", "no"))
+
+
+def _check_answer(question: str, answer: str) -> None:
+    if not words(question) or not words(answer):
+        raise BadAnswer("empty_turn", "a question or an answer holds no word")
+    if _NAMES_CAPTION.search(question) or _NAMES_CAPTION.search(answer):
+        raise BadAnswer("names_caption", "a turn speaks of a description; speak of the picture")
+    if _UNANSWERABLE.search(answer):
+        raise BadAnswer("unanswerable", f"the description does not answer {question[:80]!r}; ask what it answers")
+    if copied(answer, question):
+        raise BadAnswer("answer_in_question", f"the question {question[:80]!r} holds its answer")
 
 
 def unnamed_thing(question: str, answer: str, caption: str) -> str | None:

@@ -12,12 +12,12 @@ from unicorn_hf.synthesis.answers import BadAnswer, json_schema, parse_answer
 from unicorn_hf.synthesis.completion import Prompt
 from unicorn_hf.synthesis.conversation_checks import agree, check_options, check_turns, words
 from unicorn_hf.synthesis.grammar import TASKS
+from unicorn_hf.synthesis.pairs import IMAGE_PLACEHOLDER
 from unicorn_hf.synthesis.prompts import Prompts
 from unicorn_hf.synthesis.tasks import draw_task
 from unicorn_hf.synthesis.untrusted_text import neutralise, one_line
 
 MAX_CAPTION_CHARS = 4000
-IMAGE_PLACEHOLDER = "<image>\n"
 LETTERS = "ABCDEF"
 
 _Text = pydantic.constr(min_length=1, max_length=2000)
@@ -75,9 +75,7 @@ class ConversationStage:
         Raises:
             BadAnswer: the caption is too long to be one.
         """
-        if len(row["caption"]) > MAX_CAPTION_CHARS:
-            detail = f"the caption has {len(row['caption'])} characters; expected at most {MAX_CAPTION_CHARS}"
-            raise BadAnswer("caption_too_long", detail)
+        check_caption_length(row["caption"])
         task, rng = draw_task(row["caption"], self.mix, self.seed)
         schema = MultipleChoiceAnswer if task == "multiple_choice" else ConversationAnswer
         messages = self.prompts.messages(task, caption=row["caption"], num_turns=rng.randint(2, 4))
@@ -164,6 +162,13 @@ class ConversationStage:
 
     def __reduce__(self):
         return type(self).from_dict, (self.to_dict(),)  # templates cannot be pickled
+
+
+def check_caption_length(caption: str) -> None:
+    """Raise `BadAnswer` where a caption is too long to be one."""
+    if len(caption) > MAX_CAPTION_CHARS:
+        detail = f"the caption has {len(caption)} characters; expected at most {MAX_CAPTION_CHARS}"
+        raise BadAnswer("caption_too_long", detail)
 
 
 def clean(text: str) -> str:

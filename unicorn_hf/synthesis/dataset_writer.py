@@ -19,6 +19,8 @@ from unicorn_hf.synthesis.llava import write_llava
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
 
+CHATS = ("messages", "prompt", "chosen", "rejected")  # columns of lists of {role, content}
+
 
 class Account:
     """What became of every request: kept, rejected or failed, by reason."""
@@ -179,7 +181,7 @@ def _write_shards(stage, pairs, folder: Path, account: Account):
     from unicorn_hf.data.shards import BATCH_ROWS, write_shards
 
     turn = pa.struct({"role": pa.string(), "content": pa.string()})
-    schema = pa.schema([(name, pa.list_(turn) if name == "messages" else pa.string()) for name in stage.columns])
+    schema = pa.schema([(name, pa.list_(turn) if name in CHATS else pa.string()) for name in stage.columns])
 
     def tables():
         pairs_left = iter(pairs)
@@ -193,9 +195,7 @@ def _write_shards(stage, pairs, folder: Path, account: Account):
                         account.right_letters.update(answer[-2] for answer in answers)
             yield pa.Table.from_pylist([stage.output_row(row, record) for row, record in batch], schema=schema)
 
-    columns = {
-        name: "List({role: string, content: string})" if name == "messages" else "string" for name in stage.columns
-    }
+    columns = {name: "List({role: string, content: string})" if name in CHATS else "string" for name in stage.columns}
     return write_shards(tables(), folder, schema), columns
 
 

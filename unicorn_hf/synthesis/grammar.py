@@ -1,13 +1,15 @@
 """`GrammarWriter`: a writer that needs no model. It speaks of scenes (`scene.py`) and of nothing else.
 
-It does the two jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the toy world: it
-expands a sparse seed into diverse captions, and it turns a caption, which it reads as text, into a conversation.
+It does the jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the toy world: it
+expands a sparse seed into diverse captions, and it turns a caption, which it reads as text, into a conversation. It
+also turns one into a question with a right and a wrong answer.
 """
 
 import random
 import re
 
 from unicorn_hf.errors import InputError
+from unicorn_hf.synthesis.pairs import IMAGE_PLACEHOLDER, make_pair
 from unicorn_hf.synthesis.scene import (
     BACKGROUNDS,
     COLORS,
@@ -22,6 +24,8 @@ from unicorn_hf.synthesis.scene import (
 )
 
 TASKS = ("multiple_choice", "question_answering", "complex_reasoning")
+# What the rejected answer of a preference pair is wrong about.
+FAULTS = ("object", "color", "count", "relation")
 
 _POSITION_PHRASES = {
     **{place: (f"at the {place}", f"in the {place} corner") for place in POSITIONS if place != "center"},
@@ -38,7 +42,7 @@ _LETTERS = "ABCD"
 
 
 class GrammarWriter:
-    """Writes captions and conversations about the toy world's scenes."""
+    """Writes captions, conversations and preference pairs about the toy world's scenes."""
 
     name = "grammar"
 
@@ -71,12 +75,24 @@ class GrammarWriter:
         turns = min(len(questions), 2 if task == "multiple_choice" else rng.randint(2, 4))
         messages = []
         for index, (_, question, answer) in enumerate(rng.sample(questions, turns)):
-            placeholder = "<image>\n" if index == 0 else ""
+            placeholder = IMAGE_PLACEHOLDER if index == 0 else ""
             messages += [
                 {"role": "user", "content": placeholder + question},
                 {"role": "assistant", "content": answer},
             ]
         return messages
+
+    def preference(self, caption: str, fault: str, rng: random.Random) -> dict[str, list[dict[str, str]]]:
+        """A question, an answer that the caption supports, and one that is wrong, as `make_pair` has them.
+
+        Args:
+            fault: what it is wrong about, one of `FAULTS`; an object where the caption says nothing of the kind.
+
+        Raises:
+            InputError: the caption is none of the grammar's.
+        """
+        scene = parse_caption(caption)
+        return make_pair(*rng.choice(_wrong_answers(scene, fault, rng) or [_object_question(scene, rng)]))
 
 
 def parse_caption(caption: str) -> Scene:
@@ -159,7 +175,11 @@ def _noun(thing: Thing, rng: random.Random) -> str:
     if thing.size:
         size = rng.choice(_SIZE_WORDS[thing.size])
         words = f"{words} that is {size}" if rng.random() < 0.2 else f"{size} {words}"
-    return f"{'an' if words[0] == 'o' else 'a'} {words}"
+    return f"{_article(words)} {words}"
+
+
+def _article(words: str) -> str:
+    return "an" if words[0] == "o" else "a"
 
 
 def _attribute_questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
@@ -222,3 +242,34 @@ def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, st
         relation = scene.relation if first is scene.things[0] else INVERSE[scene.relation]
         questions.append(("relation", f"Where is {one}, seen from {other}?", relation))
     return questions
+
+
+# Fault -> the kinds of questions that it shows in.
+_KINDS = {"color": ("color", "background"), "count": ("count",), "relation": ("relation", "position")}
+
+
+def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[str, str, str]]:
+    """The questions that the scene answers about a color, the count or a relation, as (question, answer, wrong)."""
+    values = {"count": ("one", "two"), "relation": RELATIONS}
+    questions = [
+        *_attribute_questions(scene),
+        *((*asked, values[asked[0]]) for asked in _reasoning_questions(scene, rng) if asked[0] in values),
+    ]
+    pairs = []
+    for kind, question, answer, others in questions:
+        if kind in _KINDS.get(fault, ()):
+            value = answer.removeprefix("at the ")
+            wrong = rng.choice([other for other in others if other != value])
+            pairs.append((question, answer, answer.replace(value, wrong)))
+    return pairs
+
+
+def _object_question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
+    """Whether something is there; half of the time it is. What is not has the color or the shape of what is."""
+    thing, present = rng.choice(scene.things), {(thing.color, thing.shape) for thing in scene.things}
+    if rng.random() < 0.5:
+        color, shape, answers = thing.color, thing.shape, ("yes", "no")
+    else:
+        akin = [(color, thing.shape) for color in COLORS] + [(thing.color, shape) for shape in SHAPES]
+        (color, shape), answers = rng.choice([other for other in akin if other not in present]), ("no", "yes")
+    return (f"Is there {_article(color)} {color} {shape}?", *answers)

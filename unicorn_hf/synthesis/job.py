@@ -15,13 +15,14 @@ from unicorn_hf.synthesis.caption_stage import CaptionStage
 from unicorn_hf.synthesis.config import RetryConfig, WriterConfig, text_encoder
 from unicorn_hf.synthesis.conversation_stage import ConversationStage
 from unicorn_hf.synthesis.dataset_writer import write_answers
+from unicorn_hf.synthesis.preference_stage import PreferenceStage
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
 from unicorn_hf.synthesis.writers import load_writer
 
-STAGES = {"captions": CaptionStage, "instructions": ConversationStage}
+STAGES = {"captions": CaptionStage, "instructions": ConversationStage, "preferences": PreferenceStage}
 # What the stages answer in tokens, about; for the estimate before the first call.
-_EXPECTED_TOKENS = {"captions": 50, "instructions": 220}
+_EXPECTED_TOKENS = {"captions": 50, "instructions": 220, "preferences": 60}
 
 
 def run_job(
@@ -78,7 +79,7 @@ def retry_failed(
     """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
 
     Args:
-        output: the folder of captions or instructions; `<output>.work` must lie beside it.
+        output: the folder of captions, instructions or preferences; `<output>.work` must lie beside it.
         config: the options; `options` are fields of `RetryConfig` that replace those of it.
         writer: another writer object; by default the one of the run, with the settings that it had.
         embed_text: as in the run.
@@ -114,7 +115,7 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
 
     Returns:
         `prompts` (the messages of `num_prompts` requests, drawn from all), `requests`, and an estimate of
-        `prompt_tokens`, `completion_tokens` and `cost`; the check of conversations comes on top as `checking`.
+        `prompt_tokens`, `completion_tokens` and `cost`; the check of answers comes on top as `checking`.
     """
     rng = random.Random(0)
     positions = sorted(rng.sample(range(len(rows)), min(len(rows), 200)))

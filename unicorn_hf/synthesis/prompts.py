@@ -25,7 +25,7 @@ class Prompts:
 
     Args:
         prompt_dir: a folder with some of `caption.jinja`, `multiple_choice.jinja`, `question_answering.jinja`,
-            `complex_reasoning.jinja`, `verify.jinja`, `diversity.json`; None for the package's own.
+            `complex_reasoning.jinja`, `preference.jinja`, `verify.jinja`, `diversity.json`; None for the package's own.
         settings: the variables of the `system` blocks.
 
     Raises:

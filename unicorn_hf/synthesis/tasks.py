@@ -1,26 +1,36 @@
-"""The three tasks of stage 2, and which caption gets which."""
+"""The three tasks of stage 2 and the faults of rejected answers, and which caption gets which."""
 
 import random
+from collections.abc import Sequence
 
 from unicorn_hf.errors import InputError
 from unicorn_hf.synthesis.grammar import TASKS
 
 
-def check_mix(mix: dict[str, float] | None) -> dict[str, float]:
-    """The shares of the tasks, all alike by default.
+def check_mix(mix: dict[str, float] | None, names: Sequence[str] = TASKS) -> dict[str, float]:
+    """The shares of the tasks, or of other `names`, all alike by default.
 
     Raises:
-        InputError: an unknown task, a negative share, or none above 0.
+        InputError: an unknown name, a negative share, or none above 0.
     """
-    mix = mix or dict.fromkeys(TASKS, 1.0)
-    for task, share in mix.items():
-        if task not in TASKS or share < 0 or sum(mix.values()) <= 0:
-            raise InputError(f"mix {task}={share}: expected shares of 0 or more for tasks among {', '.join(TASKS)}")
+    mix = mix or dict.fromkeys(names, 1.0)
+    for name, share in mix.items():
+        if name not in names or share < 0 or sum(mix.values()) <= 0:
+            raise InputError(f"mix {name}={share}: expected shares of 0 or more for some of {', '.join(names)}")
     return mix
 
 
 def draw_task(caption: str, mix: dict[str, float], seed: int) -> tuple[str, random.Random]:
     """The task of a caption, and the source of its further choices: they depend on `seed` and the caption only."""
-    rng = random.Random(f"instructions {seed} {caption}")
-    (task,) = rng.choices(list(mix), weights=list(mix.values()))
-    return task, rng
+    return _draw(f"instructions {seed} {caption}", mix)
+
+
+def draw_fault(caption: str, mix: dict[str, float], seed: int) -> tuple[str, random.Random]:
+    """What the rejected answer of a caption is wrong about, one of `FAULTS`, and the source of further choices."""
+    return _draw(f"preferences {seed} {caption}", mix)
+
+
+def _draw(key: str, mix: dict[str, float]) -> tuple[str, random.Random]:
+    rng = random.Random(key)
+    (name,) = rng.choices(list(mix), weights=list(mix.values()))
+    return name, rng
