@@ -15,10 +15,12 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
+from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PREFERENCE, PRETRAIN
 
 from unicorn_hf.data.dataset_folder import feature_text
 from unicorn_hf.data.shards import Shards
 
+ROWS = {PRETRAIN: "captions", INSTRUCTION: "conversations", PREFERENCE: "preferences"}  # what a configuration's are
 NUM_SAMPLES = 3
 HISTOGRAM_BINS = 10
 # The Hub's size categories by their lower bounds.
@@ -103,6 +105,7 @@ def make_card(
     sections = [
         {
             "name": config,
+            "rows": ROWS[config],
             "num_rows": shards.num_rows,
             "size": _size(sum(file.stat().st_size for file in shards.files)),
             "columns": {name: feature_text(feature) for name, feature in features.items()},

@@ -29,42 +29,48 @@ def publish(
     instruction: Source | None,
     output: str | Path,
     *,
+    preference: Source | None = None,
     config: PublishConfig | None = None,
     provenance: dict | None = None,
     **options,
 ) -> Path:
-    """Write the two published configurations to the folder `output`, with a dataset card.
+    """Write the published configurations to the folder `output`, with a dataset card.
 
     Args:
         pretrain: a dataset or dataset folder with `id`, `caption`, `image_embeds`, and optionally `text_embeds`.
         instruction: a dataset or dataset folder with `id`, `caption`, `task`, `messages`. If it has no `image_embeds`,
             they are taken from `pretrain` by `str(id)`. None publishes only the captions.
         output: the folder to write.
+        preference: a dataset or dataset folder with `id`, `caption`, `prompt`, `chosen`, `rejected`; its vectors as
+            those of `instruction`.
         config: the options; `options` replace single fields of it.
         provenance: where the vectors come from, column -> `{"encoder", "embed_dim", "transfer"}`; by default as on the
             cards of the inputs.
 
     Returns:
-        `output`; `load_dataset(output, "unicorn-1.2m")` and `load_dataset(output, "unicorn-471k-instruction")` read it.
+        `output`; `load_dataset(output, name)` reads it, where `name` is `unicorn-1.2m`, `unicorn-471k-instruction` or
+        `unicorn-preference`.
 
     Raises:
-        InputError: an input is damaged, lacks a column, has an id twice or an unusable vector; a conversation has no
-            vector; the inputs' encoders differ; `output` exists.
+        InputError: an input is damaged, lacks a column, has an id twice or an unusable vector; a conversation or a
+            pair has no vector; the inputs' encoders differ; `output` exists.
     """
-    from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PRETRAIN, TableSource
+    from unicorn_hf.dataset_scripts.sources import INSTRUCTION, PREFERENCE, PRETRAIN, TableSource
 
     config = PublishConfig.of(config, options)
-    inputs = [pretrain, instruction, config.transfer, *config.steps]
+    parts = {PRETRAIN: pretrain, INSTRUCTION: instruction, PREFERENCE: preference}
+    parts = {part: data for part, data in parts.items() if data is not None}
+    inputs = [*parts.values(), config.transfer, *config.steps]
     with _dataset_folder(output, config, inputs) as (folder, scratch):
-        skip = {"skip_non_finite": config.skip_non_finite}
-        sources = {PRETRAIN: TableSource(PRETRAIN, pretrain, **skip)}
-        if instruction is not None:
-            sources[INSTRUCTION] = TableSource(INSTRUCTION, instruction, pretrain, scratch=scratch, **skip)
+        sources = {}
+        for part, data in parts.items():
+            vectors = {} if part == PRETRAIN else {"embeddings": pretrain, "scratch": scratch}
+            sources[part] = TableSource(part, data, skip_non_finite=config.skip_non_finite, **vectors)
         if provenance is None:
-            provenance = _merge_provenance(sources, {PRETRAIN: pretrain, INSTRUCTION: instruction})
+            provenance = _merge_provenance(sources, parts)
         gap = _gap(config.transfer, provenance)
         records = {}
-        for step in (*config.steps, pretrain, instruction):
+        for step in (*config.steps, *parts.values()):
             if isinstance(step, str | Path):
                 records[Path(step).name] = _record(Path(step))
         card_facts = {"title": config.title, "provenance": provenance, "steps": records, "gap": gap}
@@ -123,7 +129,7 @@ def _released_files(source, path: Path, named: dict[str, str | None]) -> dict[st
     Raises:
         InputError: a named file is missing, or no file is found.
     """
-    from unicorn_hf.dataset_scripts.sources import CONFIGS, expected_and_found, find_released, has_released_name
+    from unicorn_hf.dataset_scripts.sources import RELEASED_NAMES, expected_and_found, find_released, has_released_name
 
     if any(named.values()):
         root = path if path.is_dir() else path.parent
@@ -131,11 +137,11 @@ def _released_files(source, path: Path, named: dict[str, str | None]) -> dict[st
         if missing := [file for file in files.values() if file is not None and not file.is_file()]:
             raise InputError(f"{missing[0]}: no such file; expected one in {source}")
     elif path.is_dir():
-        files = {part: find_released(part, path) for part in CONFIGS}
+        files = {part: find_released(part, path) for part in RELEASED_NAMES}
     else:
-        files = {part: path if has_released_name(part, path) else None for part in CONFIGS}
+        files = {part: path if has_released_name(part, path) else None for part in RELEASED_NAMES}
     if not any(files.values()):
-        raise InputError(f"{source}: has none of the released files: {expected_and_found(CONFIGS, path)}")
+        raise InputError(f"{source}: has none of the released files: {expected_and_found([*RELEASED_NAMES], path)}")
     for part, file in files.items():
         if file is None:
             logger.warning("%s: has no rows for %s: %s", source, part, expected_and_found((part,), path))

@@ -23,22 +23,28 @@ from unicorn_hf.data.usable_vectors import as_float16, what_is_wrong
 from unicorn_hf.data.vector_sets import TableVectors
 from unicorn_hf.errors import InputError
 
-PRETRAIN, INSTRUCTION = "unicorn-1.2m", "unicorn-471k-instruction"
-CONFIGS = (PRETRAIN, INSTRUCTION)
-# A released file (`Pretrain.json`, `Instruction.json`) has one of these words in its name.
+PRETRAIN, INSTRUCTION, PREFERENCE = "unicorn-1.2m", "unicorn-471k-instruction", "unicorn-preference"
+CONFIGS = (PRETRAIN, INSTRUCTION, PREFERENCE)
+# A released file (`Pretrain.json`, `Instruction.json`) has one of these words in its name; pairs were never released.
 RELEASED_NAMES = {
     PRETRAIN: ("pretrain", "1.2m", "filtered_output"),
     INSTRUCTION: ("instruct", "471k", "finetune", "sft"),
 }
 VECTOR_COLUMNS = ("text_embeds", "image_embeds")
 
+_TURNS = List({"role": Value("string"), "content": Value("string")})
 _TEXT_FEATURES = {
     PRETRAIN: {"id": Value("string"), "caption": Value("string")},
     INSTRUCTION: {
         "id": Value("string"),
         "caption": Value("string"),
         "task": Value("string"),
-        "messages": List({"role": Value("string"), "content": Value("string")}),
+        "messages": _TURNS,
+    },
+    PREFERENCE: {
+        "id": Value("string"),
+        "caption": Value("string"),
+        **dict.fromkeys(("prompt", "chosen", "rejected"), _TURNS),
     },
 }
 
@@ -67,7 +73,9 @@ def open_source(
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir() and shards_of(config, path):
         return TableSource(config, data, embeddings, allow_pickle=allow_pickle, scratch=scratch)
-    file = path if path.is_file() else find_released(config, path)
+    file = None
+    if config in RELEASED_NAMES:
+        file = path if path.is_file() else find_released(config, path)
     if file is None:
         raise InputError(f"{path}: has no rows for {config}: {expected_and_found((config,), path)}")
     if embeddings is None and path.is_dir():
@@ -95,9 +103,10 @@ def has_released_name(config: str, file: Path) -> bool:
 
 
 def expected_and_found(configs: Sequence[str], path: Path) -> str:
-    parts = " or ".join(repr(part) for config in configs for part in RELEASED_NAMES[config])
+    parts = " or ".join(repr(part) for config in configs for part in RELEASED_NAMES.get(config, ()))
     found = _listed(_json_files(path), path) if path.is_dir() else path.name
-    return f"expected a JSON file with {parts} in its name, or shards of Arrow or Parquet; found {found or 'neither'}"
+    json_file = f"a JSON file with {parts} in its name, or " if parts else ""
+    return f"expected {json_file}shards of Arrow or Parquet; found {found or 'neither'}"
 
 
 def find_embeddings(path: Path) -> Path | None:

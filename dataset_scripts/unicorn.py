@@ -1,4 +1,4 @@
-"""The `datasets` builder of Unicorn's two configurations, for our steps' outputs and the released files.
+"""The `datasets` builder of Unicorn's configurations, for our steps' outputs and the released files.
 
 A published folder or repository does not need it: `load_dataset` reads those directly.
 """
@@ -14,7 +14,15 @@ from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 from unicorn_hf.dataset_scripts.released_json import Rejected
-from unicorn_hf.dataset_scripts.sources import CONFIGS, INSTRUCTION, PRETRAIN, ReleasedSource, TableSource, open_source
+from unicorn_hf.dataset_scripts.sources import (
+    CONFIGS,
+    INSTRUCTION,
+    PREFERENCE,
+    PRETRAIN,
+    ReleasedSource,
+    TableSource,
+    open_source,
+)
 
 from unicorn_hf.data.data_files import state_of
 from unicorn_hf.errors import InputError
@@ -22,6 +30,7 @@ from unicorn_hf.errors import InputError
 DESCRIPTIONS = {
     PRETRAIN: "Captions with synthetic image embeddings, for the projector",
     INSTRUCTION: "Conversations about captions with synthetic image embeddings, for instruction tuning",
+    PREFERENCE: "Right and wrong answers about captions with synthetic image embeddings, for preference training",
 }
 
 
@@ -38,8 +47,8 @@ def load_unicorn(
     """Load a configuration from a step's output, a published folder, or the released files.
 
     Args:
-        name: `unicorn-1.2m` (id, caption, text_embeds?, image_embeds) or `unicorn-471k-instruction` (id, caption, task,
-            messages, image_embeds).
+        name: `unicorn-1.2m` (id, caption, text_embeds?, image_embeds), `unicorn-471k-instruction` (id, caption, task,
+            messages, image_embeds) or `unicorn-preference` (id, caption, prompt, chosen, rejected, image_embeds).
         data_dir: the folder, or a released JSON file.
         embeddings: where the vectors are, if the rows have none: `.npy`, `.safetensors`, `.pkl`, or a dataset folder.
         column: the column for the vectors of released files: `image_embeds` or `text_embeds`.

@@ -43,6 +43,17 @@ def conversations(num_rows: int = 20) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def preferences(num_rows: int = 20) -> Dataset:
+    """`id, caption, prompt, chosen, rejected` of every third of the captions."""
+    rows = []
+    for row in conversations(num_rows):
+        question, answer = row["messages"]
+        wrong = {"role": "assistant", "content": f"{int(row['id']) + 1} of them"}
+        pair = {"prompt": [question], "chosen": [answer], "rejected": [wrong]}
+        rows.append({"id": row["id"], "caption": row["caption"], **pair})
+    return Dataset.from_list(rows)
+
+
 def released_records(num_rows: int = 60) -> list[dict]:
     return [
         {

@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import TOKEN
 from huggingface_hub import DatasetCard, HfApi, snapshot_download
-from small_datasets import EMBED_DIM, captions, conversations, ids, released_records, vectors, write_released
+from small_datasets import (
+    EMBED_DIM,
+    captions,
+    conversations,
+    ids,
+    preferences,
+    released_records,
+    vectors,
+    write_released,
+)
 from typer.testing import CliRunner
 
 from unicorn_hf import (
@@ -22,6 +31,7 @@ from unicorn_hf import (
     UnicornForConditionalGeneration,
     UnicornProcessor,
     import_released,
+    load_unicorn,
     publish,
     push_to_hub,
 )
@@ -63,6 +73,19 @@ def test_load_dataset_reads_both_configurations(published, tmp_path):
     assert instruction[4]["messages"] == conversations()[4]["messages"]
     assert (np.array(instruction["image_embeds"][:], np.float16) == vectors()[::3]).all()
     assert instruction.features["image_embeds"] == datasets.List(datasets.Value("float16"), length=EMBED_DIM)
+
+
+def test_load_dataset_reads_preferences_with_the_captions_vectors(tmp_path):
+    folder = publish(captions(), None, tmp_path / "published", preference=preferences(), provenance=PROVENANCE)
+    rows = load(folder, "unicorn-preference", tmp_path)
+    assert rows.column_names == ["id", "caption", "prompt", "chosen", "rejected", "image_embeds"]
+    assert rows.remove_columns("image_embeds").to_list() == preferences().to_list()
+    assert (np.array(rows["image_embeds"][:], np.float16) == vectors()[::3]).all()
+    assert load(folder, "unicorn-1.2m", tmp_path)["id"][:] == ids()
+    assert load_unicorn("unicorn-preference", folder, cache_dir=tmp_path / "cache").to_list() == rows.to_list()
+    card = (folder / "README.md").read_text()
+    assert 'preferences = load_dataset("…", "unicorn-preference", split="train")' in card
+    assert "conversations" not in card
 
 
 def test_load_dataset_without_a_name_reads_the_captions(published, tmp_path):
@@ -339,11 +362,14 @@ print(json.dumps([rows.column_names, rows[2], len(streamed), streamed[5]]))
 def test_the_command_publishes_and_pushes(hub, tmp_path):
     pretrain = write_dataset(captions(), tmp_path / "pretrain", title="step", provenance=PROVENANCE)
     instruction = write_dataset(conversations(), tmp_path / "instruction", title="step")
+    preference = write_dataset(preferences(), tmp_path / "preference", title="step")
     arguments = ["--pretrain", str(pretrain), "--instruction", str(instruction), "-o", str(tmp_path / "out")]
+    arguments += ["--preference", str(preference)]
     result = CliRunner().invoke(app, ["publish", *arguments, "--push-to-hub", "org/name", "--private"])
     assert result.exit_code == 0, result.output
     assert hub.repo("org/name").private
     assert hub.repo("org/name").files() == contents(tmp_path / "out")
+    assert "unicorn-preference/train-00000-of-00001.parquet" in hub.repo("org/name").files()
 
 
 def test_a_private_dataset_is_there_with_a_token_only(hub, published):

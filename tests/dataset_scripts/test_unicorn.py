@@ -25,7 +25,7 @@ def test_both_configurations_come_from_the_released_files(tmp_path):
 def test_the_default_configuration_is_the_pretraining_one(tmp_path):
     builder = UnicornBuilder(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert builder.config.name == "unicorn-1.2m"
-    assert list(builder.builder_configs) == ["unicorn-1.2m", "unicorn-471k-instruction"]
+    assert list(builder.builder_configs) == ["unicorn-1.2m", "unicorn-471k-instruction", "unicorn-preference"]
 
 
 def test_the_info_has_sizes_and_splits(tmp_path):
@@ -95,6 +95,7 @@ def test_it_streams(tmp_path):
     ("arguments", "message"),
     [
         ({"name": "unicorn"}, "expected one of unicorn-1.2m, unicorn-471k-instruction"),
+        ({"name": "unicorn-preference"}, "has no rows for unicorn-preference: expected shards of Arrow or Parquet"),
         ({"data_dir": None}, "needs data_dir"),
         ({"data_dir": "nowhere"}, "nowhere: no such file or folder"),
         ({"allow_pickle": False}, "--allow-pickle"),

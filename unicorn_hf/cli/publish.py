@@ -20,11 +20,12 @@ def publish(
     output: Output,
     config: PublishAndPushConfig,
     instruction: Annotated[str | None, Flag("A dataset with the columns id, caption, task, messages.")] = None,
+    preference: Annotated[str | None, Flag("A dataset with the columns id, caption, prompt, chosen, rejected.")] = None,
 ):
-    """Write captions and conversations in the Hub's layout, for `load_dataset`, and push them."""
+    """Write captions, conversations and preference pairs in the Hub's layout, for `load_dataset`, and push them."""
     import unicorn_hf
 
-    folder = unicorn_hf.publish(pretrain, instruction, output, config=config)
+    folder = unicorn_hf.publish(pretrain, instruction, output, preference=preference, config=config)
     print(folder)
     if config.push_to_hub:
         private = True if config.private else None
