@@ -1,1 +1,1 @@
-"""The two training stages as scripts for `accelerate launch`, with their YAML configurations."""
+"""The three training stages as scripts for `accelerate launch`, with their YAML configurations."""

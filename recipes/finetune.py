@@ -4,6 +4,8 @@ accelerate launch recipes/finetune.py --config recipes/demo/finetune.yaml \
     --model_name_or_path STAGE_1_OUTPUT --dataset DATASET --output_dir OUTPUT
 """
 
+from functools import partial
+
 import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from transformers import AutoProcessor
 from trl import ModelConfig, SFTConfig
@@ -48,7 +50,8 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
         freeze_vision_tower(model)
 
     # Training
-    tokens = data.tokenize(tokenize_conversations, processor, data_args, training_args)
+    tokenize = partial(tokenize_conversations, overlong=data_args.overlong)
+    tokens = data.tokenize(tokenize, processor, data_args, training_args)
     training_args.remove_unused_columns = False
     training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}

@@ -66,7 +66,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     freeze_all_but_projector(model)
 
     # Training
-    tokenize = partial(tokenize_captions, learn=data_args.learn)
+    tokenize = partial(tokenize_captions, learn=data_args.learn, overlong=data_args.overlong)
     tokens = data.tokenize(tokenize, processor, data_args, training_args)
     if data_args.standardize_image_embeds:
         standardize_image_embeds(model, *data.datasets)

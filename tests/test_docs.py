@@ -16,9 +16,9 @@ from unicorn_hf import cli
 
 trl = pytest.importorskip("trl", reason="the recipes need the extra 'train'")
 
-from unicorn_hf.training import FinetuneArguments, PretrainArguments  # noqa: E402
+from unicorn_hf.training import FinetuneArguments, PreferArguments, PretrainArguments, option_classes  # noqa: E402
 
-ARGUMENTS = {"pretrain": PretrainArguments, "finetune": FinetuneArguments}
+ARGUMENTS = {"pretrain": PretrainArguments, "finetune": FinetuneArguments, "prefer": PreferArguments}
 SHELL = [snippet for snippet in snippets() if snippet.language == "bash"]
 PYTHON = [snippet for snippet in snippets() if snippet.language == "python"]
 
@@ -121,7 +121,7 @@ def check_recipe(recipe: str, options: list[str]) -> None:
         options[place] = str(packaged(options[place]))
     if "--use_cpu" not in options:
         options += ["--use_cpu", "true"]  # SFTConfig refuses bfloat16 where there is neither a GPU nor this
-    parser = trl.TrlParser((ARGUMENTS[stage], trl.SFTConfig, trl.ModelConfig))
+    parser = trl.TrlParser(option_classes(ARGUMENTS[stage]))
     parser.parse_args_and_config(options)
 
 

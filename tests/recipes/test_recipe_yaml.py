@@ -20,15 +20,16 @@ trl = pytest.importorskip("trl", reason="the recipes need the extra 'train'")
 from accelerate.commands.config.config_args import load_config_from_file  # noqa: E402
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser  # noqa: E402
 from accelerate.utils.fsdp_utils import get_module_class_from_name  # noqa: E402
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config  # noqa: E402
+from trl import TrlParser, get_peft_config, get_quantization_config  # noqa: E402
 
-from unicorn_hf.training import FinetuneArguments, PretrainArguments  # noqa: E402
+from unicorn_hf.training import FinetuneArguments, PreferArguments, PretrainArguments, option_classes  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
-ARGUMENTS = {"pretrain": PretrainArguments, "finetune": FinetuneArguments}
+ARGUMENTS = {"pretrain": PretrainArguments, "finetune": FinetuneArguments, "prefer": PreferArguments}
 PRETRAIN = sorted(path.stem for path in (RECIPES / "pretrain").glob("*.yaml"))
 FINETUNE = sorted(path.stem for path in (RECIPES / "finetune").glob("*.yaml"))
+PREFER = sorted(path.stem for path in (RECIPES / "prefer").glob("*.yaml"))
 ACCELERATE = sorted(path.stem for path in (RECIPES / "accelerate").glob("*.yaml"))
 TEXT_CONFIGS = {"llama3": LlamaConfig, "qwen3": Qwen3Config, "qwen2.5": Qwen2Config}
 SIZES = {
@@ -42,7 +43,7 @@ SIZES = {
 
 
 def parse(stage, *options):
-    parser = TrlParser((ARGUMENTS[stage], SFTConfig, ModelConfig))
+    parser = TrlParser(option_classes(ARGUMENTS[stage]))
     # The YAML are for GPUs, and SFTConfig refuses bfloat16 where there is neither a GPU nor `use_cpu`.
     return parser.parse_args_and_config([*options, "--dataset", "d", "--output_dir", "o", "--use_cpu", "true"])
 
@@ -93,6 +94,15 @@ def test_finetuning_has_the_papers_settings(name):
     assert model_args.load_in_4bit == ("qlora" in name)
     if "lora" in name:
         assert (model_args.lora_r, model_args.lora_alpha) == (128, 256)
+
+
+@pytest.mark.parametrize("name", PREFER)
+def test_preference_training_reads_pairs_and_learns_right_answers_beside(name):
+    data_args, training_args, model_args = load("prefer", name)
+    assert data_args.dataset_config == "unicorn-preference"
+    assert (training_args.beta, training_args.loss_type) == (0.1, ["sigmoid", "sft"])
+    assert model_args.use_peft == ("lora" in name)
+    assert name in FINETUNE  # the stage before
 
 
 def test_the_released_layout_has_the_released_scripts_settings():
@@ -254,7 +264,7 @@ def test_the_commands_of_the_documents_parse(line, monkeypatch):
     if options:
         for required in ("--dataset", "--mixture", "--output_dir"):
             options = options if required != "--output_dir" or required in options else [*options, required, "o"]
-        TrlParser((ARGUMENTS[stage], SFTConfig, ModelConfig)).parse_args_and_config([*options, "--use_cpu", "true"])
+        TrlParser(option_classes(ARGUMENTS[stage])).parse_args_and_config([*options, "--use_cpu", "true"])
 
 
 @pytest.mark.parametrize(

@@ -22,3 +22,4 @@ LORA = {
     "lora_modules_to_save": "multi_modal_projector",
     "projector_learning_rate": 1e-3,
 }
+PREFER_LORA = {name: value for name, value in LORA.items() if name != "projector_learning_rate"}

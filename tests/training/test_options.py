@@ -1,4 +1,4 @@
-"""Every option of TRL's `SFTConfig` and `ModelConfig` is read, or refused by name."""
+"""Every option of TRL's `SFTConfig`, `DPOConfig` and `ModelConfig` is read, or refused by name."""
 
 import copy
 import math
@@ -13,14 +13,21 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from recipe_runs import losses
 from transformers import AutoProcessor, AutoTokenizer
-from trl import ModelConfig, SFTConfig
+from trl import DPOConfig, ModelConfig, SFTConfig
 from trl import __version__ as trl_version
 
 from unicorn_hf import InputError, UnicornProcessor
-from unicorn_hf.training import FinetuneArguments, PretrainArguments, check_options, set_tokenizer_options
-from unicorn_hf.training.options import BITS, FOUR_BITS, LORA, RANGES, UNREAD, parse_options
+from unicorn_hf.training import (
+    FinetuneArguments,
+    PreferArguments,
+    PretrainArguments,
+    check_options,
+    option_classes,
+    set_tokenizer_options,
+)
+from unicorn_hf.training.options import BITS, FOUR_BITS, LORA, RANGES, UNREAD, UNREAD_OF_PAIRS, parse_options
 
-STAGES = {"pretrain": PretrainArguments, "finetune": FinetuneArguments}
+STAGES = {"pretrain": PretrainArguments, "finetune": FinetuneArguments, "prefer": PreferArguments}
 # What the recipes read themselves.
 READ_BY_THE_RECIPES = {
     "model_name_or_path",
@@ -40,6 +47,11 @@ READ_BY_THE_RECIPES = {
 }
 # What TRL's trainer reads whatever the data and the collator are.
 READ_BY_TRL = {"loss_type", "activation_offloading"}
+READ_BY_DPO = {
+    "beta", "loss_weights", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "label_smoothing",
+    "use_weighting", "discopop_tau", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps",
+    "disable_dropout",
+}  # fmt: skip
 # What the stage does anyway, and so may be said.
 ALWAYS_SO = {"do_train", "remove_unused_columns"}
 # What transformers' Trainer reads whatever the data and the collator are.
@@ -74,10 +86,11 @@ def arguments(tmp_path):
     """A recipe's arguments, of a stage and of options, which are set behind the checks of the dataclasses."""
 
     def make(stage, **options):
+        data, training, model = option_classes(STAGES[stage])
         args = [
-            STAGES[stage](dataset="d"),
-            SFTConfig(str(tmp_path), use_cpu=True, bf16=False),
-            ModelConfig(model_name_or_path="org/name"),
+            data(dataset="d"),
+            training(str(tmp_path), use_cpu=True, bf16=False),
+            model(model_name_or_path="org/name"),
         ]
         for name, value in options.items():
             (owner,) = (each for each in args if hasattr(each, name))
@@ -101,8 +114,19 @@ def test_every_option_is_read_or_refused(options):
     assert not (set(UNREAD) | OF_STAGE_2) & READ
 
 
-@pytest.mark.parametrize("name", UNREAD)
-@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_of_pairs_is_read_or_refused():
+    names = {field.name for field in fields(DPOConfig)}
+    assert not names - READ - READ_BY_DPO - set(UNREAD) - set(UNREAD_OF_PAIRS)
+    assert not (set(UNREAD) | set(UNREAD_OF_PAIRS)) & READ_BY_DPO
+
+
+def unread(stage):
+    """The options of TRL that a stage does not read."""
+    names = {field.name for field in fields(option_classes(STAGES[stage])[1])}
+    return [name for name in (*UNREAD, *(UNREAD_OF_PAIRS if stage == "prefer" else ())) if name in names]
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in STAGES for name in unread(stage)])
 def test_what_is_not_read_is_refused_by_name(stage, name, arguments):
     if stage == "finetune" and name == "assistant_only_loss":
         return
@@ -162,21 +186,22 @@ REFUSED_BY_AGE = "label_smoothing_factor" if Version(trl_version) < Version("1.1
 def numbers():
     """(stage, name) of the options that are numbers and are read."""
     for stage, data in STAGES.items():
-        for owner in (data, SFTConfig, ModelConfig):
+        for owner in option_classes(data):
             hints = get_type_hints(owner)
             for each in fields(owner):
                 types = {hints[each.name], *get_args(hints[each.name])}
-                unread = (
+                refused = (
                     each.name in UNREAD
                     or each.name == REFUSED_BY_AGE
                     or (stage == "pretrain" and each.name in OF_STAGE_2)
+                    or (stage == "prefer" and each.name in UNREAD_OF_PAIRS)
                 )
-                if {int, float} & types and not unread and not {list, dict} & set(map(get_origin, types)):
+                if {int, float} & types and not refused and not {list, dict} & set(map(get_origin, types)):
                     yield stage, each.name
 
 
 def test_the_ranges_are_of_options_that_there_are():
-    owners = (SFTConfig, ModelConfig, PretrainArguments, FinetuneArguments)
+    owners = (SFTConfig, DPOConfig, ModelConfig, PretrainArguments, FinetuneArguments)
     assert set(RANGES) - {"warmup_ratio"} <= {each.name for owner in owners for each in fields(owner)}
 
 
@@ -184,7 +209,7 @@ def test_the_ranges_are_of_options_that_there_are():
 @given(value=st.one_of(st.floats(max_value=-1.1), st.integers(max_value=-2), st.sampled_from([math.nan, math.inf])))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_number_is_negative_or_infinite(stage, name, value, arguments):
-    lora = {"use_peft": True} if stage == "finetune" else {}
+    lora = {"use_peft": True} if stage != "pretrain" else {}
     with pytest.raises(InputError, match=rf"^{name} is .*; expected a number in "):
         check_options(*arguments(stage, **lora, **{name: value}))
 
@@ -193,7 +218,7 @@ def test_no_number_is_negative_or_infinite(stage, name, value, arguments):
 def test_a_number_at_the_edge_of_its_range_is_taken_where_the_range_has_it(stage, name, arguments):
     interval = RANGES.get(name, "[0, inf)")
     for edge, has_it in zip(interval[1:-1].split(","), (interval[0] == "[", interval[-1] == "]"), strict=True):
-        options = {name: float(edge)} | ({"use_peft": True} if stage == "finetune" else {})
+        options = {name: float(edge)} | ({"use_peft": True} if stage != "pretrain" else {})
         if has_it:
             check_options(*arguments(stage, **options))
         else:
@@ -211,7 +236,7 @@ def test_a_number_at_the_edge_of_its_range_is_taken_where_the_range_has_it(stage
     ],
 )
 def test_a_name_that_stands_for_nothing_is_refused(stage, name, value, arguments):
-    lora = {"use_peft": True} if stage == "finetune" else {}
+    lora = {"use_peft": True} if stage != "pretrain" else {}
     with pytest.raises(InputError, match=f"^{name} is '{value}'"):
         check_options(*arguments(stage, **lora, **{name: value}))
 

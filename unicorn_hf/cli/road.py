@@ -22,7 +22,7 @@ from unicorn_hf.errors import InputError
 
 DONE, TO_DO = "done", "to do"
 _SOME_ROWS_FAILED = 3
-_TRAIN = ("train pretrain", "train finetune")
+_TRAIN = ("train pretrain", "train finetune", "train prefer")
 _NO_STEPS = ("demo", "app", "serve")  # commands whose output no other step reads
 
 

@@ -1,4 +1,4 @@
-"""`unicorn-hf train pretrain` and `finetune`."""
+"""`unicorn-hf train pretrain`, `finetune` and `prefer`."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,9 @@ import typer
 from unicorn_hf.cli import app
 from unicorn_hf.errors import InputError, require
 
-group = typer.Typer(help="Train: pretrain (the projector), then finetune (the whole model, or LoRA).")
+group = typer.Typer(
+    help="Train: pretrain (the projector), finetune (the whole model, or LoRA), prefer (right answers to wrong ones)."
+)
 app.add_typer(group, name="train")
 
 EXAMPLES = {
@@ -23,6 +25,10 @@ EXAMPLES = {
         "--output_dir stage-2",
         "unicorn-hf train finetune --config finetune/llama3-8b-lora.yaml --model_name_or_path stage-1 "
         "--dataset unicorn --output_dir stage-2",
+    ],
+    "prefer": [
+        "unicorn-hf train prefer --config prefer/qwen2.5-0.5b-lora.yaml --model_name_or_path stage-2 --dataset unicorn "
+        "--output_dir stage-3",
     ],
 }
 # The recipe reads all but --accelerate-config, --help included.
@@ -40,6 +46,12 @@ def pretrain(context: typer.Context, accelerate_config: AccelerateConfig = None)
 def finetune(context: typer.Context, accelerate_config: AccelerateConfig = None):
     """Stage 2: on conversations. `unicorn-hf train finetune --help` lists the recipe's options."""
     _train("finetune", context.args, accelerate_config)
+
+
+@group.command("prefer", context_settings=_PASSED_ON)
+def prefer(context: typer.Context, accelerate_config: AccelerateConfig = None):
+    """Stage 3: on preference pairs. `unicorn-hf train prefer --help` lists the recipe's options."""
+    _train("prefer", context.args, accelerate_config)
 
 
 def _train(stage: str, options: list[str], accelerate_config: Path | None) -> None:
@@ -76,13 +88,14 @@ def _train(stage: str, options: list[str], accelerate_config: Path | None) -> No
 
 
 def _print_help(stage: str) -> None:
-    from trl import ModelConfig, SFTConfig, TrlParser
+    from trl import TrlParser
 
-    from unicorn_hf.training.arguments import FinetuneArguments, PretrainArguments
+    from unicorn_hf.training.arguments import FinetuneArguments, PreferArguments, PretrainArguments
+    from unicorn_hf.training.options import option_classes
 
-    arguments = {"pretrain": PretrainArguments, "finetune": FinetuneArguments}[stage]
+    arguments = {"pretrain": PretrainArguments, "finetune": FinetuneArguments, "prefer": PreferArguments}[stage]
     parser = TrlParser(
-        (arguments, SFTConfig, ModelConfig),
+        option_classes(arguments),
         prog=f"unicorn-hf train {stage}",
         usage=f"unicorn-hf train {stage} [--accelerate-config FILE] [--config FILE] [OPTIONS]",
         epilog="Examples: " + "; ".join(EXAMPLES[stage]),

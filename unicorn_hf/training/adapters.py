@@ -1,4 +1,4 @@
-"""Stage 2's model: stage 1's output, or what LoRA has made of it, to be trained in full or by an adapter."""
+"""The model of stages 2 and 3: an earlier stage's output, or what LoRA made of it, for full training or an adapter."""
 
 import contextlib
 import re
@@ -46,8 +46,8 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
         config = AutoConfig.from_pretrained(base, revision=base_revision, trust_remote_code=trust_remote_code)
         if config.model_type != "unicorn":
             raise InputError(
-                f"{base}: is a {config.model_type} model; stage 2 starts from the output of stage 1, which makes one of"
-                " a language model (`unicorn-hf train pretrain`)"
+                f"{base}: is a {config.model_type} model; this stage starts from the output of an earlier one, and"
+                " stage 1 makes one of a language model (`unicorn-hf train pretrain`)"
             )
         model = AutoModelForImageTextToText.from_pretrained(
             base,

@@ -1,4 +1,7 @@
-"""What a stage reads beside TRL's `SFTConfig` and `ModelConfig`; each field is a YAML key and a flag of the recipes."""
+"""What a stage reads beside TRL's `SFTConfig` (stage 3: `DPOConfig`) and `ModelConfig`.
+
+Each field is a YAML key and a flag of the recipes.
+"""
 
 import warnings
 from dataclasses import dataclass, field
@@ -24,6 +27,12 @@ class DataArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read the data while training (needs --max_steps), and keep no copy."}
     )
+
+
+@dataclass
+class SupervisedArguments(DataArguments):
+    """The data of stages 1 and 2, and how they become batches."""
+
     overlong: str = field(
         default="cut",
         metadata={"help": "Samples above max_length: cut (their last turns) or drop.", "choices": ["cut", "drop"]},
@@ -45,7 +54,7 @@ class DataArguments:
 
 
 @dataclass
-class FinetuneArguments(DataArguments):
+class FinetuneArguments(SupervisedArguments):
     """Stage 2 may train the projector at a rate of its own."""
 
     projector_learning_rate: float | None = field(
@@ -54,7 +63,7 @@ class FinetuneArguments(DataArguments):
 
 
 @dataclass
-class PretrainArguments(DataArguments):
+class PretrainArguments(SupervisedArguments):
     """Stage 1 also makes the projector, so it has the projector's sizes."""
 
     num_image_tokens: int = field(default=1, metadata={"help": "Tokens that one image vector becomes."})
@@ -80,3 +89,8 @@ class PretrainArguments(DataArguments):
         default=False,
         metadata={"help": "Condition the vectors to mean 0 and mean variance 1 over the training set."},
     )
+
+
+@dataclass
+class PreferArguments(DataArguments):
+    """Stage 3 reads pairs of answers, of which both are whole and padded."""

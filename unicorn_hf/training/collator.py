@@ -85,6 +85,38 @@ class UnicornCollator:
         return batch
 
 
+@dataclass
+class PairCollator:
+    """Makes a batch of pairs: the prompts with their right answers, then the same prompts with the wrong ones.
+
+    Returns what TRL's `DPOTrainer` takes: `input_ids`, `attention_mask` and `completion_mask` (1 where an answer is),
+    int64 `[2 * pairs, length]`, padded on the right; the images, and the pairs' `ids`, as `UnicornCollator` gives them.
+
+    Args:
+        pad_to_multiple_of: see `UnicornCollator`.
+    """
+
+    processor: object
+    pad_to_multiple_of: int | None = None
+
+    padding_free = False
+
+    def __call__(self, pairs: list[dict]) -> dict:
+        # A column of pictures that holds none marks the data as prepared (see `tokenization`).
+        columns = (name for name in IMAGE_COLUMNS if any(pair.get(name) is not None for pair in pairs))
+        column = next(columns, "image_embeds")
+        samples = [
+            {"input_ids": pair[f"{side}_ids"], "labels": pair[f"{side}_labels"], column: pair.get(column)}
+            for side in ("chosen", "rejected")
+            for pair in pairs
+        ]
+        batch = UnicornCollator(self.processor, pad_to_multiple_of=self.pad_to_multiple_of)(samples)
+        batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
+        if "id" in pairs[0]:
+            batch["ids"] = [pair["id"] for pair in pairs]
+        return batch
+
+
 def is_padding_free(model, batching: str) -> bool:
     """What `DataArguments.batching` means for this model.
 

@@ -22,7 +22,8 @@ def dry_run_report(trainer) -> str:
     lengths = np.array([row["length"] for row in rows] if streamed else data["length"][:])
     batch = next(iter(trainer.get_train_dataloader()))
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items() if torch.is_tensor(value))
-    learnt = (batch["labels"] != -100).float().mean()
+    is_pairs = "completion_mask" in batch
+    learnt = (batch["completion_mask"] == 1 if is_pairs else batch["labels"] != -100).float().mean()
 
     devices = trainer.accelerator.num_processes
     samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
@@ -30,7 +31,7 @@ def dry_run_report(trainer) -> str:
     quantiles = ", ".join(f"{name} {np.quantile(lengths, q):,.0f}" for name, q in QUANTILES.items())
     trainable, total = (get_model_param_count(trainer.model, trainable_only=only) for only in (True, False))
 
-    batch_tokens = args.per_device_train_batch_size * int(lengths.max())
+    batch_tokens = args.per_device_train_batch_size * int(lengths.max()) * (2 if is_pairs else 1)
     memory = estimate_memory(trainer, batch_tokens)
     lines = [f"  {name:12} {size / GB:>9.4g} GB" for name, size in memory.items()]
     lines.append(f"  {'in all':12} {sum(memory.values()) / GB:>9.4g} GB, and about 1 GB for the GPU's libraries")
@@ -58,7 +59,8 @@ QUANTILES = {"shortest": 0, "median": 0.5, "95%": 0.95, "99%": 0.99, "longest": 
 def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
     """Bytes on each device: `weights`, `gradients`, `optimizer` (AdamW's states), and `activations` of a batch.
 
-    Logits come in chunks and are not counted.
+    Logits come in chunks and are not counted (those of pairs do so in TRL 1.16). Where a second model is the reference,
+    `reference` has its weights.
     """
     args, model = trainer.args, trainer.model
     parameters = list(model.parameters())
@@ -74,8 +76,11 @@ def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
         gradients = weights - frozen
         states = 2 * numel if "8bit" in args.optim else 2 * gradients
     devices = trainer.accelerator.num_processes
+    shards = devices if trainer.is_fsdp_enabled or stage == 3 else 1
+    reference = getattr(trainer, "ref_model", None)
     return {
-        "weights": weights / (devices if trainer.is_fsdp_enabled or stage == 3 else 1),
+        "weights": weights / shards,
+        **({"reference": sum(map(_num_bytes, reference.parameters())) / shards} if reference is not None else {}),
         "gradients": gradients / (devices if trainer.is_fsdp_enabled or stage >= 2 else 1),
         "optimizer": states / (devices if trainer.is_fsdp_enabled or stage >= 1 else 1),
         "activations": activation_bytes(args, model.config.get_text_config(), batch_tokens),

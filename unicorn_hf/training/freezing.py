@@ -8,7 +8,7 @@ def freeze_all_but_projector(model) -> None:
 
 
 def freeze_vision_tower(model) -> None:
-    """Stage 2: everything is trained but the vision tower, whose vectors the data already hold. In place."""
+    """Stages 2 and 3: everything is trained but the vision tower, whose vectors the data already hold. In place."""
     model.requires_grad_(True)
     if getattr(model.model, "vision_tower", None) is not None:
         model.model.vision_tower.requires_grad_(False)

@@ -106,20 +106,16 @@ class Mixture:
         One process tokenizes, and the others read what it has kept.
 
         Args:
-            tokenize: `tokenize_captions` or `tokenize_conversations`.
+            tokenize: `tokenize_captions`, `tokenize_conversations` or `tokenize_pairs`.
             processor: the model's `UnicornProcessor`.
             data_args: the recipe's `DataArguments`.
-            training_args: the recipe's `SFTConfig`, for `max_length`, the seed and the size of a batch.
+            training_args: the recipe's `SFTConfig` or `DPOConfig`, for `max_length`, the seed and the size of a batch.
         """
         from datasets import Dataset, concatenate_datasets, interleave_datasets
 
         if data_args.streaming and training_args.max_steps < 0:  # 0 is a dry run
             raise InputError("A stream has no length that could end the training: say --max_steps with --streaming")
-        options = {
-            "max_length": training_args.max_length,
-            "overlong": data_args.overlong,
-            "num_proc": training_args.dataset_num_proc,
-        }
+        options = {"max_length": training_args.max_length, "num_proc": training_args.dataset_num_proc}
         with training_args.main_process_first(desc="tokenizing"):
             tokens = _same_types(
                 [tokenize(member.dataset, processor, source=member.source, **options) for member in self.members]

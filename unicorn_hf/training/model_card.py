@@ -24,6 +24,7 @@ SETTINGS = (
     "fp16",
     "seed",
 )
+PREFERENCE_SETTINGS = ("beta", "loss_type", "loss_weights")
 LIBRARIES = ("unicorn-hf", "trl", "transformers", "peft", "accelerate", "datasets", "torch")
 NUM_LOSSES = 20
 
@@ -33,18 +34,21 @@ def trained_model_card(model, args, data_args, state, num_processes: int) -> Mod
 
     Args:
         model: a `UnicornForConditionalGeneration`, or a PEFT model over one.
-        args, data_args: the recipe's `SFTConfig` and `DataArguments`.
+        args, data_args: the recipe's `SFTConfig` or `DPOConfig`, and `DataArguments`.
         state: the trainer's `TrainerState`, with the losses so far.
         num_processes: how many trained together.
     """
+    from trl import DPOConfig
+
     from unicorn_hf.modeling.modeling_unicorn import model_card
 
+    is_preference = isinstance(args, DPOConfig)
     card = ModelCard(model_card(model.config))
     adapter = getattr(model, "peft_config", {}).get("default")
     if adapter is not None:
         card.data.library_name = "peft"
         card.data.base_model = _hub_id(adapter.base_model_name_or_path)
-    card.data.tags = sorted({*(card.data.tags or []), "trl", "sft"})
+    card.data.tags = sorted({*(card.data.tags or []), "trl", "dpo" if is_preference else "sft"})
     card.data.datasets = [data_args.dataset] if _hub_id(data_args.dataset) else None
 
     trainable, total = (get_model_param_count(model, trainable_only=only) for only in (True, False))
@@ -54,9 +58,9 @@ def trained_model_card(model, args, data_args, state, num_processes: int) -> Mod
         **{field.name: _without_folder(getattr(data_args, field.name)) for field in fields(data_args)},
         "steps": f"{state.global_step:,} of {state.max_steps:,}",
         "processes": num_processes,
-        **{name: getattr(args, name) for name in SETTINGS},
+        **{name: getattr(args, name) for name in (*SETTINGS, *(PREFERENCE_SETTINGS if is_preference else ()))},
     }
-    rows = [f"| {name} | {getattr(value, 'value', value)} |" for name, value in settings.items() if value is not None]
+    rows = [f"| {name} | {_cell(value)} |" for name, value in settings.items() if value is not None]
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     table = "\n".join(rows)
     card.text += f"\n## Training\n\n| | |\n| --- | --- |\n{table}\n\nWith {libraries}.\n{_losses(state.log_history)}"
@@ -71,6 +75,10 @@ def _losses(log_history: list[dict]) -> str:
     kept = logged[::stride] if logged[-1] in logged[::stride] else [*logged[::stride], logged[-1]]
     rows = "\n".join(f"| {step} | {loss:.4f} |" for step, loss in kept)
     return f"\n| step | loss |\n| ---: | ---: |\n{rows}\n"
+
+
+def _cell(value) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
 
 
 def _without_folder(value):

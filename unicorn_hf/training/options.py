@@ -8,13 +8,13 @@ import trl
 from packaging.version import Version
 
 from unicorn_hf.errors import InputError
-from unicorn_hf.training.arguments import PretrainArguments
+from unicorn_hf.training.arguments import PreferArguments, PretrainArguments
 
 _EVALUATION = "a stage measures nothing while it trains; take checkpoints (--save_steps) and run `unicorn-hf evaluate`"
 _PACKING = "a sample stays a row of its own; say --batching padding-free for batches without padding"
 _LOSS = "the loss counts the caption in stage 1 and the assistant's turns in stage 2, and nothing else"
 _LIGER = "Liger has no kernels for this model, and the loss is computed in chunks without them"
-# Option of `SFTConfig` -> why no stage reads it, and what does the same.
+# Option of `SFTConfig` or `DPOConfig` -> why no stage reads it, and what does the same.
 UNREAD = {
     **dict.fromkeys(
         (
@@ -52,7 +52,17 @@ UNREAD = {
     "model_init_kwargs": "say --dtype, --attn_implementation, --model_revision, --trust_remote_code, --load_in_4bit",
     "router_aux_loss_coef": "the model hands on nothing of its experts' router, so there is no such loss; say 0",
 }
-# What stage 2 is for: options of `ModelConfig` that stage 1, which trains the projector alone, does not read
+UNREAD_OF_PAIRS = {
+    **dict.fromkeys(
+        ("precompute_ref_log_probs", "precompute_ref_batch_size"),
+        "TRL has no such step for data with images; LoRA (--use_peft) needs no second model in memory either",
+    ),
+    "padding_free": "pairs are padded",
+    "truncation_mode": "a pair above max_length is left out",
+    "pad_token": "the model's tokenizer says it",
+    "label_smoothing_factor": "label_smoothing, for the losses robust and exo_pair, is what pairs have",
+}
+# What stages 2 and 3 are for: options of `ModelConfig` that stage 1, which trains the projector alone, does not read
 # (of LoRA, with the name that `peft.LoraConfig` has for it).
 LORA = {
     "lora_r": "r",
@@ -84,30 +94,41 @@ RANGES = {
             "pad_to_multiple_of",
             "lora_r",
             "num_image_tokens",
+            "ref_model_sync_steps",
         ),
         _COUNT,
     ),
-    **dict.fromkeys(("num_train_epochs", "learning_rate", "logging_steps", "save_steps", "lora_alpha"), _POSITIVE),
+    **dict.fromkeys(
+        ("num_train_epochs", "learning_rate", "logging_steps", "save_steps", "lora_alpha", "beta", "discopop_tau"),
+        _POSITIVE,
+    ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout"), _SHARE),
     **dict.fromkeys(("seed", "data_seed"), "[0, 4294967295]"),  # what NumPy takes
     **dict.fromkeys(("max_steps", "local_rank"), "[-1, inf)"),
-    "warmup_ratio": "[0, 1]",
+    **dict.fromkeys(("warmup_ratio", "ld_alpha", "ref_model_mixup_alpha"), "[0, 1]"),
+    "label_smoothing": "[0, 0.5)",
 }
 
 
 def parse_options(stage_arguments: type, args: list[str] | None = None) -> tuple:
-    """A stage's arguments, TRL's `SFTConfig` and its `ModelConfig`, from `args` (the command line) and its YAML.
+    """The `option_classes` of a stage, filled from `args` (the command line) and its YAML.
 
     Raises:
         InputError: an unknown option, a value that an option cannot have, or a YAML file that cannot be read.
     """
-    parser = _Parser((stage_arguments, trl.SFTConfig, trl.ModelConfig))
+    parser = _Parser(option_classes(stage_arguments))
     try:
         return parser.parse_args_and_config(args)
     except InputError:
         raise
     except Exception as error:  # the dataclasses ask torch, accelerate and the machine, which raise anything
         raise InputError(f"The options cannot be used: {' '.join(str(error).split())[:400]}") from error
+
+
+def option_classes(stage_arguments: type) -> tuple[type, type, type]:
+    """A stage's arguments, TRL's `SFTConfig` (of stage 3 its `DPOConfig`), and its `ModelConfig`."""
+    training_config = trl.DPOConfig if issubclass(stage_arguments, PreferArguments) else trl.SFTConfig
+    return stage_arguments, training_config, trl.ModelConfig
 
 
 class _Parser(trl.TrlParser):
@@ -122,19 +143,21 @@ def check_options(data_args, training_args, model_args) -> None:
     What is at its default is neither.
 
     Args:
-        data_args: the stage's `PretrainArguments` or `FinetuneArguments`.
-        training_args, model_args: TRL's `SFTConfig` and `ModelConfig`.
+        data_args: the stage's `PretrainArguments`, `FinetuneArguments` or `PreferArguments`.
+        training_args, model_args: the other two of its `option_classes`.
     """
     if model_args.model_name_or_path is None:
-        raise InputError("Name the model by --model_name_or_path: stage 1 a language model, stage 2 stage 1's output")
-    if data_args.version is not None and training_args.chat_template_path is not None:
+        raise InputError(
+            "Name the model by --model_name_or_path: stage 1 a language model, the others the output of the one before"
+        )
+    given = options_given(data_args) | options_given(training_args) | options_given(model_args)
+    if {"version", "chat_template_path"} <= set(given):
         raise InputError("version and chat_template_path both say what the prompt is; name one of them")
     if model_args.model_revision != "main" and Path(model_args.model_name_or_path).exists():
         raise InputError(
             f"model_revision is {model_args.model_revision!r}, but {model_args.model_name_or_path} is a folder, which"
             " has no revisions; leave it out, or name the model by its id on the Hub"
         )
-    given = options_given(training_args) | options_given(model_args)
     if given.get("router_aux_loss_coef") == 0:
         del given["router_aux_loss_coef"]  # there is no such loss
     unread = UNREAD
@@ -149,7 +172,9 @@ def check_options(data_args, training_args, model_args) -> None:
             unread = unread | dict.fromkeys(BITS, "weights of 4 or 8 bits can't be trained; say --use_peft too")
         if not model_args.load_in_4bit:
             unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; say --load_in_4bit too")
-    if Version(trl.__version__) < Version("1.16"):  # (2026-11)
+    if isinstance(data_args, PreferArguments):
+        unread = unread | UNREAD_OF_PAIRS
+    elif Version(trl.__version__) < Version("1.16"):  # (2026-11)
         unread = unread | {"label_smoothing_factor": f"TRL {trl.__version__} fails on it; 1.16 does not"}
     if data_args.streaming:
         unread = unread | {"dataset_num_proc": "a stream is tokenized while it is read; --dataloader_num_workers helps"}
@@ -161,7 +186,7 @@ def check_options(data_args, training_args, model_args) -> None:
     for name, value in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
         if getattr(training_args, name) == value:
             raise InputError(f"{name} is {value!r}, which needs a measure: {_EVALUATION}")
-    _check_values(options_given(data_args) | given)
+    _check_values(given)
 
 
 def _check_values(given: dict) -> None:

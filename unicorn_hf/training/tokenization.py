@@ -1,11 +1,12 @@
-"""Captions and conversations -> token ids and labels, once, before training.
+"""Captions, conversations and preference pairs -> token ids and labels, once, before training.
 
-The loss counts what the model has to say and nothing else: in stage 1 the caption, in stage 2 the assistant's turns.
+The loss counts what the model has to say and nothing else: in stage 1 the caption, in stage 2 the assistant's turns, in
+stage 3 the answers of a pair.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jinja2 import TemplateError
@@ -19,6 +20,11 @@ from unicorn_hf.training.chat_templates import settle_chat_template
 from unicorn_hf.training.images import count_images, image_column, is_nested, vectors_dim
 
 IGNORE_INDEX = -100
+PAIR = ("prompt", "chosen", "rejected")
+# The columns of tokens: of a sample, and of a pair. TRL's `DPOTrainer` tokenizes data by itself unless they have
+# pictures, so those of a pair have a column of that name, which may hold nothing.
+SAMPLE_TOKENS = ("input_ids", "labels")
+PAIR_TOKENS = ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels")
 OVERLONG = ("cut", "drop")
 WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what becomes of a sample; the latter two are left out
 STREAM_REPORT = 10_000  # rows of a stream between two reports of these
@@ -82,9 +88,10 @@ def tokenize_captions(
             fate = WHOLE
             if max_length is not None and len(prompt) + len(body) > max_length:
                 body, fate = body[: max_length - len(prompt)], CUT if overlong == "cut" else TOO_LONG
-            yield prompt + body, [IGNORE_INDEX] * len(prompt) + body, 1, fate
+            yield {"input_ids": prompt + body, "labels": [IGNORE_INDEX] * len(prompt) + body}, 1, fate
 
-    return _tokenize(dataset, source, processor, column, encode, max_length, overlong, num_proc)
+    _check_overlong(overlong)
+    return _tokenize(dataset, source, processor, [column], SAMPLE_TOKENS, encode, max_length, num_proc)
 
 
 def _answer_line(messages) -> str:
@@ -145,17 +152,94 @@ def tokenize_conversations(
                         break
             if fate != TOO_LONG and all(label == IGNORE_INDEX for label in labels):
                 fate = NOTHING_TO_LEARN
-            yield ids, labels, num_images, fate
+            yield {"input_ids": ids, "labels": labels}, num_images, fate
 
-    return _tokenize(dataset, source, processor, "messages", encode, max_length, overlong, num_proc)
+    _check_overlong(overlong)
+    return _tokenize(dataset, source, processor, ["messages"], SAMPLE_TOKENS, encode, max_length, num_proc)
 
 
-def _tokenize(dataset, source: str, processor, column: str, encode: Callable, max_length, overlong, num_proc):
-    """Run `encode`, which yields (token ids, labels, number of images, fate) a row, over a dataset or a stream."""
-    from datasets import IterableDataset
+def tokenize_pairs(
+    dataset,
+    processor,
+    *,
+    max_length: int | None = None,
+    num_proc: int | None = None,
+    source: str = "the preference data",
+):
+    """Stage 3: a prompt with a right and a wrong answer, each as a chat of its own; of both the answer is learnt.
 
+    The prompt is no part of what is compared, the assistant's earlier turns in it included.
+
+    Args:
+        dataset: a `datasets.Dataset` or `IterableDataset` with `prompt`, `chosen` and `rejected`, lists of chat
+            messages (the first ends with the user's turn, the others are the assistant's), and the images of the
+            prompt's placeholders as in `tokenize_conversations`.
+        processor: the model's `UnicornProcessor`.
+        max_length: in tokens, the images' included. A pair of which one side is longer is left out, and counted in the
+            log: cut answers would be compared by where they were cut.
+        num_proc: processes that tokenize (not for a stream).
+        source: what errors call the dataset.
+
+    Returns:
+        The same kind of dataset with `chosen_ids`, `chosen_labels`, `rejected_ids`, `rejected_labels`, `length` (of the
+        longer side), `id` and the image column, if there is one.
+
+    Raises:
+        InputError: a column is missing, an answer has an image, a row's images and placeholders do not match, nothing
+            fits, or the assistant's tokens cannot be told from the others under this chat template.
+    """
+    check_columns(dataset, *PAIR, source=source)
+    encode_chat = _chat_encoder(processor)
+
+    def encode(*columns):
+        pairs = list(zip(*columns, strict=True))
+        prompts = [ids for ids, _ in encode_chat([prompt for prompt, _, _ in pairs])]
+        sides = [encode_chat([pair[0] + pair[side] for pair in pairs]) for side in (1, 2)]
+        for (prompt, *_), prompt_ids, *encoded in zip(pairs, prompts, *sides, strict=True):
+            tokens = {}
+            for name, (ids, labels) in zip(("chosen", "rejected"), encoded, strict=True):
+                start = _common_length(prompt_ids, ids)
+                tokens[f"{name}_ids"] = ids
+                tokens[f"{name}_labels"] = [IGNORE_INDEX] * start + labels[start:]
+            fate = WHOLE
+            if max_length is not None and any(len(ids) > max_length for ids, _ in encoded):
+                fate = TOO_LONG
+            elif any(all(label == IGNORE_INDEX for label in tokens[f"{name}_labels"]) for name in PAIR[1:]):
+                fate = NOTHING_TO_LEARN
+            yield tokens, _num_images(prompt, processor), fate
+
+    return _tokenize(dataset, source, processor, PAIR, PAIR_TOKENS, encode, max_length, num_proc)
+
+
+def _check_overlong(overlong: str) -> None:
     if overlong not in OVERLONG:
         raise InputError(f"overlong is {overlong!r}; expected {' or '.join(OVERLONG)}")
+
+
+def _common_length(first: list[int], second: list[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _tokenize(
+    dataset,
+    source: str,
+    processor,
+    columns: Sequence[str],
+    token_columns: Sequence[str],
+    encode: Callable,
+    max_length,
+    num_proc,
+):
+    """Run `encode` over a dataset or a stream.
+
+    Args:
+        columns: what `encode` reads, a list of values each.
+        token_columns: what it makes; it yields ({token column: numbers}, number of images, fate) a row.
+    """
+    from datasets import IterableDataset, Value
+
     images = image_column(dataset)
     if images in ("image", "images") and processor.image_processor is None:
         raise InputError(
@@ -165,38 +249,47 @@ def _tokenize(dataset, source: str, processor, column: str, encode: Callable, ma
 
     def tokenize(batch, rows):
         names = [str(name) for name in batch["id"]] if "id" in batch else [f"row {row}" for row in rows]
-        for value, name, row in zip(batch[column], names, rows, strict=True):
-            if (wrong := _wrong_messages(value) if column == "messages" else _wrong_caption(value)) is not None:
-                raise InputError(f"{source}: sample {name!r} (row {row}): {wrong}")
+        texts = [batch[column] for column in columns]
+        for column, values in zip(columns, texts, strict=True):
+            for value, name, row in zip(values, names, rows, strict=True):
+                wrong = _wrong_caption(value) if column == "caption" else _wrong_messages(value, column)
+                if wrong is None and column in PAIR[1:] and _num_images(value, processor):
+                    wrong = f"its {column} answer holds an image; expected images in the prompt alone"
+                if wrong is not None:
+                    raise InputError(f"{source}: sample {name!r} (row {row}): {wrong}")
         try:
-            encoded = list(encode(batch[column]))
+            encoded = list(encode(*texts))
         except TemplateError:
-            _raise_by_name(encode, batch[column], source, names, rows)
+            _raise_by_name(encode, texts, source, names, rows)
             raise
-        ids, labels, num_images, fates = (list(values) for values in zip(*encoded, strict=True))
+        tokens, num_images, fates = (list(values) for values in zip(*encoded, strict=True))
         return {
-            "input_ids": ids,
-            "labels": labels,
-            "length": [len(row) for row in ids],
+            **{name: [row[name] for row in tokens] for name in token_columns},
+            **({"images": [None] * len(names)} if "images" in features else {}),
+            "length": [max(map(len, row.values())) for row in tokens],
             "id": names,
             "num_images": num_images,
             "fate": fates,
         }
 
+    features = _token_features(token_columns)
+    if token_columns is PAIR_TOKENS and images not in ("image", "images"):
+        features["images"] = Value("null")
     embed_dim = vectors_dim(dataset) if images == "image_embeds" else None
     if isinstance(dataset, IterableDataset):
-        return _tokenize_stream(dataset, source, tokenize, images, embed_dim, max_length)
-    return _tokenize_table(dataset, source, tokenize, column, images, embed_dim, max_length, num_proc)
+        return _tokenize_stream(dataset, source, tokenize, features, images, embed_dim, max_length)
+    return _tokenize_table(dataset, source, tokenize, columns, features, images, embed_dim, max_length, num_proc)
 
 
 def _wrong_caption(value) -> str | None:
     return None if isinstance(value, str) else f"its caption is {value!r:.60}; expected text"
 
 
-def _wrong_messages(value) -> str | None:
-    """Why a conversation cannot be read; None where it can."""
+def _wrong_messages(value, column: str) -> str | None:
+    """Why a conversation, or a part of a pair, cannot be read; None where it can."""
     if not isinstance(value, list) or not value:
-        return f"its messages are {value!r:.60}; expected a list of {{'role', 'content'}}"
+        verb = "are" if column == "messages" else "is"
+        return f"its {column} {verb} {value!r:.60}; expected a list of {{'role', 'content'}}"
     for turn in value:
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or "content" not in turn:
             return f"one of its messages is {turn!r:.60}; expected {{'role', 'content'}}"
@@ -211,31 +304,39 @@ def _wrong_messages(value) -> str | None:
     return None
 
 
-def _raise_by_name(encode: Callable, conversations, source: str, names, rows) -> None:
-    for messages, name, row in zip(conversations, names, rows, strict=True):
+def _raise_by_name(encode: Callable, texts: list, source: str, names, rows) -> None:
+    for chats, name, row in zip(zip(*texts, strict=True), names, rows, strict=True):
         try:
-            list(encode([messages]))
+            list(encode(*([chat] for chat in chats)))
         except TemplateError as error:
             raise InputError(
                 f"{source}: sample {name!r} (row {row}): the tokenizer's chat template does not take its messages"
-                f" ({error}); its roles are {', '.join(str(turn['role']) for turn in messages)}"
+                f" ({error}); its roles are {', '.join(str(turn['role']) for chat in chats for turn in chat)}"
             ) from error
 
 
 def _tokenize_table(
-    dataset, source: str, tokenize: Callable, column: str, images: str | None, embed_dim, max_length, num_proc
+    dataset,
+    source: str,
+    tokenize: Callable,
+    columns,
+    features: dict,
+    images: str | None,
+    embed_dim,
+    max_length,
+    num_proc,
 ):
     from datasets import Features, Value, concatenate_datasets
 
-    texts = dataset.select_columns([name for name in (column, "id") if name in dataset.column_names])
+    texts = dataset.select_columns([name for name in (*columns, "id") if name in dataset.column_names])
     tokens = texts.map(
         tokenize,
         with_indices=True,
         batched=True,
         remove_columns=texts.column_names,
-        features=Features({**_token_features(), "num_images": Value("int32"), "fate": Value("int8")}),
+        features=Features({**features, "num_images": Value("int32"), "fate": Value("int8")}),
         num_proc=num_proc,
-        desc=f"tokenizing {column}",
+        desc=f"tokenizing {', '.join(columns)}",
     )
     given, wrong = np.zeros(len(tokens), int), None
     if images is not None:
@@ -254,16 +355,17 @@ def _tokenize_table(
     return tokens.remove_columns(["fate", "num_images"])
 
 
-def _tokenize_stream(dataset, source: str, tokenize: Callable, images: str | None, embed_dim, max_length):
+def _tokenize_stream(
+    dataset, source: str, tokenize: Callable, features: dict, images: str | None, embed_dim, max_length
+):
     from datasets import Features, List, Value
 
-    features = _token_features()
     one_vector = False
     if images is not None:
         feature = dataset.features[images]
         one_vector = isinstance(feature, List) and not is_nested(feature)
         vector = List(Value("float32"))
-        features[images] = feature if images != "image_embeds" else vector if one_vector else List(vector)
+        features = features | {images: feature if images != "image_embeds" else vector if one_vector else List(vector)}
     counts = np.zeros(4, np.int64)
 
     def tokenize_and_drop(batch, rows):
@@ -298,11 +400,11 @@ def _vectors(value):
     return value if isinstance(value[0], list | np.ndarray) else [value]
 
 
-def _token_features() -> dict:
+def _token_features(token_columns: Sequence[str]) -> dict:
     from datasets import List, Value
 
-    tokens = List(Value("int32"))
-    return {"input_ids": tokens, "labels": tokens, "length": Value("int32"), "id": Value("string")}
+    tokens = dict.fromkeys(token_columns, List(Value("int32")))
+    return {**tokens, "length": Value("int32"), "id": Value("string")}
 
 
 def _count_images_of_table(dataset, column: str, embed_dim) -> tuple[np.ndarray, tuple[int, str] | None]:

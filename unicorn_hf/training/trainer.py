@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer`, with what a run of days needs."""
+"""TRL's `SFTTrainer` and `DPOTrainer`, with what a run of days needs."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import SFTTrainer
+from trl import DPOTrainer, SFTTrainer
 
 from unicorn_hf.data.staging import sync, sync_tree, write_text
 from unicorn_hf.errors import DISK_FULL, InputError
@@ -25,8 +25,8 @@ from unicorn_hf.training.dry_run import dry_run_report
 from unicorn_hf.training.model_card import trained_model_card
 
 
-class UnicornTrainer(SFTTrainer):
-    """`SFTTrainer` for both stages.
+class StageTrainer(Trainer):
+    """What the stages have in common; in front of TRL's trainer among the bases of theirs.
 
     * A loss that is not finite ends the run with the ids of its batch (`ids` of the batch, where the data have them).
     * The model's files appear when they are whole, and a run goes on from the last checkpoint that is.
@@ -56,10 +56,7 @@ class UnicornTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteGradients(self))
         self.add_callback(DurableCheckpoints(self))
-        if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad and "multi_modal_projector" in name:
-                    parameter.data = parameter.data.float()  # bfloat16 would round small updates away
+        self._keep_projector_in_float32(self.model)
 
     def dry_run(self) -> None:
         """Print what training would do: the data, the steps, the memory; nothing is trained or written."""
@@ -132,6 +129,13 @@ class UnicornTrainer(SFTTrainer):
             " free); earlier checkpoints are whole: make room, and run the same with --resume_from_checkpoint true"
         )
 
+    def _keep_projector_in_float32(self, model) -> None:
+        """Where it is trained: bfloat16 would round small updates away."""
+        if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and "multi_modal_projector" in name:
+                    parameter.data = parameter.data.float()
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self._last_log is None:
             self._last_log = time.perf_counter()
@@ -203,13 +207,38 @@ class UnicornTrainer(SFTTrainer):
             write_text(str(card), Path(self.args.output_dir, "README.md"))
 
 
+class UnicornTrainer(StageTrainer, SFTTrainer):
+    """`SFTTrainer` for stages 1 and 2; see `StageTrainer`."""
+
+
+class PreferenceTrainer(StageTrainer, DPOTrainer):
+    """`DPOTrainer` for stage 3; see `StageTrainer`.
+
+    The reference that the model may not leave far behind is `ref_model`, a second copy of what it was; of an adapter it
+    is the model without it, or the adapter as it was loaded.
+    """
+
+    def __init__(self, *args, **kwargs):
+        try:
+            super().__init__(*args, **kwargs)
+        except (ValueError, NotImplementedError) as error:  # of losses and their options, which TRL checks here
+            raise InputError(f"The options cannot be used: {' '.join(str(error).split())[:400]}") from error
+
+    def save_model(self, output_dir=None, *args, **kwargs):
+        """As in `StageTrainer`, without the adapter that is the reference alone."""
+        super().save_model(output_dir, *args, **kwargs)
+        reference = Path(output_dir or self.args.output_dir, "ref")
+        if self.args.should_save and (reference / "adapter_config.json").is_file():
+            shutil.rmtree(reference)
+
+
 class FiniteGradients(TrainerCallback):
     """Ends a run whose gradients are not finite, before they reach the weights.
 
     The next loss would show it too, but with the ids of the next batch, which is innocent.
     """
 
-    def __init__(self, trainer: UnicornTrainer):
+    def __init__(self, trainer: StageTrainer):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -228,7 +257,7 @@ class FiniteGradients(TrainerCallback):
 class DurableCheckpoints(TrainerCallback):
     """Hands a checkpoint to the disk, and then removes the oldest ones of more than `save_total_limit`."""
 
-    def __init__(self, trainer: UnicornTrainer):
+    def __init__(self, trainer: StageTrainer):
         self.trainer = trainer
 
     def on_save(self, args, state, control, **kwargs):
