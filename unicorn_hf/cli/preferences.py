@@ -30,5 +30,5 @@ def preferences(
         return
     dataset = write_preferences(captions, output, config=config)
     print_summary(
-        output, dataset, "pairs", f"unicorn-hf publish --pretrain moved --preference {output} -o unicorn --license …"
+        output, dataset, "pairs", f"unicorn-hf publish --pretrain aligned --preference {output} -o unicorn --license …"
     )
