@@ -33,7 +33,8 @@ def make_language_model(folder: Path) -> None:
 
         try:
             texts, chats = captions(60)["caption"][:], conversations(4)["messages"][:]
-            train_language_model(texts, chats, folder, hidden_size=32, num_layers=1, steps=1, seed=0)
+            pairs = list(zip(texts[::2], texts[1::2], strict=True))
+            train_language_model(chats, chats, pairs, folder, hidden_size=32, num_layers=1, steps=1, seed=0)
             os._exit(0)
         finally:
             os._exit(1)
