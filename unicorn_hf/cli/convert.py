@@ -54,7 +54,10 @@ def convert_checkpoint(
 @command(
     app,
     "convert-tower",
-    examples=["unicorn-hf convert-tower open_clip/ViT-B-32/laion2b_s34b_b79k -o tower"],
+    examples=[
+        "unicorn-hf convert-tower open_clip/ViT-B-32/laion2b_s34b_b79k -o tower",
+        "unicorn-hf convert-tower open_clip/hf-hub:timm/ViT-B-16-SigLIP-512 -o tower",
+    ],
 )
 def convert_tower(
     encoder: Annotated[str, Argument("open_clip/ViT-B-32/laion2b_s34b_b79k, open_clip/hf-hub:…, a folder.")],
