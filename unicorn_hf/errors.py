@@ -12,6 +12,7 @@ from typing import NoReturn
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_MOST_CHARS = 1500  # of a sentence
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
@@ -58,6 +59,8 @@ def one_sentence_errors():
 
 
 def fail(sentence: str) -> NoReturn:
-    """Print a sentence and exit with status 2."""
+    """Print a sentence and exit with status 2; of one that quotes megabytes the middle is left out."""
+    if len(sentence) > _MOST_CHARS:
+        sentence = f"{sentence[: _MOST_CHARS // 2]} … {sentence[-_MOST_CHARS // 2 :]}"
     print(f"unicorn-hf: {sentence}", file=sys.stderr)
     sys.exit(2)

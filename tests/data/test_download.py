@@ -19,6 +19,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
+        elif self.path == "/nowhere":
+            self.answer(304, b"")
         elif self.path == "/endless":
             self.send_response(200)
             self.end_headers()
@@ -73,6 +75,7 @@ def test_a_file_is_read_through_redirects(server):
         ("/to/file:///etc/hostname", "expected an address"),
         ("/to/ftp://x/y", "expected an address"),
         ("/to/" * 40 + "/image", "more than 5 redirects"),
+        ("/nowhere", "answers with the status 304"),
     ],
 )
 def test_what_does_not_end_or_leads_astray_is_one_sentence(path, reason, server, monkeypatch):

@@ -1,9 +1,12 @@
 import codecs
+import json
 
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from unicorn_hf import InputError
@@ -185,3 +188,38 @@ def test_a_saved_dataset_is_read_by_the_splits_that_datasets_has(streaming, tmp_
     assert [row["a"] for row in rows] == [1, 5]
     with pytest.raises(InputError, match="has no split 'test'; its splits are train"):
         read_dataset(tmp_path / "one", split="test[:1]")
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    opening=st.sampled_from(["[", '{"a":', '[ {"]}": ', '["\\\\", ']),
+    depth=st.integers(101, 3000),
+    before=st.sampled_from(["", '"]]]]", ', '"\\"]", ']),
+    is_array=st.booleans(),
+)
+@example(opening="[", depth=100_000, before="", is_array=False)
+@example(opening='{"a":', depth=100_000, before="", is_array=True)
+def test_json_that_is_nested_deep_is_one_sentence(tmp_path, opening, depth, before, is_array):
+    row = f'{{"id": "1", "caption": [{before}{opening * depth}'
+    path = tmp_path / ("deep.json" if is_array else "deep.jsonl")
+    path.write_text(f"[{row}" if is_array else f'{{"id": "0", "caption": []}}\n{row}\n')
+    with pytest.raises(InputError, match=r"deep\.json.*: is nested [\d,]+ deep; expected"):
+        read_dataset(path)
+
+
+def test_many_brackets_in_a_text_are_no_depth(tmp_path):
+    rows = [{"id": str(row), "caption": "[{" * 500, "turns": [[row]] * 200} for row in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for name in ("rows.jsonl", "rows.json"):
+        assert read_dataset(tmp_path / name).to_list() == rows
+
+
+def test_a_parquet_file_of_no_rows_and_a_csv_file_of_thousands_of_columns_are_one_sentence_each(tmp_path):
+    pq.write_table(pa.table({"caption": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="is empty; expected at least one row"):
+        read_dataset(tmp_path / "none.parquet")
+    names = ",".join(f"c{number}" for number in range(50_000))
+    (tmp_path / "wide.csv").write_text(f"{names}\n{names}\n")
+    with pytest.raises(InputError, match=r"wide\.csv: has 50,000 columns; expected 2,000 at most"):
+        read_dataset(tmp_path / "wide.csv")

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -308,3 +309,29 @@ def test_a_damaged_control_file_is_one_sentence(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=r"x.json: is damaged"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_file_that_was_edited_to_the_same_size_is_not_replaced(tmp_path):
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "README.md").write_text("ours")
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with (
+        pytest.raises(InputError, match=r"'README\.md' was added or changed since"),
+        new_folder(tmp_path / "out", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
+def test_a_copy_of_a_folder_is_replaced_as_the_folder_itself(tmp_path):
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "README.md").write_text("ours")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    with new_folder(tmp_path / "copy", overwrite=True) as folder:
+        (folder / "README.md").write_text("newer")
+    assert (tmp_path / "copy" / "README.md").read_text() == "newer"
+
+
+def test_a_name_that_is_no_text_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="its name is not text in UTF-8"), new_folder(tmp_path / os.fsdecode(b"\xff")):
+        pass

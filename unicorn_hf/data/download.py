@@ -54,7 +54,7 @@ def _read(url, allow_private: bool, max_bytes: int, end: float) -> tuple[bytes, 
         httpx.Client(timeout=_left(end), trust_env=allow_private) as client,  # a proxy would resolve the name itself
         client.stream("GET", url, headers=headers, extensions=extensions) as response,
     ):
-        if response.is_redirect:
+        if response.has_redirect_location:
             return b"", response.headers["location"]
         if response.status_code != 200:
             raise ValueError(f"the server answers with the status {response.status_code}")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # What every step reads: a folder, a file or a Hub id, or a dataset in memory.
 Source = Union[str, Path, "Dataset"]
 
+_MOST_DEPTH = 100  # of JSON, whose readers crash the process on what is nested much deeper
+_MOST_COLUMNS = 2_000  # of CSV: more take minutes
 _JSON_BLOCK = 8 << 20  # bytes of JSON lines whose types are inferred together; `datasets` uses somewhat more
 # Columns of CSV files that are text even if every cell is a number; so is any column that ends with _id.
 _TEXT_COLUMNS = ("id", "caption", "text", "seed", "domain", "question", "answer", "task", "kind", "category")
@@ -88,6 +90,9 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     features = None
     if found.format in ("json", "csv", "text") and all(map(_is_blank, files[names[0]])):
         raise InputError(f"{found.root}: is empty; expected at least one row")
+    if found.format == "json":
+        for path in (path for name in names for path in files[name]):
+            _check_depth(path)
     if found.format == "csv":
         features = _card_features(found) or csv_features(found, files)
     elif (found.format == "json" and streaming) or _has_text_and_numbers(found, files):
@@ -100,10 +105,33 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
     except datasets.exceptions.DatasetGenerationError:
         if found.format not in ("json", "parquet"):
             raise
+        import pyarrow.parquet as pq
+
+        if found.format == "parquet" and not any(pq.read_metadata(path).num_rows for path in files[names[0]]):
+            raise InputError(f"{found.root}: is empty; expected at least one row") from None
         # The builder infers types from the first rows or the first file, where a column may be all null.
         builder = open_builder(found, files, features=features_of_all(found, files))
         builder.download_and_prepare()
     return builder.as_dataset(split=split)
+
+
+def _check_depth(path: Path) -> None:
+    """Raise `InputError` where JSON is nested deeper than any data are."""
+    import numpy as np
+
+    with path.open("rb") as file:
+        is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+        file.seek(0)
+        for number, line in enumerate([file.read()] if is_array else file):
+            if line.count(b"[") + line.count(b"{") <= _MOST_DEPTH:
+                continue
+            marks = np.frombuffer(re.sub(rb'"(?:[^"\\]|\\.)*"?', b"", line), np.uint8)
+            steps = np.isin(marks, (*b"[{",)).astype(np.int32) - np.isin(marks, (*b"]}",))
+            if (depth := int(steps.cumsum().max(initial=0))) > _MOST_DEPTH:
+                place = "" if is_array else f", line {number + 1}"
+                raise InputError(
+                    f"{path}{place}: is nested {depth:,} deep; expected rows that are nested {_MOST_DEPTH} deep at most"
+                )
 
 
 def _select(splits: dict, split: str):
@@ -198,6 +226,8 @@ def csv_features(found: DataFiles, files: dict[str, list[Path]]):
     types: dict[str, set[str]] = {}
     for path in (path for paths in files.values() for path in paths):
         for table in pandas.read_csv(path, iterator=True, dtype=str, **options):
+            if len(table.columns) > _MOST_COLUMNS:
+                raise InputError(f"{path}: has {len(table.columns):,} columns; expected {_MOST_COLUMNS:,} at most")
             for name, cells in table.items():
                 types.setdefault(name, set()).update(_types_of(cells))
     if not any(types.values()):

@@ -80,7 +80,12 @@ def check_new_folder(output, *, overwrite: bool | None = None, inputs: Iterable 
             "overwritten; name another folder, or remove this one"
         )
     ours = {*listed.items()} | {(f"{parent}/", 0) for name in listed for parent in Path(name).parents}
-    foreign = sorted(name for name, size in _sizes(path).items() if (name, size) not in ours)
+    written = os.lstat(path / MARKER).st_mtime_ns  # the last file of the folder to be written
+    foreign = sorted(
+        name
+        for name, size in _sizes(path).items()
+        if (name, size) not in ours or (not name.endswith("/") and os.lstat(path / name).st_mtime_ns > written)
+    )
     if foreign:
         raise InputError(
             f"{output}: {foreign[0]!r} was added or changed since unicorn-hf wrote the folder"
@@ -255,6 +260,10 @@ def sync(path: Path) -> None:
 def _check_path(output, inputs: Iterable) -> Path:
     """`output` as an absolute path, once it is clear that it can be created and is not one of `inputs`."""
     path = Path(os.path.abspath(Path(output).expanduser()))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{output!s:.100}: its name is not text in UTF-8; name another output") from None
     here = Path.cwd()
     if path == here or path in here.parents:
         raise InputError(f"{output}: is the current folder, or holds it; name a new one")
