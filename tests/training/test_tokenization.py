@@ -376,6 +376,44 @@ def test_a_system_turn_stands_in_front_of_the_question_where_the_template_has_no
     assert "Be brief." in tokenizer.decode(row["input_ids"])
 
 
+def parts(*content):
+    """A conversation whose question has these parts."""
+    return [
+        {"role": "user", "content": list(content)},
+        {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (None, "its messages are None"),
+        ([], r"its messages are \[\]"),
+        ([{"role": "user", "content": None}], "the content of a message is None"),
+        ([{"role": None, "content": "x"}], "one of its messages is"),
+        (
+            [{"role": "human", "content": "x"}, {"role": "gpt", "content": "red"}],
+            "its roles are human, gpt; expected user",
+        ),
+        (
+            parts({"type": "image", "text": None}, {"type": "text", "text": None}),
+            "a part of its content is .*a text in it",
+        ),
+        (parts({"type": "audio", "text": "x"}), "a part of its content is of the type 'audio'"),
+        (parts({"type": None, "text": "x"}), "a part of its content is of the type None"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_messages_that_cannot_be_read_are_named_by_row_and_id(wrong, sentence, streaming, processor):
+    good = parts({"type": "image", "text": None}, {"type": "text", "text": "What color?"})
+    if wrong and isinstance(wrong[0]["content"], str | None):
+        good = MESSAGES
+    data = Dataset.from_list([{"id": id_, "messages": each} for id_, each in (("a", good), ("b", wrong))])
+    data = data.add_column("image_embeds", [[1.0, 2.0]] * 2)
+    with pytest.raises(InputError, match=rf"sample 'b' \(row 1\): {sentence}"):
+        list(tokenize_conversations(data.to_iterable_dataset() if streaming else data, processor))
+
+
 def test_messages_that_the_template_does_not_take_are_named_by_row_and_id():
     processor = UnicornProcessor(byte_tokenizer(*FAMILIES["gemma"][:2]), embed_dim=2)
     data = conversations(MESSAGES, [MESSAGES[0], *MESSAGES]).add_column("id", ["a", "b"])

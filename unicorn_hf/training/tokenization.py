@@ -299,8 +299,14 @@ def _wrong_messages(value, column: str) -> str | None:
             other = next((kind for kind in kinds if kind not in ("text", "image")), None)
             if other is not None or None in kinds:
                 return f"a part of its content is of the type {other!r}; expected 'text' or 'image'"
+            empty = [part for part in content if part["type"] == "text" and not isinstance(part.get("text"), str)]
+            if empty:
+                return f"a part of its content is {empty[0]!r:.60}; expected a text in it"
         elif not isinstance(content, str):
             return f"the content of a message is {content!r:.60}; expected text, or a list of parts"
+    roles = [turn["role"] for turn in value]
+    if "assistant" not in roles and not {"system", "developer", "user", "tool"}.issuperset(roles):
+        return f"its roles are {', '.join(roles)}; expected user and assistant, whose words are learnt"
     return None
 
 
