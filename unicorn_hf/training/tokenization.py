@@ -252,7 +252,7 @@ def _tokenize(
         texts = [batch[column] for column in columns]
         for column, values in zip(columns, texts, strict=True):
             for value, name, row in zip(values, names, rows, strict=True):
-                wrong = _wrong_caption(value) if column == "caption" else _wrong_messages(value, column)
+                wrong = _wrong_caption(value) if column in ("caption", "text") else _wrong_messages(value, column)
                 if wrong is None and column in PAIR[1:] and _num_images(value, processor):
                     wrong = f"its {column} answer holds an image; expected images in the prompt alone"
                 if wrong is not None:
