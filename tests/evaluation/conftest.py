@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-WORDS = "what color is the image provide a one sentence caption for provided image . , : ? ( ) A B C D yes no 0 1 2 3"
+WORDS = "what color is the picture provide a one sentence caption for provided image . , : ? ( ) A B C D yes no 0 1 2 3"
 
 
 @pytest.fixture(scope="session")

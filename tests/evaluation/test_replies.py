@@ -26,14 +26,15 @@ from unicorn_hf.training import UnicornCollator, tokenize_conversations
 QWEN3 = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
 MARKS = [("<think>", "</think>"), ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")]
 COLOURS = ["red", "green", "blue", "white"]
-QUESTION = "what color is the image ?"
+QUESTION = "what color is the picture ?"
 OPTIONS = [COLOURS[row:] + COLOURS[:row] for row in (0, 3, 1, 2)]
 LETTERS = ["ABCD"[options.index(colour)] for options, colour in zip(OPTIONS, COLOURS, strict=True)]
 VECTORS = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
 
 
 def processor_with(specials, template=QWEN3) -> UnicornProcessor:
-    words = [QUESTION, *COLOURS, "( ) A B C D think I look at it user assistant system 0 1 2 3 4 5 6 7 8 9"]
+    words = [*(with_options(QUESTION, options) for options in OPTIONS), *COLOURS, *LETTERS]
+    words += ["( ) A B C D think I look at it user assistant system 0 1 2 3 4 5 6 7 8 9"]
     tokenizer = train_tokenizer(words * 20)
     tokenizer.add_tokens([mark for marks in MARKS for mark in marks if mark not in specials])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *specials]})
