@@ -47,6 +47,10 @@ def one_sentence_errors():
         if error.name is None or error.name.partition(".")[0] == "unicorn_hf":
             raise
         fail(f"the package {error.name!r} is not installed; install what this package needs: pip install unicorn-hf")
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= character <= "\udfff" for character in error.object):
+            raise
+        fail(f"{ascii(error.object)[:200]}: is no text in UTF-8, in which all data are written; rename or mend it")
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
         if error.errno in DISK_FULL:

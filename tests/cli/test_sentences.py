@@ -1,5 +1,6 @@
 """What a user gets wrong is told in one sentence, with status 2, and leaves nothing behind."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -152,3 +153,17 @@ def test_a_message_that_quotes_several_lines_is_one_line():
     error = InputError("rows.pkl: is damaged (a load instruction\n  was met\r\n)")
     assert str(error) == "rows.pkl: is damaged (a load instruction was met )"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_an_input_whose_name_is_no_text(run, tmp_path):
+    data = Dataset.from_dict({"id": ["1"], "caption": ["a"], "text_embeds": [[1.0, 2.0]]})
+    write_dataset(data, tmp_path / "data", title="captions")
+    (tmp_path / "data").rename(folder := tmp_path / os.fsdecode(b"\xff"))
+    output = tmp_path / "out"
+    check(run("publish", "--pretrain", folder, "-o", output), output, "is no text in UTF-8")
+
+
+def test_a_sentence_that_quotes_megabytes_is_cut(run, tmp_path):
+    (tmp_path / "seeds.txt").write_text("one " * 1_000_000)
+    status, message = run("captions", tmp_path / "seeds.txt", "--writer", "grammar", "-o", tmp_path / "out")
+    assert status == 2 and len(message.splitlines()[-1]) < 2000 and "shapes: circle" in message

@@ -138,6 +138,22 @@ def test_eight_users_at_once_get_their_own_answers_and_the_memory_stays(
     assert psutil.Process(server.pid).memory_info().rss - before < 64e6
 
 
+@pytest.mark.slow
+def test_the_memory_stays_over_five_hundred_questions(address, server, images, tmp_path):
+    from gradio_client import Client, handle_file
+
+    client, process = Client(address, verbose=False), psutil.Process(server.pid)
+    images[0].save(tmp_path / "image.png")
+
+    def ask(count):
+        for _ in range(count):
+            client.predict(handle_file(tmp_path / "image.png"), QUESTION, api_name="/ask")
+        return process.memory_info().rss
+
+    before = ask(50)
+    assert ask(500) - before < 64e6
+
+
 def test_a_broken_image_and_a_giant_one_cost_a_sentence_each(address, server, image, said, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
