@@ -1,4 +1,4 @@
-"""Asks a language model for everything that a rank still lacks, and writes each answer down as it arrives."""
+"""Asks a language model all open requests of a rank, and writes each answer to the journal when it arrives."""
 
 import asyncio
 import dataclasses
@@ -16,8 +16,8 @@ from unicorn_hf.synthesis.usage import Usage, in_units, money
 from unicorn_hf.synthesis.work_folder import WorkFolder
 
 MAX_REASKS = 2
-_MORE_ROOM = 8  # times the tokens of an answer that was cut off
-_KEPT_ANSWER_CHARS = 2000  # of an answer that was refused
+_MORE_ROOM = 8  # an answer that was truncated is asked again with this many times the tokens
+_KEPT_ANSWER_CHARS = 2000  # of a rejected answer
 
 
 async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float | None = None) -> None:
@@ -44,7 +44,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
             position=rank,
             mininterval=1,
         )
-        stage.warm_up()  # a pause of seconds in the loop would cost the calls under way their time
+        stage.warm_up()  # before the loop: a pause of seconds inside it would let running calls time out
         async with writer:
             loop = _AnswerLoop(stage, writer, journal, usage, budget, progress)
             await loop.run(pending(stage, work, rank, done))
@@ -65,7 +65,7 @@ def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, U
 
 
 def pending(stage, work: WorkFolder, rank: int, done: bytearray) -> Iterator[tuple[int, dict, int]]:
-    """(number of the request in its rank, row, number of the request in its row) of all that is not done."""
+    """(number of the request in its rank, row, number of the request in its row) of every open request."""
     for position, row in enumerate(work.rows(rank)):
         for number in range(stage.per_row):
             request = position * stage.per_row + number
@@ -74,7 +74,7 @@ def pending(stage, work: WorkFolder, rank: int, done: bytearray) -> Iterator[tup
 
 
 async def answer(stage, writer, row: dict, number: int, may_spend: Callable[[Usage], bool]) -> dict:
-    """What became of one request: the entry for the journal, without the request's number.
+    """The journal entry of one request, without the request's number.
 
     Args:
         may_spend: whether there is money for that much beyond `most_usage`.
@@ -84,7 +84,7 @@ async def answer(stage, writer, row: dict, number: int, may_spend: Callable[[Usa
         record = await _ask(writer, stage.prompt(row, number), functools.partial(stage.read, row), usage, may_spend)
         second = stage.verification(row, record)
         if second is not None:
-            # A second opinion is asked for again where it is broken, never until it agrees.
+            # A check is asked again only if its answer cannot be read, never because it disagrees.
             confirm = functools.partial(stage.confirm, record)
             await _ask(writer, second, confirm, checking, may_spend, only_malformed=True)
         entry = {"status": OK, "record": record}
@@ -100,7 +100,7 @@ async def answer(stage, writer, row: dict, number: int, may_spend: Callable[[Usa
 
 
 def refusal_entry(error: BadAnswer) -> dict:
-    """The entry of an answer that is not kept."""
+    """The journal entry of a rejected answer."""
     return {
         "status": DEAD if error.malformed else REJECTED,
         "reason": error.reason,
@@ -156,10 +156,10 @@ async def _ask(
 
 
 def most_usage(prompt: Prompt, num_passes: int) -> Usage:
-    """The most that a request can take, asked again every time, as long as no answer is cut off."""
+    """The most tokens that a request can use with all its repetitions, if no answer is truncated."""
     calls = (MAX_REASKS + 1) * num_passes
     num_bytes = sum(len(message["content"].encode()) for message in prompt.messages)
-    prompt_tokens = (num_bytes + MAX_REASKS * _KEPT_ANSWER_CHARS) // 3  # a token of text is seldom shorter
+    prompt_tokens = (num_bytes + MAX_REASKS * _KEPT_ANSWER_CHARS) // 3  # a token of text is rarely shorter than 3 bytes
     return Usage(calls, 0, calls * prompt_tokens, calls * prompt.max_tokens)
 
 
@@ -167,10 +167,10 @@ class _AnswerLoop:
     def __init__(self, stage, writer, journal: Journal, usage: Usage, budget: float | None, progress):
         self.stage, self.writer, self.journal = stage, writer, journal
         self.usage, self.budget, self.progress = usage, budget, progress
-        self.left_out = False  # whether a request was not asked for want of money
+        self.left_out = False  # whether the budget was too small for a request
         self._out_of_budget = False
-        self._reserved = 0.0  # the most that the calls under way can cost
-        self._failed_in_a_row = []  # requests, written down already; taken back where nothing succeeds any more
+        self._reserved = 0.0  # the most that the running calls can cost
+        self._failed_in_a_row = []  # requests in the journal; taken back if the run stops because all fail
         self._rejected = self._dead = 0
 
     async def run(self, requests: Iterator[tuple[int, dict, int]]) -> None:
@@ -210,7 +210,7 @@ class _AnswerLoop:
         self._dead += 1
         self._failed_in_a_row.append(request)
         if len(self._failed_in_a_row) >= max(32, 2 * self.writer.concurrency):
-            for failed in self._failed_in_a_row:  # what they took is kept, and they are asked again
+            for failed in self._failed_in_a_row:  # their usage still counts, and they are asked again
                 self.journal.append({"request": failed, "status": RETRY})
             raise InputError(
                 f"the last {len(self._failed_in_a_row)} requests failed ({entry['reason']}: {entry['detail']}); see to "
@@ -218,23 +218,23 @@ class _AnswerLoop:
             )
 
     def _reserve(self, row: dict, number: int) -> float | None:
-        """Set the most that one more request can cost aside; None where the budget has no room for it."""
+        """Reserve the most that one more request can cost; None if the budget is too small."""
         if self.budget is None:
             return 0.0
         try:
             most = self.writer.prices.cost(most_usage(self.stage.prompt(row, number), self.stage.num_passes))
-        except BadAnswer:  # refused before it is sent
+        except BadAnswer:  # rejected before it is sent
             return 0.0
         if not self._fits(most):
             self.left_out = True
-            # The others that are under way may still leave room for more.
+            # The running requests may cost less than reserved, and leave room for this one.
             self._out_of_budget = self._reserved == 0
             return None
         self._reserved += most
         return most
 
     def _reserve_more(self, reserved: list[float], usage: Usage) -> bool:
-        """Set the cost of `usage` aside for a request that is under way; False where the budget has no room for it."""
+        """Reserve the cost of `usage` for a running request; False if the budget is too small."""
         most = self.writer.prices.cost(usage)
         if not self._fits(most):
             return False

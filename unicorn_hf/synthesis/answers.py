@@ -10,7 +10,7 @@ import pydantic
 
 from unicorn_hf.reasoning import THOUGHT_MARKS, split_reasoning, thought_stays_open
 
-MAX_ANSWER_CHARS = 32_000  # far more than any conversation; a runaway answer is refused, not read
+MAX_ANSWER_CHARS = 32_000  # far more than any conversation needs; a longer answer is rejected unread
 
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
@@ -81,7 +81,7 @@ def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Sche
 
 
 def _with_marks_in_records_as_words(text: str) -> str:
-    """`text` with the marks of a thought that stand in a JSON object, and in no thought, escaped as JSON can."""
+    """`text`, where marks of a thought inside a JSON object (and outside a thought) are escaped as JSON."""
     done, rest = "", 0
     for start, end in _spans(text):
         found = text[start:end]
@@ -114,33 +114,33 @@ def _json_objects(text: str, schema: type[pydantic.BaseModel]) -> list[tuple[int
         if end:
             found.append((start, end))
         elif not found or _begins_like(text[start:], schema):
-            return []  # what came before was a draft of it
+            return []  # the records before it were drafts
         else:
             break
     return found
 
 
 def _ends_inside(text: str, start: int, error: Exception) -> bool:
-    """Whether the text ends before the JSON object that begins at `start` does."""
+    """Whether the JSON object that begins at `start` is incomplete at the end of the text."""
     if not isinstance(error, json.JSONDecodeError) or not re.match(r'\{\s*"', text[start : start + 100]):
         return False
     return error.pos >= len(text) or error.msg.startswith("Unterminated string")
 
 
 def _begins_like(text: str, schema: type[pydantic.BaseModel]) -> bool:
-    """Whether an unfinished JSON object has the name of one of the schema's fields first, or its beginning."""
+    """Whether an incomplete JSON object begins with the name of a field of the schema, or with a part of it."""
     key, closed = re.match(r'\{\s*"([^"]*)("?)', text).groups()
     return key in schema.model_fields if closed else key and any(name.startswith(key) for name in schema.model_fields)
 
 
 def _is_one_record(answer: str, schema: type[pydantic.BaseModel]) -> bool:
-    """Whether an answer is one complete JSON object, but for a Markdown fence."""
+    """Whether an answer is one complete JSON object, perhaps inside a Markdown fence."""
     found = [answer[start:end] for start, end in _json_objects(answer, schema)]
     return found == [re.sub(r"^```\w*\s*|\s*```$", "", answer)]
 
 
 def _is_example(record: pydantic.BaseModel, words_before: str) -> bool:
-    """Whether a record shows what one looks like."""
+    """Whether a record is only an example of the format."""
     return bool(_EXAMPLE.search(words_before)) or all(map(_PLACEHOLDER.fullmatch, _texts(record.model_dump())))
 
 
@@ -158,7 +158,7 @@ def is_refusal(text: str) -> bool:
 
 @functools.cache
 def json_schema(schema: type[pydantic.BaseModel]) -> dict:
-    """The JSON schema to send along: closed objects, and no limits of length, which not every server takes."""
+    """The JSON schema to send along: closed objects without limits of length, because not every server accepts them."""
 
     def simplify(node):
         if isinstance(node, list):

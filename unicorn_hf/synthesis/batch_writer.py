@@ -16,12 +16,12 @@ from unicorn_hf.synthesis.request_options import check_options, first_options
 from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
 
-_REQUESTS_A_FILE = 50_000  # the most that OpenAI's batch API takes
+_REQUESTS_A_FILE = 50_000  # the limit of OpenAI's batch API
 
 
 @dataclass
 class BatchWriter:
-    """Writes what is to be asked to files, and reads what was answered from files.
+    """Writes requests to files, and reads the answers from files.
 
     Args:
         model: the model's name at the server.
@@ -55,7 +55,7 @@ class BatchWriter:
         )
 
     def exchange(self, stage, work: WorkFolder) -> list[Path]:
-        """Take the answers in, and write files of requests for all that is still unanswered.
+        """Read the answers, and write files with all requests that are still open.
 
         Returns:
             the files of requests; none where every request has its answer.
@@ -110,7 +110,7 @@ class BatchWriter:
                     files.append(folder / f"requests-{len(files):05d}.jsonl")
                     file = files[-1].open("w", encoding="utf-8")
                 count += 1
-                # Nobody is there to ask again with more room, and only what is written is paid.
+                # A batch cannot ask again with more tokens, and only written tokens are paid.
                 prompt = dataclasses.replace(prompt, max_tokens=self.max_tokens)
                 body = {
                     "model": self.model,

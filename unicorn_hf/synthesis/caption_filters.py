@@ -65,7 +65,7 @@ _NON_VISUAL = re.compile(
     r"|\b(?:provides?|offers?) (?:\w+ )?(?:services|solutions|courses|training|information|support)\b",
     re.IGNORECASE,
 )
-# Words that say nothing about what a seed shows.
+# Words that do not describe the content of a seed.
 _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -103,7 +103,7 @@ class CaptionFilters:
     forbidden_words: Sequence[str] = ()
 
     def check(self, caption: str, seed: str) -> None:
-        """Raise `BadAnswer` with a reason where a caption is not to be kept."""
+        """Raise `BadAnswer` with a reason if a caption is rejected."""
         if is_refusal(caption):
             raise BadAnswer("refusal", "the caption is a refusal")
         if _CHATTER.search(caption):
@@ -151,13 +151,13 @@ def read_word_list(path) -> tuple[str, ...]:
 
 
 def seed_share(caption: str, seed: str) -> float:
-    """The share of a seed's content words that a caption holds in some form; 1 where the seed has none."""
+    """The share of a seed's content words that a caption holds in some form; 1 if the seed has none."""
     named = {word for word in _words(seed) if word not in _STOP_WORDS}
     if not named:
         return 1.0
     held = set(_words(caption))
     text = caption.lower()
-    # Where words are not set apart by spaces, look for the text itself.
+    # In languages without spaces between words, look for the text itself.
     return sum(
         word in held or (not word.isascii() and word in text) or any(_alike(word, other) for other in held)
         for word in named
@@ -165,7 +165,7 @@ def seed_share(caption: str, seed: str) -> float:
 
 
 def repeats_seed(caption: str, seed: str) -> bool:
-    """Whether a caption is its seed again, whatever the order, punctuation, articles and endings of the words."""
+    """Whether a caption only repeats its seed, apart from order, punctuation, articles and word endings."""
     said, named = _words(caption), _words(seed)
     if sorted("".join(said)) == sorted("".join(named)) or set(said) <= set(named):
         return True
@@ -178,7 +178,7 @@ def _all_alike(words: set[str], others: set[str]) -> bool:
 
 
 def check_language(language: str | None) -> None:
-    """Raise where a language cannot be told apart."""
+    """Raise if a language cannot be detected."""
     if language is not None:
         require("py3langid", "synthesis")
         if language not in _identifier().labels:
@@ -190,14 +190,14 @@ def _words(text: str) -> list[str]:
 
 
 def _alike(word: str, other: str) -> bool:
-    """Whether two words begin alike, but for the ending: dog and dogs, runs and running."""
+    """Whether two words differ only in their ending: dog and dogs, runs and running."""
     length = max(3, min(len(word), len(other)) - 1)
     return len(word) >= length <= len(other) and word[:length] == other[:length]
 
 
 def _in_language(text: str, language: str) -> bool:
     found, confidence = _identifier().classify(text)
-    # Short texts are told apart badly, so only a sure verdict counts; another script is always one.
+    # The detection is weak for short texts, so only a sure result counts. Another script is always sure.
     return found == language or (confidence < 0.9 and (language not in _LATIN or _is_latin(text)))
 
 

@@ -1,4 +1,4 @@
-"""The length of a caption in CLIP's tokens: its text encoder reads 77 of them and no more."""
+"""The length of a caption in CLIP's tokens: its text encoder reads at most 77."""
 
 import functools
 import gzip

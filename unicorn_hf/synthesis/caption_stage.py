@@ -1,4 +1,4 @@
-"""Stage 1 for a language model: what it is asked, and how a caption is read from its answer."""
+"""Stage 1 with a language model: the requests, and how a caption is read from an answer."""
 
 import contextlib
 import dataclasses
@@ -73,14 +73,14 @@ class CaptionStage:
         return {"caption": " ".join(caption.split())}
 
     def verification(self, row: dict, record: dict) -> None:
-        """A caption has nothing to be verified against."""
+        """Captions are not checked by a second request."""
 
     def output_row(self, row: dict, record: dict) -> dict:
         caption = record["caption"]
         return {"id": text_id(caption), "seed": row["seed"], "domain": row["domain"], "caption": caption}
 
     def text(self, row: dict, record: dict) -> str:
-        """What tells two records apart."""
+        """The key of a record; two records with the same key are duplicates."""
         return record["caption"]
 
     @functools.cached_property
@@ -90,7 +90,7 @@ class CaptionStage:
         return Prompts(self.prompt_dir, **settings)
 
     def warm_up(self) -> None:
-        """Load what the filters need."""
+        """Load the models of the filters."""
         with contextlib.suppress(BadAnswer):
             self.filters.check("A dog runs across a lawn.", "dog")
 

@@ -61,7 +61,7 @@ def write_captions(
 
 
 def preview_captions(seeds, config: CaptionConfig) -> dict:
-    """What `write_captions` would ask and cost (see `job.preview`), without a call.
+    """The requests and the cost of `write_captions` (see `job.preview`), estimated without a call.
 
     Raises:
         InputError: as of `write_captions`; the grammar writer, which asks nobody.
@@ -93,7 +93,7 @@ def caption_stage(config: CaptionConfig):
     )
     prompt_dir = None if config.prompt_dir is None else str(config.prompt_dir)
     stage = CaptionStage(per_row=config.captions_per_seed, seed=config.seed, filters=filters, prompt_dir=prompt_dir)
-    stage.prompt({"id": "", "seed": "a dog", "domain": "animals"}, 0)  # a broken prompt is better found now
+    stage.prompt({"id": "", "seed": "a dog", "domain": "animals"}, 0)  # finds a broken prompt before the first call
     return stage
 
 

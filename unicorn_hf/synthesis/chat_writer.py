@@ -21,12 +21,12 @@ from unicorn_hf.synthesis.request_options import OptionSearch, RequestOptions, c
 from unicorn_hf.synthesis.usage import Prices, Usage
 
 KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
-_MAX_BODY = 1 << 20  # bytes of an answer that are read before it is given up
-_MAX_BAD_BODIES = 3  # tries of a call that is answered, with something that is no completion
-_MAX_SERVER_ERRORS = 6  # tries of a call that a server breaks over (500, 502, ...)
-_PROBES = 37  # tries of the options of a server that has taken no request yet: all that there are
-_LATER_PROBES = 6  # of one that has: then it is the prompt more often than an option
-_SURE = 3  # times in a row that something is seen before it counts as a server's habit
+_MAX_BODY = 1 << 20  # the most bytes of an answer; a longer one is not read to its end
+_MAX_BAD_BODIES = 3  # tries of a call whose answers are not completions
+_MAX_SERVER_ERRORS = 6  # tries of a call that causes server errors (500, 502, ...)
+_PROBES = 37  # tries of options, if the server has accepted no request yet: enough for all of them
+_LATER_PROBES = 6  # if it has accepted one: then the cause is more often the prompt
+_SURE = 3  # times in a row, after which a behaviour is taken as the server's rule
 _CUT_OFF = (
     "length",
     "max_tokens",
@@ -35,7 +35,7 @@ _CUT_OFF = (
 _SILENT = 5  # tries in a row without an answer after which a server is left alone for a while
 # Additive increase, multiplicative decrease: near a limit of 16 calls about 3 in 100 are refused.
 _RISE, _CUT = 2.0, 0.7
-_MAX_WORDS = 1000  # characters of a server's refusal
+_MAX_WORDS = 1000  # the most characters of a server's error message
 _PASSING = (408, 409, 425, 429)
 _CONFIGURATION_ERRORS = {
     401: "the server refuses the key",
@@ -106,7 +106,7 @@ class ChatWriter:
         self._fixed = check_options(self.token_limit, self.response_format, self.send_temperature, self.send_seed)
 
     def check_access(self) -> None:
-        """Raise `InputError` where neither an address nor a key says whom to call, or an address is none."""
+        """Raise `InputError` if there is neither an address nor a key, or if an address is not valid."""
         if not (self.servers or os.environ.get(KEY_VARIABLE) or os.environ.get(ADDRESS_VARIABLE)):
             raise InputError(
                 "the chat writer knows no server: name its address (--base-url http://127.0.0.1:8000/v1), or set "
@@ -120,7 +120,7 @@ class ChatWriter:
         import openai
 
         self.check_access()
-        self._key = os.environ.get(KEY_VARIABLE) or "none"  # servers of one's own ask for no key
+        self._key = os.environ.get(KEY_VARIABLE) or "none"  # a local server needs no key
         self._servers = [
             _Server(
                 openai.AsyncOpenAI(
@@ -156,7 +156,7 @@ class ChatWriter:
         reason, detail, pause = "deadline", "no server took the call", 0.0
         bad_bodies = server_errors = 0
         own_searches = {}  # server -> OptionSearch of this call, where the server was used to take its options
-        first_words = None  # what the first refusal said
+        first_words = None  # the message of the first refusal
         for attempt in range(1 << 10):
             if attempt:
                 usage.retries += 1
@@ -189,9 +189,9 @@ class ChatWriter:
                 bad_bodies += 1
                 if bad_bodies == _MAX_BAD_BODIES:
                     break
-            except Exception as error:  # the transports raise what they like; all of it means "no answer"
+            except Exception as error:  # transports raise errors of many types; each means "no answer"
                 if not isinstance(error, asyncio.TimeoutError) or limit == self.timeout:
-                    reason, detail = self._explain(error)  # the end of the deadline explains nothing
+                    reason, detail = self._explain(error)  # an error by our own deadline explains nothing
                 status = getattr(error, "status_code", None)
                 if status in _CONFIGURATION_ERRORS:
                     raise InputError(f"{server.url}: {_CONFIGURATION_ERRORS[status]} ({detail})") from None
@@ -204,14 +204,14 @@ class ChatWriter:
                 server_errors += status is not None and status >= 500 and status != 503
                 if server.refuses(status, detail, options):
                     first_words, pause = first_words or (reason, detail), 0.0
-                    if search is None and options != server.options:  # another call has found out meanwhile
+                    if search is None and options != server.options:  # another call has found the options meanwhile
                         continue
                     if search is None and server.proven:
                         search = own_searches[server] = OptionSearch(options, self._fixed, _LATER_PROBES)
                     elif search is None:
                         search = server.search = OptionSearch(options, self._fixed, server.probes)
                         if status >= 500 and not options.named_in(detail) and search.refused(detail):
-                            # `transformers serve` breaks without a word where a chat template has no system turn.
+                            # `transformers serve` fails without a message if a chat template has no system turn.
                             search.options = dataclasses.replace(options, system_role=False)
                             continue
                     if search.refused(detail):
@@ -219,7 +219,7 @@ class ChatWriter:
                     reason, detail = first_words
                     server.turned_away(detail)
                     break
-                if status is None or status in (*_PASSING, 503):  # that teaches nothing about the options
+                if status is None or status in (*_PASSING, 503):  # such an error says nothing about the options
                     server.open = True
                 if server_errors == _MAX_SERVER_ERRORS:
                     break
@@ -281,7 +281,7 @@ class ChatWriter:
                 room -= 1
 
     def _explain(self, error: Exception) -> tuple[str, str]:
-        """(reason, detail) of a failed try: the server's own words, where it said any; the key never appears in it."""
+        """(reason, detail) of a failed try: the server's message, if it sent one; the key never appears in it."""
         import openai
 
         if isinstance(error, openai.APIStatusError):
@@ -289,7 +289,7 @@ class ChatWriter:
         elif isinstance(error, asyncio.TimeoutError):
             reason, detail = "timeout", f"no answer within {self.timeout:g} s"
         else:
-            # openai takes a lost connection for a timeout; its cause knows better
+            # openai reports a lost connection as a timeout; the cause of the error is right
             reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
         return reason, (detail.replace(self._key, "***") if len(self._key) > 6 else detail)[:_MAX_WORDS]
 
@@ -298,12 +298,12 @@ def _is_address(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except (ValueError, AttributeError, TypeError):  # a port that is no number
+    except (ValueError, AttributeError, TypeError):  # a port that is not a number
         return False
 
 
 def read_completion(body: bytes, prompt: Prompt) -> Completion:
-    """The answer in a chat completion, and what it cost; where the server does not say, four bytes count as a token.
+    """The answer in a chat completion, and what it cost; if the server does not report it, four bytes count as a token.
 
     A thought that the server keeps apart (`reasoning_content`, `reasoning`, or a part of the content) is no answer.
 
@@ -312,7 +312,7 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
     """
     try:
         completion = json.loads(body.decode("utf-8"))
-        if not completion.get("choices") and completion.get("error"):  # some servers say it with status 200
+        if not completion.get("choices") and completion.get("error"):  # some servers send errors with status 200
             raise BadBody("broken_body", f"the server answered with an error: {completion['error']}"[:500])
         choice = completion["choices"][0]
         message = choice["message"]
@@ -330,7 +330,7 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise BadBody("broken_body", f"{type(error).__name__}: {error}") from None
     if thought and not text.strip():
-        text = f"<think>{thought}"  # as a model would write it: a thought, and nothing behind it
+        text = f"<think>{thought}"  # in the format of a model: a thought without an answer
     return Completion(text, usage, cut_off)
 
 
@@ -339,7 +339,7 @@ def _count(tokens: dict, name: str, estimate: int) -> int:
 
 
 def _content_text(content: str | list | None) -> str:
-    """The text of a message's content, without the parts that are thoughts or pictures."""
+    """The text of a message's content, without thoughts and images."""
     if isinstance(content, list):
         return "".join(part["text"] or "" for part in content if part.get("type", "text") in ("text", "output_text"))
     if not isinstance(content, str | None):
@@ -362,21 +362,21 @@ class _Server:
         self.in_flight = 0
         self.paused_until = 0.0
         self.options = options
-        self.proven = False  # whether it has taken a request with these options
-        self.search, self.probes = None, _PROBES  # of what it takes, as long as it has taken nothing
-        self.open = False  # whether more than the one call that finds out may be under way
+        self.proven = False  # whether it has accepted a request with these options
+        self.search, self.probes = None, _PROBES  # the search for its options, until it has accepted a request
+        self.open = False  # whether more than one call may run; at first, one call finds the options
         self._changed = self._turned_away = 0  # times in a row
-        self._broken = 0  # times that it answered with an error of its own
+        self._broken = 0  # the number of server errors
         self._cut_at = 0.0
         self._failures = 0
 
     @property
     def room(self) -> int:
-        """How many more calls it may get now."""
+        """The number of calls that may be added now."""
         return (int(self.limit) if self.open else 1) - self.in_flight
 
     def took(self, options: RequestOptions) -> None:
-        """A request with `options` went through."""
+        """Note that a request with `options` succeeded."""
         self.open, self._turned_away = True, 0
         self._changed = 0 if options == self.options else self._changed + 1
         if not self.proven or self._changed == _SURE:
@@ -388,11 +388,11 @@ class _Server:
         if status is None or status in (*_PASSING, 503):
             return False
         self._broken += status >= 500
-        # Some servers break over an option. Where nothing says so, a broken server is the likelier reason.
+        # Some servers fail because of an option. Without a sign of that, a broken server is more likely.
         return status < 500 or bool(options.named_in(words)) or (not self.proven and self._broken >= _SURE)
 
     def turned_away(self, words: str) -> None:
-        """A request was refused with all options that were tried."""
+        """Note that a request was refused with all tried options."""
         self._turned_away += 1
         self.search, self.probes = None, _LATER_PROBES
         if not self.proven and self._turned_away == _SURE:
@@ -411,12 +411,12 @@ class _Server:
         """
         now = time.monotonic()
         self._failures += 1
-        if status in (429, 503) and started >= self._cut_at:  # once for all calls that were under way together
+        if status in (429, 503) and started >= self._cut_at:  # once for all calls that ran at the same time
             self.limit, self._cut_at = max(1.0, self.limit * _CUT), now
         if retry_after is not None:
             self.paused_until = max(self.paused_until, now + retry_after * random.uniform(1, 1.1))
             return 0.0
-        if status is None and self._failures >= _SILENT:  # nobody answers there
+        if status is None and self._failures >= _SILENT:  # the server does not answer
             self.paused_until = now + min(longest, 2.0 ** (self._failures - _SILENT)) * random.uniform(0.5, 1)
             return 0.0
         return min(longest, 0.25 * 2**attempt) * random.uniform(0.5, 1)

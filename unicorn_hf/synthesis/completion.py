@@ -1,10 +1,10 @@
-"""What passes between a stage and a language model's writer: the prompt, the completion, a call that failed."""
+"""The types between a stage and the writer of a language model: prompt, completion, failed call."""
 
 from dataclasses import dataclass, field
 
 from unicorn_hf.synthesis.usage import Usage
 
-MAX_TOKENS = 8192  # of one answer and its thought, as long as the user sets no other bound
+MAX_TOKENS = 8192  # of one answer with its thought, by default
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Completion:
 
 
 class CallFailed(Exception):
-    """A call that got no answer within its deadline, or one that nobody can use."""
+    """A call without an answer within its deadline, or with an unusable one."""
 
     def __init__(self, reason: str, detail: str, usage: Usage):
         super().__init__(f"{reason}: {detail}")

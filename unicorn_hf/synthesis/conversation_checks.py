@@ -5,7 +5,7 @@ import re
 
 from unicorn_hf.synthesis.answers import BadAnswer
 
-_LEAK_WORDS = 8  # as many words of the caption in a row give it away
+_LEAK_WORDS = 8  # a question with this many words of the caption in a row is rejected
 _NAMES_CAPTION = re.compile(
     r"\b(?:captions?|descriptions?|described|the text|the passage|is mentioned)\b", re.IGNORECASE
 )
@@ -19,7 +19,7 @@ _UNANSWERABLE = re.compile(
 
 
 def check_turns(turns: list[tuple[str, str]], caption: str) -> None:
-    """Raise `BadAnswer` unless every (question, answer) is sound.
+    """Raise `BadAnswer` unless every (question, answer) is valid.
 
     Questions differ, hold no answer and give nothing of the caption away; answers say something, and speak of the
     picture.
@@ -56,7 +56,7 @@ def check_pair(question: str, chosen: str, rejected: str, caption: str) -> None:
 
 
 def bears_out(second: str, chosen: str, rejected: str) -> bool:
-    """Whether a second answer says what the right one says, and not what the wrong one says."""
+    """Whether a second answer agrees with the right answer, and not with the wrong one."""
     other, right, wrong = words(second), words(chosen), words(rejected)
     if right[0] in _YES_NO:
         return other[:1] == right[:1]
@@ -79,7 +79,7 @@ def _check_answer(question: str, answer: str) -> None:
 
 
 def unnamed_thing(question: str, answer: str, caption: str) -> str | None:
-    """A thing that a question takes for granted ("the fruit bowl") and of which a caption says no word; None for none.
+    """A thing that a question presupposes ("the fruit bowl") but the caption does not mention; else None.
 
     English only. Whatever every picture has, and general words for what it may show, need not be named.
     """
@@ -97,7 +97,7 @@ def unnamed_thing(question: str, answer: str, caption: str) -> str | None:
     return None
 
 
-# Up to three words, looked at and not taken, for the next phrase may begin among them.
+# Up to three words in a lookahead, because the next phrase may begin among them.
 _TAKEN_FOR_GRANTED = re.compile(
     r"(?:\b(?:the|this|that|these|those|his|her|its|their)|how many)(?=((?: [\w'’-]+){1,3}))"
 )
@@ -110,7 +110,7 @@ _ENDS_OF_PHRASES = frozenset(
         under was were what when where which while who whose why will with within would you""",
     )
 )
-# What every picture has, and the general words for what a caption names by a special one.
+# Things that every image has, and general words for things that a caption names precisely.
 _GENERAL = frozenset(
     re.findall(
         r"\w+",
@@ -131,7 +131,7 @@ _GENERAL = frozenset(
 
 
 def _akin(word: str, other: str) -> bool:
-    """Whether two words are one but for their endings: bowl and bowls, running and runs."""
+    """Whether two words differ only in their endings: bowl and bowls, running and runs."""
     length = max(3, min(len(word), len(other)) - 2)
     return word == other or (len(word) >= length <= len(other) and word[:length] == other[:length])
 
@@ -154,20 +154,20 @@ def check_options(question: str, options: list[str], answer: str) -> int:
 
 
 def leaks(question: str, caption: str) -> bool:
-    """Whether a question holds the whole caption, or a run of eight of its words."""
+    """Whether a question contains the whole caption, or eight of its words in a row."""
     asked, known = words(question), words(caption)
     length = min(_LEAK_WORDS, len(known))
     return any(_holds(asked, known[start : start + length]) for start in range(len(known) - length + 1))
 
 
 def copied(answer: str, question: str) -> bool:
-    """Whether a question that offers no choice holds its whole answer."""
+    """Whether a question without options contains its whole answer."""
     asked = words(question)
     return "or" not in asked and _holds(asked, words(answer))
 
 
 def agree(answer: str, second: str) -> bool:
-    """Whether two answers to one question say the same: one holds most of the content words of the other."""
+    """Whether two answers to a question mean the same: one has most content words of the other."""
     first, other = set(words(answer)) - _FILLERS, set(words(second)) - _FILLERS
     if not first or not other:
         return words(answer) == words(second)

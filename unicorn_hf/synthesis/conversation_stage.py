@@ -1,4 +1,4 @@
-"""Stage 2 for a language model: what it is asked, and how a conversation is read from its answer."""
+"""Stage 2 with a language model: the requests, and how a conversation is read from an answer."""
 
 import dataclasses
 import functools
@@ -109,7 +109,7 @@ class ConversationStage:
         return {"task": task, "messages": messages}
 
     def verification(self, row: dict, record: dict) -> Prompt | None:
-        """The request for a second opinion on a record."""
+        """The request that checks a record."""
         if not self.verify:
             return None
         questions = [question for question, _ in _turns(record)]
@@ -117,7 +117,7 @@ class ConversationStage:
         return Prompt(messages, json_schema(VerificationAnswer), max_tokens=512, seed=self.seed)
 
     def confirm(self, record: dict, text: str, cut_off: bool = False) -> None:
-        """Raise `BadAnswer` unless the second opinion agrees with every answer of the record."""
+        """Raise `BadAnswer` unless the check agrees with every answer of the record."""
         second = parse_answer(text, VerificationAnswer, cut_off).answers
         turns = _turns(record)
         if len(second) != len(turns):
@@ -136,7 +136,7 @@ class ConversationStage:
         return {"id": row["id"], "caption": row["caption"], **record}
 
     def text(self, row: dict, record: dict) -> str:
-        """What tells two records apart."""
+        """The key of a record; two records with the same key are duplicates."""
         return "\n".join([row["caption"], *(message["content"] for message in record["messages"])])
 
     @functools.cached_property
@@ -151,7 +151,7 @@ class ConversationStage:
         return f"{question}\n{listed}", f"{right} ({LETTERS[options.index(right)]})"
 
     def warm_up(self) -> None:
-        """Nothing is loaded later."""
+        """This stage needs no models."""
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -165,7 +165,7 @@ class ConversationStage:
 
 
 def check_caption_length(caption: str) -> None:
-    """Raise `BadAnswer` where a caption is too long to be one."""
+    """Raise `BadAnswer` if the text is too long for a caption."""
     if len(caption) > MAX_CAPTION_CHARS:
         detail = f"the caption has {len(caption)} characters; expected at most {MAX_CAPTION_CHARS}"
         raise BadAnswer("caption_too_long", detail)

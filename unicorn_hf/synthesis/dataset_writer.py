@@ -1,4 +1,4 @@
-"""The last step: journals -> a dataset without duplicates, and an account of every request that was made."""
+"""The last step: journals -> a dataset without duplicates, and a count of the outcomes of all requests."""
 
 import collections
 import hashlib
@@ -23,14 +23,14 @@ CHATS = ("messages", "prompt", "chosen", "rejected")  # columns of lists of {rol
 
 
 class Account:
-    """What became of every request: kept, rejected or failed, by reason."""
+    """Counts the outcomes of all requests: kept, rejected or failed, by reason."""
 
     def __init__(self):
         self.rows = 0
         self.rejected, self.dead = collections.Counter(), collections.Counter()
         self.usage, self.checking = Usage(), Usage()
         self.right_letters, self.tasks = collections.Counter(), collections.Counter()
-        self.details = {}  # reason -> what is known of the first request of it: often a server's own words
+        self.details = {}  # reason -> details of its first request, often the server's message
 
     def to_dict(self, requested: int, prices: Prices) -> dict:
         return {
@@ -46,7 +46,7 @@ class Account:
         }
 
     def _checking(self, prices: Prices) -> dict:
-        """The part of usage and cost that the second opinions took."""
+        """The part of usage and cost that the checks of answers took."""
         return {"usage": self.checking.to_dict(), "cost": round(prices.cost(self.checking), 6)}
 
 
@@ -126,12 +126,12 @@ def write_answers(
     )
     if llava:
         write_llava(staged)
-    finish_folder(staged, work.output, overwrite=True)  # a retry replaces what the run before it has written
+    finish_folder(staged, work.output, overwrite=True)  # a retry replaces the output of the run before it
     return summary
 
 
 def _accepted(stage, work: WorkFolder, plan: dict, account: Account, rejected, dead) -> Iterator[tuple[dict, dict]]:
-    """(row, record) of every answer that was kept; the others are written to their files."""
+    """(row, record) of every kept answer; rejected and failed ones are written to their files."""
     for rank, size in enumerate(plan["shards"]):
         num_requests = size * stage.per_row
         _, usage, checking = replay(work, rank, num_requests)
@@ -175,7 +175,7 @@ def _distinct(stage, pairs, threshold: float | None, reject) -> Iterator[tuple[d
 
 
 def _write_shards(stage, pairs, folder: Path, account: Account):
-    """Write the rows; returns the shards, and column -> type in words."""
+    """Write the rows. Returns the shards, and the type of each column in words."""
     import pyarrow as pa
 
     from unicorn_hf.data.shards import BATCH_ROWS, write_shards

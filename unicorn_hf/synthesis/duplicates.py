@@ -11,7 +11,7 @@ _NUM_PERM, _NUM_BANDS, _SEED = 128, 32, 42
 
 
 class NearDuplicates:
-    """Tells texts whose word 3-grams overlap (MinHash with locality-sensitive hashing, estimated Jaccard index).
+    """Finds texts whose word 3-grams overlap (MinHash with locality-sensitive hashing, estimated Jaccard index).
 
     Args:
         threshold: the Jaccard index, 0 to 1, from which on a text is a near duplicate of one seen before.
@@ -33,7 +33,7 @@ class NearDuplicates:
         """Whether `text` nearly repeats one seen before; if not, it counts as seen from now on."""
         sketch = self._min_hash(_NUM_PERM, _SEED)
         sketch.update(word_ngrams(text))
-        # The bands alone also catch pairs far below the threshold.
+        # The bands alone also find pairs far below the threshold, so the estimate decides.
         if any(sketch.jaccard(self._seen[key]) >= self.threshold for key in self._index.query(sketch)):
             return True
         self._index.insert(len(self._seen), sketch)
@@ -42,7 +42,7 @@ class NearDuplicates:
 
 
 def word_ngrams(text: str, size: int = 3) -> list[str]:
-    """The runs of `size` words, or of as many characters of a text with fewer words; the text where it is shorter."""
+    """All `size`-grams of words; of characters if the text has fewer words; else the text itself."""
     words = text.lower().split()
     if len(words) < size:
         words = list(text.lower().strip())
@@ -55,7 +55,7 @@ def semantic_duplicates(
     threshold: float = 0.97,
     num_clusters: int | None = None,
 ) -> np.ndarray:
-    """Which texts say the same as an earlier one, by their text embeddings (SemDeDup, arXiv 2303.09540).
+    """Which texts mean the same as an earlier one, by their text embeddings (SemDeDup, arXiv 2303.09540).
 
     Embeddings are clustered first (spherical k-means), and compared within their cluster.
 
@@ -77,7 +77,7 @@ def semantic_duplicates(
         for start in range(0, len(members), 1024):
             block = members[start : start + 1024]
             similar = vectors[block] @ vectors[members[: start + len(block)]].T >= threshold
-            # Only earlier texts count, and in a stable order members ascend.
+            # Only earlier texts count. The members of a cluster ascend, because the sort is stable.
             duplicate[block] = np.tril(similar, start - 1).any(axis=1)
     return duplicate
 

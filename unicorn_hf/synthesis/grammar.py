@@ -1,4 +1,4 @@
-"""`GrammarWriter`: a writer that needs no model. It speaks of scenes (`scene.py`) and of nothing else.
+"""`GrammarWriter`: a writer that needs no model. It only describes scenes (`scene.py`).
 
 It does the jobs of an LLM in Unicorn's stages 1 and 2 (arXiv 2503.22655, section 3) for the toy world: it
 expands a sparse seed into diverse captions, and it turns a caption, which it reads as text, into a conversation. It
@@ -24,7 +24,7 @@ from unicorn_hf.synthesis.scene import (
 )
 
 TASKS = ("multiple_choice", "question_answering", "complex_reasoning")
-# What the rejected answer of a preference pair is wrong about.
+# The possible faults of the rejected answer of a preference pair.
 FAULTS = ("object", "color", "count", "relation")
 
 _POSITION_PHRASES = {
@@ -55,7 +55,7 @@ class GrammarWriter:
         scene = parse_seed(seed)
         styles = (_long_caption, _short_caption, _reordered_caption)
         captions = []
-        # A sparse seed has few wordings, so the search for new ones is bounded.
+        # A sparse seed has few different captions, so the search for new ones is limited.
         for attempt in range(20 * count):
             caption = styles[attempt % len(styles)](scene, rng)
             if caption not in captions:
@@ -96,7 +96,7 @@ class GrammarWriter:
 
 
 def parse_caption(caption: str) -> Scene:
-    """Read one of the grammar's captions back; what it does not mention is None.
+    """The scene of a caption of the grammar; what the caption does not mention is None.
 
     Raises:
         InputError: the caption names no colored shape, or more than two.
@@ -115,7 +115,7 @@ def parse_caption(caption: str) -> Scene:
     if len(things) == 1:
         position = next((p for p, phrases in _POSITION_PHRASES.items() if any(x in text for x in phrases)), None)
         return Scene(things, background=background, position=position)
-    # "A left of B" says it of A; "left of A there is B" says it of B.
+    # In "A left of B", A is on the left; in "left of A there is B", B is.
     before, between = text[: found[0].start()], text[found[0].end() : found[1].start()]
     relation = next((r for r in RELATIONS if any(x in between for x in _RELATION_PHRASES[r])), None)
     if relation is None:
@@ -205,7 +205,7 @@ def _attribute_questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, .
 
 
 def _names(thing: Thing, scene: Scene) -> tuple[str | None, str | None]:
-    """The object by its shape and by its color; None where that does not set it apart."""
+    """The object, named by its shape and by its color; None if that name fits both objects."""
     if len(scene.things) == 1:
         return "the object", "the object"
     (other,) = (other for other in scene.things if other is not thing)
@@ -244,7 +244,7 @@ def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, st
     return questions
 
 
-# Fault -> the kinds of questions that it shows in.
+# Fault -> the kinds of questions that can show it.
 _KINDS = {"color": ("color", "background"), "count": ("count",), "relation": ("relation", "position")}
 
 
@@ -265,7 +265,7 @@ def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[s
 
 
 def _object_question(scene: Scene, rng: random.Random) -> tuple[str, str, str]:
-    """Whether something is there; half of the time it is. What is not has the color or the shape of what is."""
+    """A question whether an object is there; yes in half of the cases. An absent one shares a color or shape."""
     thing, present = rng.choice(scene.things), {(thing.color, thing.shape) for thing in scene.things}
     if rng.random() < 0.5:
         color, shape, answers = thing.color, thing.shape, ("yes", "no")

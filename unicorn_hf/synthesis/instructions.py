@@ -47,7 +47,7 @@ def write_instructions(
 
 
 def preview_instructions(captions, config: InstructionConfig) -> dict:
-    """What `write_instructions` would ask and cost (see `job.preview`), without a call.
+    """The requests and the cost of `write_instructions` (see `job.preview`), estimated without a call.
 
     Raises:
         InputError: as of `write_instructions`; the grammar writer, which asks nobody.
@@ -61,7 +61,7 @@ def preview_instructions(captions, config: InstructionConfig) -> dict:
 
 
 def verifies(writer, verify: bool | None) -> bool:
-    """Whether conversations get a second opinion: as the user says, or else where the writer can give one."""
+    """Whether conversations are checked by a second request. By default, they are if the writer can do it."""
     return writer.name != "batch" if verify is None else verify
 
 
@@ -98,7 +98,7 @@ def conversation_stage(config: InstructionConfig, writer):
     verify = verifies(writer, config.verify)
     prompt_dir = None if config.prompt_dir is None else str(config.prompt_dir)
     stage = ConversationStage(mix=check_mix(config.mix), seed=config.seed, verify=verify, prompt_dir=prompt_dir)
-    for task in stage.mix:  # a broken prompt is better found now
+    for task in stage.mix:  # finds a broken prompt before the first call
         stage.prompts.messages(task, caption="a dog", num_turns=2)
     if verify:
         stage.prompts.messages("verify", caption="a dog", questions=["What is it?"])

@@ -1,4 +1,4 @@
-"""A synthesis job: input rows -> work folder -> ranks that answer -> dataset. And again, for what failed."""
+"""A synthesis job: input rows -> work folder -> ranks that answer -> dataset. `retry` repeats failed requests."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from unicorn_hf.synthesis.work_folder import WorkFolder
 from unicorn_hf.synthesis.writers import load_writer
 
 STAGES = {"captions": CaptionStage, "instructions": ConversationStage, "preferences": PreferenceStage}
-# What the stages answer in tokens, about; for the estimate before the first call.
+# The approximate tokens of an answer in each stage, for the estimate before the first call.
 _EXPECTED_TOKENS = {"captions": 50, "instructions": 220, "preferences": 60}
 
 
@@ -68,7 +68,7 @@ def run_job(
         stack.enter_context(lock(output))
         work.prepare(rows, len(rows), plan, settings, stage.prompts, min(config.tasks, len(rows)))
         stage = dataclasses.replace(stage, prompt_dir=work.prompt_dir)
-        if config.executor == "slurm":  # its last job takes the lock
+        if config.executor == "slurm":  # the last of its jobs takes the lock
             stack.close()
         return _run(stage, work, writer, config, embed_text)
 
@@ -76,7 +76,7 @@ def run_job(
 def retry_failed(
     output: str | Path, *, config: RetryConfig | None = None, writer=None, embed_text: Callable | None = None, **options
 ):
-    """Ask again for everything that failed in a run that wrote `output`, and write `output` anew.
+    """Ask all failed requests of the run that wrote `output` again, and write `output` again.
 
     Args:
         output: the folder of captions, instructions or preferences; `<output>.work` must lie beside it.
@@ -111,7 +111,7 @@ def retry_failed(
 
 
 def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
-    """What a job would ask and cost, without a call.
+    """The requests and the cost of a job, estimated without a call.
 
     Returns:
         `prompts` (the messages of `num_prompts` requests, drawn from all), `requests`, and an estimate of
@@ -121,7 +121,7 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
     positions = sorted(rng.sample(range(len(rows)), min(len(rows), 200)))
     prompts = []
     for position in positions:
-        with contextlib.suppress(BadAnswer):  # a row that will be rejected unasked
+        with contextlib.suppress(BadAnswer):  # this row will be rejected without a request
             prompts.append(stage.prompt(rows[position], rng.randrange(stage.per_row)).messages)
     num_bytes = sum(len(message["content"].encode()) for messages in prompts for message in messages)
     requests = len(rows) * stage.per_row
@@ -131,19 +131,19 @@ def preview(stage, rows, writer, num_prompts: int = 10) -> dict:
         completion_tokens=_EXPECTED_TOKENS[stage.name] * requests,
     )
     estimate = {**usage.to_dict(), "cost": writer.prices.cost(usage)}
-    checking = {"checking": estimate} if stage.num_passes > 1 else {}  # a check reads and writes about as much
+    checking = {"checking": estimate} if stage.num_passes > 1 else {}  # a check needs about as many tokens as an answer
     shown = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
     return {"prompts": shown, "requests": requests, **estimate, **checking}
 
 
 def check_budget(budget: float | None, writer) -> None:
-    """Raise where a budget could never be kept."""
+    """Raise if there is a budget but no price, so that the budget could not be enforced."""
     if budget is not None and not (writer.prices.prompt or writer.prices.completion):
         raise InputError(f"--budget {budget:g}: needs the prices of tokens too (--price-in, --price-out)")
 
 
 def check_access(writer) -> None:
-    """Raise where a chat writer does not know whom to call, before anything is written."""
+    """Raise if a chat writer has no model or server, before anything is written."""
     if writer.name == "chat":
         writer.check_access()
 
@@ -166,7 +166,7 @@ def _run(stage, work: WorkFolder, writer, config: WriterConfig | RetryConfig, em
     else:
         work.reopen_ranks(stage.per_row)
         step = AnswerRequests(stage, writer, work, config.budget)
-        executor = getattr(config, "executor", "local")  # what failed is asked again on this machine
+        executor = getattr(config, "executor", "local")  # a retry always runs on this machine
         if not executors.run_ranks(
             step,
             work.logging_dir(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unicorn_hf.errors import InputError
 
-# What became of a request. Its last entry counts; `retry` takes it back.
+# The outcomes of a request. Its last entry counts; `retry` takes the entry back.
 OK, REJECTED, DEAD, RETRY = "ok", "rejected", "dead", "retry"
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ class Journal:
             os.close(self._file)
             raise InputError(f"{path}: another process is writing these answers; wait for it, or stop it") from None
         self._size = _whole_lines(self._file)
-        os.ftruncate(self._file, self._size)  # a kill or a full disk may have torn the last line
+        os.ftruncate(self._file, self._size)  # after a kill or on a full disk, the last line may be incomplete
 
     def append(self, entry: dict) -> None:
-        """Add one entry; it is in the operating system's hands when this returns."""
+        """Add one entry. When this returns, the operating system has it, so a kill cannot lose it."""
         line = memoryview(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         try:
             written = 0
@@ -49,7 +49,7 @@ class Journal:
         self._size += len(line)
 
     def close(self) -> None:
-        """Hand the answers to the disk: what comes next may say that they are all there."""
+        """Write the answers to the disk, before anything says that they are complete."""
         os.fsync(self._file)
         os.close(self._file)
 
@@ -61,7 +61,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[tuple[int, dict]]:
-    """(offset of the line, entry) for every whole line of a journal; nothing where there is no file.
+    """(offset of the line, entry) of every complete line of a journal; empty without a file.
 
     A line that is no entry, as a power cut may leave in the middle, is passed over, so that its request is asked again;
     how many there were is a warning.
@@ -97,7 +97,7 @@ def _read_entry(line: bytes) -> dict | None:
 
 
 def _whole_lines(file: int) -> int:
-    """The length of a file up to and with its last line feed."""
+    """The length of a file up to its last line feed, which is included."""
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - (1 << 16))

@@ -1,4 +1,4 @@
-"""The synthesis steps as datatrove sees them: every rank answers its own shard; one more step writes the dataset."""
+"""The synthesis as datatrove steps: every rank answers its own shard, and a last step writes the dataset."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ class AnswerRequests(PipelineStep):
 
 
 class WriteDataset(PipelineStep):
-    """Makes the journals of all ranks one dataset (see `write_answers` for the options). Slurm runs it as a job."""
+    """Writes one dataset from the journals of all ranks (options: see `write_answers`). Slurm runs it as a job."""
 
     name = "Write dataset"
     type = "Synthesis"

@@ -21,7 +21,7 @@ _MAX_QUOTED_CHARS = 4000
 
 
 class Prompts:
-    """The prompts of a folder; a file that it lacks is taken from the ones of this package.
+    """The prompts of a folder; missing files are taken from this package.
 
     Args:
         prompt_dir: a folder with some of `caption.jinja`, `multiple_choice.jinja`, `question_answering.jinja`,
@@ -38,7 +38,7 @@ class Prompts:
             names = ", ".join(sorted(path.name for path in PROMPT_DIR.iterdir()))
             raise InputError(f"{prompt_dir}: holds no prompt; expected a folder with some of {names}")
         self._settings = settings
-        # Seeds and captions are values here, never templates, and `quote` makes them one JSON string.
+        # Seeds and captions are values, never templates, and `quote` writes each as one JSON string.
         self._environment = ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(self.folders), undefined=jinja2.StrictUndefined, trim_blocks=True
         )
@@ -55,7 +55,7 @@ class Prompts:
             {"role": "user", "content": self._render(name, "user", variables)},
         ]
 
-    @functools.cache  # noqa: B019 (one object a process)
+    @functools.cache  # noqa: B019 (one object per process)
     def _system(self, name: str) -> str:
         return self._render(name, "system", self._settings)
 
@@ -93,12 +93,12 @@ class Prompts:
         }
 
     def versions(self) -> dict[str, str]:
-        """File name -> hash of its content, for the metadata of what these prompts wrote."""
+        """File name -> hash of its content, for the metadata of a dataset."""
         names = sorted(path.name for path in PROMPT_DIR.iterdir())
         return {name: hashlib.sha256(self._path(name).read_bytes()).hexdigest()[:12] for name in names}
 
     def copy_to(self, folder: Path) -> None:
-        """Keep the files beside the answers, for a run that goes on later or elsewhere."""
+        """Save the files beside the answers, so that a run can continue later or on another machine."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in PROMPT_DIR.iterdir():
             (folder / path.name).write_bytes(self._path(path.name).read_bytes())

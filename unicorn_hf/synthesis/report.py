@@ -1,4 +1,4 @@
-"""`report_captions`: how diverse captions are and what was rejected, as JSON and as a page to look at."""
+"""`report_captions`: how diverse captions are and which were rejected, as JSON and as an HTML page."""
 
 import collections
 import json
@@ -102,7 +102,7 @@ def _vectors(dataset, chosen: list[int], captions: list[str], embed_text) -> tup
 
 
 def _what_was_rejected(folder: Path | None, rng: random.Random) -> dict:
-    """Requested, rejected and failed by reason, with some of the rejected; nothing where the folder does not say."""
+    """Requested, rejected and failed by reason, with some rejected rows; empty if the folder has no summary."""
     path = folder / "summary.json" if folder else None
     if path is None or not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Which of the optional fields of a chat completion a server takes, found out from its refusals.
+"""Finds the optional fields of a chat completion that a server accepts, from its error messages.
 
 Servers refuse in many wordings and with many statuses, and most name one field at a time. So a refused request is sent
 again with one field after another changed or left out, what the refusal names first, till one goes through.
@@ -15,7 +15,7 @@ from unicorn_hf.system_turn import system_to_user
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """How the limit of tokens is called, how the schema is sent, and whether temperature and seed are; None for not.
+    """The name of the token limit, the form of the schema, and whether temperature and seed are sent; None: not sent.
 
     Without `system_role`, what the system turn says stands in front of the user's words, as for Gemma.
     """
@@ -43,7 +43,7 @@ class RequestOptions:
         )
 
     def named_in(self, words: str) -> list[str]:
-        """The options that are sent and that a server's words name."""
+        """The sent options that the message of a server names."""
         return [name for name in _VALUES if getattr(self, name) and _NAMES[name].search(words)]
 
     def __str__(self):
@@ -54,7 +54,7 @@ class RequestOptions:
         )
 
 
-# Every value of an option, and what is lost with it: the cheapest change is tried first.
+# Every value of an option, and its cost: the cheapest change is tried first.
 _VALUES = {
     "token_limit": {"max_tokens": 0, "max_completion_tokens": 1, None: 6},
     "response_format": {"json_schema": 0, "json_object": 2, None: 4},
@@ -75,7 +75,7 @@ _NAMES = {
 
 
 class OptionSearch:
-    """The way from one refused set of options to one that a server takes.
+    """The search from a refused set of options to an accepted one.
 
     Args:
         first: what is tried first.
@@ -85,10 +85,10 @@ class OptionSearch:
 
     def __init__(self, first: RequestOptions, fixed: dict, most: int):
         self.options, self._fixed, self._left = first, fixed, most - 1
-        self._refused = []  # (options, those of them that the refusal named)
+        self._refused = []  # (options, the ones that the refusal named)
 
     def refused(self, words: str) -> bool:
-        """Take a refusal in; False where there is nothing left to try. `options` is what to send next.
+        """Note a refusal; False if nothing is left to try. `options` is what to send next.
 
         Args:
             words: all that the server said, such as the body of its answer.
@@ -96,13 +96,13 @@ class OptionSearch:
         named = [name for name in self.options.named_in(words) if name not in self._fixed]
         self._refused.append((self.options, named))
         tried = {options for options, _ in self._refused}
-        # Only a server that names the system turn is asked without one.
+        # The system turn is only left out if the server has named it.
         roles = [True, False] if any("system_role" in named for _, named in self._refused) else [True]
         left = [options for options in _all_options(self._fixed, roles) if options not in tried]
         if not left or self._left < 1:
             return False
         self._left -= 1
-        # All that a refusal named is changed, or at least some of it; a misleading message must not end the search.
+        # First all named options are changed, then some: a misleading message must not end the search.
         changed = [[_num_changed(options, *refusal) for refusal in self._refused] for options in left]
         for enough in (lambda count, named: count == len(named), lambda count, named: count > 0 or not named):
             likely = [

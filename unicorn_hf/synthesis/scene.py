@@ -1,4 +1,4 @@
-"""The scenes that the embedded grammar speaks of: one or two colored shapes on a plain background.
+"""The scenes that the grammar describes: one or two colored shapes on a plain background.
 
 A scene is the world's ground truth. Its sparse seed ("red circle, small, top left, white background") is what a user
 would bring; `GrammarWriter` expands it, and `sandbox.world` draws it.
@@ -21,7 +21,7 @@ INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "belo
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; `size` is None where a caption leaves it out."""
+    """One object; `size` is None if a caption does not mention it."""
 
     color: str
     shape: str
@@ -30,7 +30,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object at a `position`, or two of which the first is `relation` ("left of", ...) the second.
+    """One object at a `position`, or two objects, the first `relation` ("left of", ...) the second.
 
     What a caption leaves out is None.
     """

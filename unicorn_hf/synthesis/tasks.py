@@ -1,4 +1,4 @@
-"""The three tasks of stage 2 and the faults of rejected answers, and which caption gets which."""
+"""The three tasks of stage 2 and the faults of rejected answers, and how captions get them."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from unicorn_hf.synthesis.grammar import TASKS
 
 
 def check_mix(mix: dict[str, float] | None, names: Sequence[str] = TASKS) -> dict[str, float]:
-    """The shares of the tasks, or of other `names`, all alike by default.
+    """The shares of the tasks, or of other `names`, all equal by default.
 
     Raises:
         InputError: an unknown name, a negative share, or none above 0.
@@ -26,7 +26,7 @@ def draw_task(caption: str, mix: dict[str, float], seed: int) -> tuple[str, rand
 
 
 def draw_fault(caption: str, mix: dict[str, float], seed: int) -> tuple[str, random.Random]:
-    """What the rejected answer of a caption is wrong about, one of `FAULTS`, and the source of further choices."""
+    """The fault of a caption's rejected answer, one of `FAULTS`, and the source of further choices."""
     return _draw(f"preferences {seed} {caption}", mix)
 
 

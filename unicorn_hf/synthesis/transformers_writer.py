@@ -14,9 +14,9 @@ from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.system_turn import has_system_role, system_to_user
 
 _PAGE = 256  # tokens of a block of the cache, in every version of transformers
-_BATCH_TOKENS = 512  # of one step off a GPU: attention masks and logits grow with it
+_BATCH_TOKENS = 512  # per step without a GPU; attention masks and logits grow with it
 _REQUEST_BLOCKS = 8  # for a prompt and an answer of usual length
-_MEMORY_SHARE = 0.5  # of what is free off a GPU
+_MEMORY_SHARE = 0.5  # of the free memory, without a GPU
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _THOUGHT_BEGINS = ("<think>", "<thinking>", "<reasoning>", "<thought>", "[think]")
 
@@ -54,14 +54,14 @@ class TransformersWriter:
     def __post_init__(self):
         if not self.model:
             raise InputError("the transformers writer needs a model; name a folder or a Hub id (--model)")
-        self.model = str(self.model)  # a Path could not be written into the run's plan
+        self.model = str(self.model)  # the plan is JSON, which has no Path
 
     async def __aenter__(self):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        safe = {"trust_remote_code": False}  # without it, transformers would ask
+        safe = {"trust_remote_code": False}  # without it, transformers would ask on the terminal
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self.model, **safe)
             language_model = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype, **safe)
@@ -87,11 +87,11 @@ class TransformersWriter:
             **sampling,
         )
         batching, self._capacity = {}, math.inf
-        if not device.startswith("cuda"):  # there the manager measures the GPU, here it would take the whole machine
+        if not device.startswith("cuda"):  # the manager measures a GPU, but without one it would take all memory
             num_blocks = self._num_blocks(language_model)
             self._capacity = num_blocks * _PAGE
             batching = {"num_blocks": num_blocks, "max_batch_tokens": max(_BATCH_TOKENS, self.concurrency)}
-        # What ends its thread is told in one sentence below, not in a traceback.
+        # An error in its thread is reported below in one sentence, without a traceback.
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
         self._manager = language_model.init_continuous_batching(settings, ContinuousBatchingConfig(**batching))
         self._manager.start()
@@ -99,12 +99,12 @@ class TransformersWriter:
         return self
 
     async def __aexit__(self, *exception):
-        # Nobody waits for what is still under way when the run ends by an error.
+        # When the run ends by an error, running requests are not waited for.
         await asyncio.to_thread(self._manager.stop, block=True, hard_stop=exception[0] is not None)
         del self._manager, self._tokenizer
 
     def _num_blocks(self, language_model) -> int:
-        """As many blocks of the cache as the prompts of a batch need, and as half of the free memory holds."""
+        """The number of cache blocks: enough for the prompts of a batch, but at most half of the free memory."""
         wanted = max(_REQUEST_BLOCKS * self.concurrency, math.ceil(2 * self.max_tokens / _PAGE))
         config, width = language_model.config.get_text_config(), language_model.dtype.itemsize
         heads = config.num_attention_heads
@@ -159,7 +159,7 @@ class TransformersWriter:
         result = answer.result()
         if result.error:
             self._last_error = result.error
-            await asyncio.sleep(0.5)  # a thread that dies fails its requests first
+            await asyncio.sleep(0.5)  # a failing thread ends its requests first
             if not self._manager.is_running():
                 raise self._stopped()
             raise CallFailed("generation", result.error[:500], usage)
@@ -168,7 +168,7 @@ class TransformersWriter:
         cut_off = len(tokens) >= max_tokens and tokens[-1] not in self._ends
         while tokens and tokens[-1] in self._ends:
             tokens.pop()
-        # Marks of a thought may be special tokens. A template may have begun the thought itself.
+        # Special tokens stay, because marks of a thought may be some. A template may begin the thought itself.
         opened = self._tokenizer.decode(token_ids[-16:]).rstrip().lower().endswith(_THOUGHT_BEGINS)
         text = self._tokenizer.decode(tokens, skip_special_tokens=False)
         return Completion(f"<think>{text}" if opened else text, usage, cut_off)
@@ -182,7 +182,7 @@ class TransformersWriter:
 
 
 def _free_memory() -> int:
-    """Bytes that this process may still take, by the machine and by the limit of its container."""
+    """The free bytes for this process, by the machine and by the limit of its container."""
     import psutil
 
     free = psutil.virtual_memory().available

@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 @dataclass
 class Usage:
-    """Calls and tokens; failed and repeated calls count too, where the server says what they took."""
+    """Calls and tokens; failed and repeated calls count too, if the server reports their usage."""
 
     calls: int = 0
     retries: int = 0
@@ -26,7 +26,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Prices:
-    """Money for a million tokens, in the currency of the bill."""
+    """The price of a million tokens, in the currency of the bill."""
 
     prompt: float = 0.0
     completion: float = 0.0
@@ -36,10 +36,10 @@ class Prices:
 
 
 def in_units(count: int) -> str:
-    """A number of tokens with three digits or so: 873, 12.4k, 3.08M."""
+    """A number of tokens with about three digits: 873, 12.4k, 3.08M."""
     return str(count) if count < 1000 else tqdm.format_sizeof(count)
 
 
 def money(cost: float) -> str:
-    """A sum with two digits behind the point, or as many as show that it is not nothing."""
+    """A cost with two decimals, or with more if it would read as zero."""
     return f"{cost:,.2f}" if cost == 0 or cost >= 0.1 else f"{cost:.2g}"

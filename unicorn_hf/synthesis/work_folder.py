@@ -1,4 +1,4 @@
-"""What lies beside an output while it is being written: shards of the input, prompts, journals, and the plan."""
+"""The folder beside an output while it is being written: shards of the input, prompts, journals and the plan."""
 
 import filecmp
 import hashlib
@@ -16,7 +16,7 @@ _PLAN_KEYS = ("kind", "stage", "finish", "writer_name", "model", "prices", "writ
 
 
 class WorkFolder:
-    """`<output>.work`: it survives a kill, and goes when the output is whole and nothing is left to retry."""
+    """`<output>.work`: it survives a kill, and is deleted when the output is complete and nothing is left to retry."""
 
     def __init__(self, output):
         self.output = Path(output).absolute()
@@ -33,7 +33,7 @@ class WorkFolder:
             InputError: the folder holds an unfinished run with another plan.
         """
         digest = hashlib.sha256()
-        partial = start_folder(self.path)  # also where there is a run already: what of it was damaged is made anew
+        partial = start_folder(self.path)  # also if a run exists: its damaged files are written again
         (partial / "shards").mkdir()
         rows = iter(rows)
         sizes = [count * (rank + 1) // tasks - count * rank // tasks for rank in range(tasks)]
@@ -49,7 +49,7 @@ class WorkFolder:
         before = self.plan() if self.path.exists() else None
         changed = [key for key in plan if plan[key] != before.get(key)] if before else []
         if changed and not self._has_answers(before):
-            self.remove()  # a wrong model, say: nothing of it is worth keeping
+            self.remove()  # for example after a wrong model: no answer is worth keeping
             before = None
         if before:
             if changed:
@@ -72,10 +72,10 @@ class WorkFolder:
         sync(self.path.parent)
 
     def _has_answers(self, plan: dict) -> bool:
-        """Whether any request was answered with something to keep.
+        """Whether the journals hold a kept answer.
 
         Raises:
-            InputError: another process is at it.
+            InputError: another process writes to it.
         """
         for rank in range(len(plan["shards"])):
             if self.journal_path(rank).exists():
@@ -85,7 +85,7 @@ class WorkFolder:
         return False
 
     def plan(self) -> dict:
-        """The plan that was written down.
+        """The saved plan.
 
         Raises:
             InputError: there is none, or it is damaged.
@@ -112,7 +112,7 @@ class WorkFolder:
         return self.path / "journal" / f"{rank:05d}.jsonl"
 
     def stopped_path(self, rank: int) -> Path:
-        """There where a rank stopped for want of money."""
+        """A file that exists if the rank stopped because the budget was used up."""
         return self.journal_path(rank).with_suffix(".stopped")
 
     def rows(self, rank: int) -> Iterator[dict]:
@@ -139,7 +139,7 @@ class WorkFolder:
             ) from error
 
     def reopen_ranks(self, per_row: int) -> None:
-        """Let a rank run again whose marker says that it is done, and whose journal has lost answers since."""
+        """Let a rank run again if it is marked as done, but its journal has lost answers since."""
         for rank, size in enumerate(self.plan()["shards"]):
             marker = self.logging_dir() / "ranks" / "completions" / f"{rank:05d}"
             if not marker.exists() or self.stopped_path(rank).exists():
@@ -148,8 +148,8 @@ class WorkFolder:
                 marker.unlink()
 
     def entries(self, rank: int, num_requests: int) -> Iterator[dict | None]:
-        """What became of every request of a rank, in order; None where nothing is known."""
-        last = array("q", [-1]) * num_requests  # one offset a request, whatever the size of the answers
+        """The last journal entry of every request of a rank, in order; None if it has no entry."""
+        last = array("q", [-1]) * num_requests  # only one offset per request, so that large answers take no memory
         for offset, entry in read_journal(self.journal_path(rank)):
             if entry["request"] < num_requests:
                 last[entry["request"]] = -1 if entry["status"] == RETRY else offset
@@ -165,7 +165,7 @@ class WorkFolder:
                     yield json.loads(file.readline())
 
     def take_back_failures(self, per_row: int, **settings) -> int:
-        """Mark every failed request as to be asked again; returns how many there were."""
+        """Mark every failed request, so that it is asked again. Returns their number."""
         plan, count = self.plan(), 0
         for rank, size in enumerate(plan["shards"]):
             with Journal(self.journal_path(rank)) as journal:

@@ -1,4 +1,4 @@
-"""What turns a prompt into text. A writer is one of two things:
+"""Writers turn prompts into text. A writer is one of two things:
 
 * in-process: it has `captions(seed, count, rng)` and `conversation(caption, task, rng)` and needs no model
   (`GrammarWriter`);
