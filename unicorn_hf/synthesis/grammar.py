@@ -92,7 +92,10 @@ class GrammarWriter:
             InputError: the caption is none of the grammar's.
         """
         scene = parse_caption(caption)
-        return make_pair(*rng.choice(_wrong_answers(scene, fault, rng) or [_object_question(scene, rng)]))
+        pairs = _wrong_answers(scene, fault, rng)
+        if not pairs or (fault == "object" and rng.random() < 0.75):
+            return make_pair(*_object_question(scene, rng))
+        return make_pair(*rng.choice(pairs))
 
 
 def parse_caption(caption: str) -> Scene:
@@ -245,22 +248,32 @@ def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, st
 
 
 # Fault -> the kinds of questions that can show it.
-_KINDS = {"color": ("color", "background"), "count": ("count",), "relation": ("relation", "position")}
+_KINDS = {
+    "object": ("shape",),
+    "color": ("color", "background"),
+    "count": ("count",),
+    "relation": ("relation", "position"),
+}
 
 
 def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[str, str, str]]:
-    """The questions that the scene answers about a color, the count or a relation, as (question, answer, wrong)."""
-    values = {"count": ("one", "two"), "relation": RELATIONS}
-    questions = [
-        *_attribute_questions(scene),
-        *((*asked, values[asked[0]]) for asked in _reasoning_questions(scene, rng) if asked[0] in values),
-    ]
+    """The questions that a fault shows in, as (question, answer, wrong answer).
+
+    Those about attributes come with lettered options too: a model that is only asked without them forgets the letters.
+    """
     pairs = []
-    for kind, question, answer, others in questions:
-        if kind in _KINDS.get(fault, ()):
+    for kind, question, answer, values in _attribute_questions(scene):
+        if kind in _KINDS[fault]:
             value = answer.removeprefix("at the ")
-            wrong = rng.choice([other for other in others if other != value])
+            wrong = rng.choice([other for other in values if other != value])
             pairs.append((question, answer, answer.replace(value, wrong)))
+            question, answer = _with_options(question, answer, values, rng)
+            options = [f"{option[4:]} {option[:3]}" for option in question.split("\n")[1:]]
+            pairs.append((question, answer, rng.choice([option for option in options if option != answer])))
+    values = {"count": ("one", "two"), "relation": RELATIONS}
+    for kind, question, answer in _reasoning_questions(scene, rng):
+        if kind in _KINDS[fault]:
+            pairs.append((question, answer, rng.choice([value for value in values[kind] if value != answer])))
     return pairs
 
 
