@@ -120,6 +120,6 @@ def _image_processor(name: str, preprocess: dict) -> CLIPImageProcessor:
 
 def _not_clip(name: str, reason: str) -> InputError:
     return InputError(
-        f"encoder {name!r}: CLIP's classes in transformers cannot express its image tower: {reason}; embed pictures "
+        f"encoder {name!r}: CLIP's classes in transformers cannot express its image tower: {reason}; embed images "
         "with it (unicorn-hf embed), and give the model image_embeds"
     )

@@ -76,16 +76,17 @@ class ChatModel:
         options = {"max_new_tokens": request.max_completion_tokens or request.max_tokens or self.config.max_new_tokens}
         if request.temperature and request.top_p:
             options["top_p"] = request.top_p
-        if request.stop:
-            options |= {"stop_strings": request.stop, "tokenizer": self.processor.tokenizer}
         with self.lock:
             vectors = encode_images(self.model, self.processor, images, encoder=self.encoder, transfer=self.transfer)
             reply, read, written = write_reply(
                 self.model, self.processor, chat, vectors, temperature=request.temperature or 0, show=show, **options
             )
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-        ended = "length" if written == options["max_new_tokens"] else "stop"
-        return until(answer_of(reply, written), request.stop), ended, usage
+        # Not by `stop_strings`, which fails on tokenizers that cannot write some letters.
+        whole = answer_of(reply, written)
+        answer = until(whole, request.stop)
+        ended = "length" if answer == whole and written == options["max_new_tokens"] else "stop"
+        return answer, ended, usage
 
     def stream(self, request: ChatRequest) -> Iterator[dict]:
         """The answer piece by piece, each as a `choice`; then the token counts, if requested."""
