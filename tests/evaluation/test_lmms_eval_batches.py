@@ -105,9 +105,9 @@ class Broken(dict):
     [
         ("giant", "20000 x 20000 pixels"),
         ("giant file", "exceeds limit"),
-        ("half of a file", "cannot be read as a picture"),
-        ("no picture", "cannot be read as a picture"),
-        ("no file", "there is no such picture"),
+        ("half of a file", "cannot be read as an image"),
+        ("no picture", "cannot be read as an image"),
+        ("no file", "no such image"),
         ("a broken row", "broken PNG file"),
         ("a row that is not there", "index out of range"),
     ],

@@ -6,12 +6,10 @@ handed to the disk (`fsync`) some lose a half, and some all.
 
 import builtins
 import io
-import math
 import os
 import random
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,13 +80,8 @@ STEPS = {
 }  # fmt: skip
 
 
-def cut_power(
-    step: Callable, material: Path, folder: Path, *, most: int, until: float = math.inf
-) -> tuple[int, list[str]]:
+def cut_power(step: Callable, material: Path, folder: Path, *, most: int) -> tuple[int, list[str]]:
     """End a step at its calls, one after another, or at `most` of them that lie evenly between the first and the last.
-
-    Args:
-        until: the time (`time.monotonic`) at which no further one is tried.
 
     Returns:
         the number of points tried, and what was wrong at which.
@@ -100,11 +93,8 @@ def cut_power(
         return 1, [f"the undisturbed run ends with {status}: {log.read_text()[-300:]}"]
     result = getattr(step, "result", contents)
     num_calls, expected, faults = int(count.read_text()), result(whole), []
-    tried = 0
-    for point in _spread(num_calls, most):
-        if time.monotonic() > until:
-            break
-        tried += 1
+    points = list(_spread(num_calls, most))
+    for point in points:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         output = place / "out"
@@ -126,7 +116,7 @@ def cut_power(
             faults.append(f"point {point}: the same again ends with {status}; {differ} differ: {said}")
         elif rest := sorted(set(os.listdir(place)) - {"out"}):
             faults.append(f"point {point}: {rest} is left")
-    return tried, faults
+    return len(points), faults
 
 
 def contents(folder: Path) -> dict[str, bytes]:

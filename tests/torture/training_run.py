@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from small_datasets import captions, conversations
@@ -35,9 +36,10 @@ def make_language_model(folder: Path) -> None:
             texts, chats = captions(60)["caption"][:], conversations(4)["messages"][:]
             pairs = list(zip(texts[::2], texts[1::2], strict=True))
             train_language_model(chats, chats, pairs, folder, hidden_size=32, num_layers=1, steps=1, seed=0)
-            os._exit(0)
-        finally:
+        except BaseException:
+            traceback.print_exc()
             os._exit(1)
+        os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, "no language model for the training's power cuts"
 
 
