@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from unicorn_hf import InputError
 from unicorn_hf.cli import app
-from unicorn_hf.transfer import ModalityTransfer
+from unicorn_hf.transfer import ModalityTransfer, Moments
+from unicorn_hf.transfer.moments import merge_files
 
 unicorn_hf = [sys.executable, "-m", "unicorn_hf"]
 
@@ -175,3 +177,9 @@ def test_a_file_is_written_over_only_on_demand(run, files, tmp_path):
         assert (tmp_path / name).read_text() == "precious"
         assert run(f"transfer {command} --overwrite").exit_code == 0
         assert (tmp_path / name).read_bytes() != b"precious"
+
+
+def test_a_file_of_moments_that_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is given twice"):
+        Moments.measure(np.eye(3, dtype=np.float32)).save(tmp_path / "text.safetensors", modality="text")
+        merge_files([tmp_path / "text.safetensors", tmp_path / "." / "text.safetensors"])

@@ -193,7 +193,11 @@ class Moments:
 def merge_files(paths) -> dict[str, Moments]:
     """Modality (text, image) -> the merged moments of the files that `unicorn-hf transfer moments` wrote."""
     merged: dict[str, Moments] = {}
+    seen = set()
     for path in paths:
+        if (place := Path(path).resolve()) in seen:
+            raise InputError(f"{path}: is given twice, so its vectors would count twice; name each file once")
+        seen.add(place)
         moments = Moments.load(path)
         modality = moments.info.get("modality")
         if modality not in ("text", "image"):

@@ -70,6 +70,8 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path,
     from unicorn_hf.data.shards import as_lists, write_shards
 
     schema = vectors.table_schema()
+    if not out_column.strip():
+        raise InputError(f"--out-column is {out_column!r}; expected the name of a column")
     if out_column in schema.names:
         raise InputError(f"{vectors.name}: has a column {out_column!r} already; name another with --out-column")
     metadata = _with_feature(schema.metadata, out_column, vectors.embed_dim)
