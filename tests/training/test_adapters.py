@@ -75,10 +75,10 @@ def model_args():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"lora_target_modules": ["foo"]}, "lora_target_modules has 'foo', which is the name of nothing"),
+        ({"lora_target_modules": ["foo"]}, "lora_target_modules has 'foo', but the model has nothing of that name"),
         ({"lora_target_modules": ["q_proj", "foo"]}, "lora_target_modules has 'foo'"),
-        ({"lora_target_modules": [".*\\.foo"]}, "fits no layer"),
-        ({"lora_target_modules": ["*"]}, "no regular expression"),
+        ({"lora_target_modules": [".*\\.foo"]}, "matches no layer"),
+        ({"lora_target_modules": ["*"]}, "not a regular expression"),
         ({"lora_target_parameters": ["x"]}, "lora_target_parameters has 'x'"),
         ({"lora_modules_to_save": ["projector"]}, "lora_modules_to_save has 'projector'"),
     ],
@@ -96,7 +96,7 @@ def test_the_same_options_over_their_own_output_go_on_with_its_adapter(whole, mo
         made.save_pretrained(tmp_path / way)
         again = model_args(model_name_or_path=str(tmp_path / way), lora_target_modules=wanted)
         assert isinstance(load_model_to_finetune(again), peft.PeftModel)
-    with pytest.raises(InputError, match=r"leaves out .* linear layers, as .*k_proj"):
+    with pytest.raises(InputError, match=r"leaves out .* linear layers, such as .*k_proj"):
         load_model_to_finetune(model_args(model_name_or_path=str(tmp_path / "one")))
 
 
@@ -105,7 +105,7 @@ def test_the_same_options_over_their_own_output_go_on_with_its_adapter(whole, mo
     [
         ("./gone", "no such folder"),
         ("gone/deeper/model", "no such folder"),
-        ("gone", r"cannot be loaded as a model \(there is no such folder, and the Hub says: "),
+        ("gone", r"cannot be loaded as a model \(no such folder, and the Hub says: "),
     ],
 )
 def test_a_model_that_is_not_there_is_named(name, words, model_args, monkeypatch):
@@ -115,5 +115,5 @@ def test_a_model_that_is_not_there_is_named(name, words, model_args, monkeypatch
 
 
 def test_a_language_model_is_no_output_of_stage_1(tiny, model_args):
-    with pytest.raises(InputError, match=r"is a \w+ model; stage 2 starts from the output of stage 1"):
+    with pytest.raises(InputError, match=r"is a \w+ model; this stage starts from the output of an earlier one"):
         load_model_to_finetune(model_args(model_name_or_path=str(tiny.language_model)))

@@ -132,7 +132,7 @@ def test_an_adapters_folder_answers_as_its_merged_model(way, first, tiny, tmp_pa
 
 def test_options_that_differ_from_the_adapters_own_are_refused(first, finetune, tmp_path):
     start, *_ = first("lora")
-    with pytest.raises(InputError, match=r"lora_r is 4, but the adapter .* has 8 and is trained further"):
+    with pytest.raises(InputError, match=r"lora_r is 4, but the adapter .*, which is trained further, has 8"):
         finetune("lora", start, tmp_path / "output", lora_r=4)
 
 

@@ -124,7 +124,7 @@ def test_flags_and_yaml_name_a_mixture_in_the_same_way(tmp_path):
         ({"dataset": "a", "mixture": ["b"]}, "exactly one"),
         ({"mixture": ["{images}=heavy"]}, "number above 0"),
         ({"mixture": ["{images}=0"]}, "number above 0"),
-        ({"mixture": ["{images}=1", "{images}"]}, "has no weight while others"),
+        ({"mixture": ["{images}=1", "{images}"]}, "has no weight, but others"),
         ({"mixture": ["{images}:nothing"]}, "has no configuration 'nothing'"),
         ({"mixture": ["{images}/missing"]}, "no such file"),
     ],
@@ -144,7 +144,7 @@ def test_data_that_cannot_be_mixed_are_refused(tmp_path, options, reason):
 def test_a_column_of_no_vectors_is_refused_by_its_type_and_the_name_of_the_data(vectors, streaming, tmp_path):
     data = tmp_path / "data.parquet"
     Dataset.from_dict({"caption": ["a"], "image_embeds": vectors}).to_parquet(data)
-    with pytest.raises(InputError, match=r"data.parquet: its column 'image_embeds' is of the type .+; expected a vec"):
+    with pytest.raises(InputError, match=r"data.parquet: its column 'image_embeds' has the type .+; expected one vec"):
         Mixture.read(DataArguments(dataset=str(data), streaming=streaming))
 
 
@@ -185,7 +185,7 @@ def test_vectors_of_another_encoder_or_transfer_are_refused_by_both_names(tmp_pa
 
 def test_a_model_of_another_dimension_is_refused(tmp_path):
     data = Mixture.read(DataArguments(dataset=write_chats(tmp_path / "ours", 2)))
-    with pytest.raises(InputError, match="of 2 dimensions, and those that the-model was trained on of 3"):
+    with pytest.raises(InputError, match="have 2 dimensions, but those that the-model was trained on have 3"):
         data.check_model(SimpleNamespace(image_encoder=None, transfer=None, embed_dim=3), "the-model")
 
 
@@ -221,7 +221,7 @@ def test_pictures_are_not_mixed_with_vectors(tmp_path):
     folder = tmp_path / "pictures"
     rows = Dataset.from_dict({"messages": [chat(0, image=True)], "image": [Image.new("RGB", (8, 8))]})
     write_dataset(rows, folder, title="pictures")
-    with pytest.raises(InputError, match="pictures: has pictures"):
+    with pytest.raises(InputError, match="pictures: has images"):
         Mixture.read(DataArguments(mixture=[write_chats(tmp_path / "chats", 2), str(folder)]))
 
 

@@ -147,13 +147,13 @@ def test_stage_1_refuses_what_is_for_adapters_and_few_bits(name, arguments):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"lora_r": 8}, "lora_r is 8, .* say --use_peft too"),
-        ({"load_in_4bit": True}, "load_in_4bit is True, .* say --use_peft too"),
-        ({"use_peft": True, "bnb_4bit_quant_type": "fp4"}, "say --load_in_4bit too"),
+        ({"lora_r": 8}, "lora_r is 8, .* add --use_peft"),
+        ({"load_in_4bit": True}, "load_in_4bit is True, .* add --use_peft"),
+        ({"use_peft": True, "bnb_4bit_quant_type": "fp4"}, "add --load_in_4bit"),
         ({"streaming": True, "dataset_num_proc": 4}, "dataset_num_proc is 4, .* a stream"),
         ({"streaming": True, "train_sampling_strategy": "sequential"}, "a stream is always shuffled"),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type is .* needs a measure"),
-        ({"save_strategy": "best"}, "save_strategy is .* needs a measure"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type is .* needs an evaluation"),
+        ({"save_strategy": "best"}, "save_strategy is .* needs an evaluation"),
         ({"model_name_or_path": None}, "--model_name_or_path"),
     ],
 )
@@ -321,7 +321,7 @@ def test_the_chat_template_of_another_tokenizer_needs_the_same_marks(processor, 
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match=r"its template writes <\|new\|>"):
         set_tokenizer_options(processor, arguments("finetune", chat_template_path=str(tmp_path / "other"))[1])
-    with pytest.raises(InputError, match="is no template file"):
+    with pytest.raises(InputError, match="is neither a template file"):
         set_tokenizer_options(processor, arguments("finetune", chat_template_path=str(tmp_path / "none.jinja"))[1])
 
 
@@ -330,7 +330,7 @@ def test_an_end_or_padding_token_is_the_tokenizers_from_the_start(processor, arg
     set_tokenizer_options(processor, arguments("pretrain", eos_token=token, pad_token=token)[1])
     assert (processor.tokenizer.eos_token, processor.tokenizer.pad_token) == (token, token)
     for name in ("eos_token", "pad_token"):
-        with pytest.raises(InputError, match=f"{name} is '<none>', which is no token"):
+        with pytest.raises(InputError, match=f"{name} is '<none>', which is not a token"):
             set_tokenizer_options(processor, arguments("pretrain", **{name: "<none>"})[1])
 
 

@@ -196,7 +196,7 @@ def test_a_pair_above_max_length_is_left_out_and_counted(whole, tiny, caplog):
     long = [{"role": "assistant", "content": "one " * 300}]
     rows = rows.map(lambda row, place: {"rejected": long if place == 1 else row["rejected"]}, with_indices=True)
     assert tokenize_pairs(rows, processor, max_length=200)["id"][:] == ["000000", "000006"]
-    assert "0 of 3 samples cut short, 1 left out" in caplog.text
+    assert "0 of 3 samples truncated, 1 left out" in caplog.text
 
 
 def test_a_dry_run_counts_both_answers_and_the_reference(prefer, whole, tmp_path, capsys):

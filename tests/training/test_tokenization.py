@@ -225,10 +225,10 @@ def test_a_long_caption_is_cut_without_an_end_token_or_dropped_and_counted(proce
     assert len(cut["input_ids"]) == 10
     assert processor.tokenizer.eos_token_id not in cut["input_ids"]
     assert whole["input_ids"][-1] == processor.tokenizer.eos_token_id
-    assert "1 of 2 samples cut short, 0 left out" in caplog.text
+    assert "1 of 2 samples truncated, 0 left out" in caplog.text
     (kept,) = tokenize_captions(data, processor, max_length=10, overlong="drop")
     assert kept["input_ids"] == whole["input_ids"]
-    assert "0 of 2 samples cut short, 1 left out" in caplog.text
+    assert "0 of 2 samples truncated, 1 left out" in caplog.text
 
 
 def test_a_long_conversation_loses_its_last_turn_or_is_dropped(processor, caplog):
@@ -238,10 +238,10 @@ def test_a_long_conversation_loses_its_last_turn_or_is_dropped(processor, caplog
     cut, other = tokenize_conversations(data, processor, max_length=len(whole) - 1)
     assert cut["input_ids"] == other["input_ids"]
     assert processor.tokenizer.decode(learnt(cut)) == " red<|end|>"
-    assert "1 of 2 samples cut short, 0 left out" in caplog.text
+    assert "1 of 2 samples truncated, 0 left out" in caplog.text
     rows = tokenize_conversations(data, processor, max_length=len(whole) - 1, overlong="drop")
     assert rows["input_ids"] == [other["input_ids"]]
-    assert "0 of 2 samples cut short, 1 left out" in caplog.text
+    assert "0 of 2 samples truncated, 1 left out" in caplog.text
 
 
 def test_a_cut_ends_behind_an_answer_also_where_turns_do_not_alternate(processor):
@@ -263,12 +263,12 @@ def test_an_images_placeholders_are_never_cut(processor, caplog):
     for max_length in range(len(other), len(whole)):
         rows = tokenize_conversations(data, processor, max_length=max_length)
         assert [row["input_ids"].count(processor.image_token_id) for row in rows] == [3]
-    assert "0 of 2 samples cut short, 1 left out" in caplog.text
+    assert "0 of 2 samples truncated, 1 left out" in caplog.text
     caption = Dataset.from_dict({"caption": ["red circle " * 40], "image_embeds": [[0.0, 1.0]]})
     for max_length in range(4, 12):
         (row,) = tokenize_captions(caption, processor, max_length=max_length)
         assert row["input_ids"].count(processor.image_token_id) == 3
-    with pytest.raises(InputError, match="max_length 3 has no room"):
+    with pytest.raises(InputError, match="max_length 3 leaves no room"):
         tokenize_captions(caption, processor, max_length=3)
 
 
@@ -427,7 +427,7 @@ def test_the_released_stage_1_learns_the_answer_and_a_line_feed(processor):
     (row,) = tokenize_captions(conversations(messages), processor, learn="answer")
     assert processor.tokenizer.decode(learnt(row)) == "red\n"
     assert row["input_ids"] == [processor.image_token_id] * 3 + learnt(row)
-    with pytest.raises(InputError, match="takes one question and its answer a row; one row has user, assistant, user"):
+    with pytest.raises(InputError, match="needs one question and its answer; one row has user, assistant, user"):
         tokenize_captions(conversations([*messages, messages[0]]), processor, learn="answer")
 
 

@@ -105,9 +105,9 @@ def test_no_steps_report_the_data_and_the_memory_and_write_nothing(recipe, whole
     assert "{'loss'" not in run.log
     rows, per_epoch = (120, 30) if way == "pretrain" else (40, 10)
     assert f"data: {rows} samples that fit max_length" in run.log
-    assert ("of 120 samples cut short" in run.log) == (way == "pretrain")
-    assert re.search(r"tokens a sample: shortest \d+, median \d+, 95% \d+, 99% \d+, longest \d+; \d+ in all", run.log)
-    assert f"steps: {per_epoch} an epoch, of 4 samples x 1 accumulated x 1 processes = 4" in run.log
+    assert ("of 120 samples truncated" in run.log) == (way == "pretrain")
+    assert re.search(r"tokens per sample: shortest \d+, median \d+, 95% \d+, 99% \d+, longest \d+; \d+ in all", run.log)
+    assert f"steps: {per_epoch} per epoch, of 4 samples x 1 accumulated x 1 processes = 4" in run.log
     assert "input_ids [4, " in run.log
     trained, total = (
         int(each.replace(",", "")) for each in re.search(r"parameters: (\S+) of (\S+) are trained", run.log).groups()

@@ -15,17 +15,17 @@ ALL_LINEAR = "all-linear"
 def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
     """The model of `--model_name_or_path`, ready for `get_peft_config` or for full training.
 
-    A folder of an adapter is its base model and the adapter. With `use_peft` that adapter is trained further, and what
-    is saved is an adapter of the same base; without, it is merged into the base first, and a whole model is saved.
+    If the folder holds an adapter, its base model is loaded too. With `use_peft` that adapter is trained further, and
+    an adapter of the same base is saved. Without it, the adapter is merged first, and a whole model is saved.
 
     Args:
         model_args: TRL's `ModelConfig`.
 
     Returns:
-        `UnicornForConditionalGeneration`, or a `peft.PeftModel` over one, whose adapter is trained further.
+        `UnicornForConditionalGeneration`, or a `peft.PeftModel` over one with a trainable adapter.
 
     Raises:
-        InputError: it cannot be loaded or is no Unicorn model; options of LoRA differ from the adapter's own.
+        InputError: the model cannot be loaded or is not a Unicorn model, or LoRA options differ from the adapter's.
     """
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -38,7 +38,7 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
         base, base_revision = adapter.base_model_name_or_path, adapter.revision or "main"
         if read_adapter(base, base_revision) is not None:
             raise InputError(
-                f"{name}: is an adapter of {base}, which is an adapter itself; merge that into its base first"
+                f"{name}: is an adapter of {base}, which is an adapter too; merge that one into its base first"
             )
     else:
         base, base_revision = name, revision
@@ -65,18 +65,18 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
         return model.merge_and_unload()
     if model_args.lora_target_modules == ALL_LINEAR and (missing := _layers_without_adapter(model)):
         raise InputError(
-            f"lora_target_modules is {ALL_LINEAR!r}, but the adapter {name} leaves out {len(missing)} linear layers, as"
-            f" {missing[0]}, and is trained further as it is; leave the option out, or merge the adapter first"
+            f"lora_target_modules is {ALL_LINEAR!r}, but the adapter {name}, which is trained further, leaves out"
+            f" {len(missing)} linear layers, such as {missing[0]}; leave out the option, or merge the adapter first"
             " (docs/training.md) and train a new one"
         )
     return model
 
 
 def new_adapter(model, model_args):
-    """The `peft.LoraConfig` of an adapter to be made for `model`; `None` where it has one, or is trained in full.
+    """The `peft.LoraConfig` of a new adapter for `model`; None if it has one already, or is trained in full.
 
     Raises:
-        InputError: nobody says which layers get it, or a name is of nothing in the model.
+        InputError: the layers for the adapter are not named, or a name does not exist in the model.
     """
     from peft import PeftModel
     from trl import get_peft_config
@@ -90,8 +90,8 @@ def new_adapter(model, model_args):
         )
     config = get_peft_config(model_args)
     if isinstance(config.target_modules, str) and config.target_modules.isidentifier():
-        config.target_modules = {config.target_modules}  # a lone name, which peft would take for a regular expression
-    if config.modules_to_save is None:  # the projector is trained as a whole, beside the adapters
+        config.target_modules = {config.target_modules}  # a single name; peft would read it as a regular expression
+    if config.modules_to_save is None:  # the projector is trained in full, beside the adapters
         config.modules_to_save = ["multi_modal_projector"]
         if config.target_modules == ALL_LINEAR:
             config.exclude_modules = r".*(multi_modal_projector|vision_tower).*"
@@ -101,7 +101,7 @@ def new_adapter(model, model_args):
 
 
 def read_adapter(name: str, revision: str = "main"):
-    """The `peft.PeftConfig` of a folder or Hub id; `None` where that holds no adapter, or is not there."""
+    """The `peft.PeftConfig` of a folder or Hub id; None if it holds no adapter or does not exist."""
     from peft import PeftConfig
     from transformers.utils import find_adapter_config_file
 
@@ -109,13 +109,13 @@ def read_adapter(name: str, revision: str = "main"):
         if find_adapter_config_file(name, revision=revision) is None:
             return None
         return PeftConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError):  # whoever loads it says what is wrong
+    except (OSError, ValueError):  # loading the model reports what is wrong
         return None
 
 
 @contextlib.contextmanager
 def loading(name: str, revision: str = "main") -> Iterator[None]:
-    """Raise what is wrong with a model's name, revision or files as an `InputError`."""
+    """Turn errors about a model's name, revision or files into an `InputError`."""
     if not Path(name).exists() and not is_hub_id(name) and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
         raise InputError(f"{name}: no such folder; expected the folder of a model, or its id on the Hub")
     try:
@@ -125,12 +125,12 @@ def loading(name: str, revision: str = "main") -> Iterator[None]:
     except (OSError, ValueError) as error:
         where = name if revision == "main" else f"{name} (revision {revision})"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        missing = "" if Path(name).exists() else "there is no such folder, and the Hub says: "
+        missing = "" if Path(name).exists() else "no such folder, and the Hub says: "
         raise InputError(f"{where}: cannot be loaded as a model ({missing}{reason})") from error
 
 
 def _check_names(model, config) -> None:
-    """Raise `InputError` for a name in a `peft.LoraConfig` that nothing in the model has; peft passes most over."""
+    """Raise `InputError` for a name in a `peft.LoraConfig` that the model does not have; peft ignores most of them."""
     modules = [name for name, _ in model.named_modules()]
     parameters = [name for name, _ in model.named_parameters()]
     if isinstance(config.target_modules, str) and config.target_modules != ALL_LINEAR:
@@ -138,10 +138,10 @@ def _check_names(model, config) -> None:
             fitting = any(re.fullmatch(config.target_modules, name) for name in modules)
         except re.error as error:
             raise InputError(
-                f"lora_target_modules is {config.target_modules!r}, which is no regular expression ({error})"
+                f"lora_target_modules is {config.target_modules!r}, which is not a regular expression ({error})"
             ) from error
         if not fitting:
-            raise InputError(f"lora_target_modules is {config.target_modules!r}, which fits no layer of the model")
+            raise InputError(f"lora_target_modules is {config.target_modules!r}, which matches no layer of the model")
     for option, given, known in (
         ("lora_target_modules", config.target_modules, modules),
         ("lora_target_parameters", config.target_parameters, parameters),
@@ -149,11 +149,11 @@ def _check_names(model, config) -> None:
     ):
         for wanted in () if given is None or isinstance(given, str) else sorted(given):
             if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
-                raise InputError(f"{option} has {wanted!r}, which is the name of nothing in the model")
+                raise InputError(f"{option} has {wanted!r}, but the model has nothing of that name")
 
 
 def _layers_without_adapter(model) -> list[str]:
-    """The linear layers in the decoder of a `peft.PeftModel` that its adapter leaves as they are."""
+    """The linear layers in the decoder of a `peft.PeftModel` that its adapter does not cover."""
     from torch import nn
 
     ours = ("base_layer", "lora_A", "lora_B")
@@ -171,11 +171,11 @@ def _check_same_adapter(model_args, adapter) -> None:
     for option, attribute in LORA.items():
         theirs = _plain(getattr(adapter, attribute, None))
         if option == "lora_target_modules" and given.get(option) == ALL_LINEAR:
-            continue  # the adapter has the layers' names, which the model has to be there for
+            continue  # the adapter lists layer names, so this is checked once the model is loaded
         if option in given and _plain(given[option]) != theirs:
             raise InputError(
-                f"{option} is {given[option]!r}, but the adapter {model_args.model_name_or_path} has {theirs!r} and is"
-                " trained further as it is; leave the option out, or merge the adapter first (docs/training.md) and"
+                f"{option} is {given[option]!r}, but the adapter {model_args.model_name_or_path}, which is trained"
+                f" further, has {theirs!r}; leave out the option, or merge the adapter first (docs/training.md) and"
                 " train a new one"
             )
 
@@ -184,5 +184,5 @@ def _plain(value):
     if isinstance(value, list | tuple | set):
         return sorted(value)
     if isinstance(value, str) and value.isidentifier():
-        return [value]  # as a lone name is saved
+        return [value]  # as peft saves a single name
     return getattr(value, "value", value)

@@ -6,7 +6,7 @@ Each field is a YAML key and a flag of the recipes.
 import warnings
 from dataclasses import dataclass, field
 
-# TRL 1.16 sets it by the name that transformers 5.24 warns of; a user can do nothing about it (2026-11).
+# TRL 1.16 sets this option by a name that transformers 5.24 has deprecated; users can do nothing about it (2026-11).
 warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
 
 
@@ -20,12 +20,13 @@ class DataArguments:
     mixture: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Several datasets in its place: DATASET[:CONFIG][=WEIGHT], a list or by commas. With weights, each "
-            "sample is drawn from a dataset with that probability until every row was seen; without, all rows once."
+            "help": "Several datasets instead of one: DATASET[:CONFIG][=WEIGHT], as a list or separated by commas. "
+            "With weights, each sample is drawn from a dataset with that probability until every row was seen; without "
+            "weights, every row is used once."
         },
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the data while training (needs --max_steps), and keep no copy."}
+        default=False, metadata={"help": "Read the data during training, without a copy on disk (needs --max_steps)."}
     )
 
 
@@ -35,19 +36,22 @@ class SupervisedArguments(DataArguments):
 
     overlong: str = field(
         default="cut",
-        metadata={"help": "Samples above max_length: cut (their last turns) or drop.", "choices": ["cut", "drop"]},
+        metadata={
+            "help": "Samples longer than max_length: cut (truncate; conversations lose their last turns) or drop.",
+            "choices": ["cut", "drop"],
+        },
     )
     version: str | None = field(
         default=None,
         metadata={
-            "help": "The released code's prompt, by the name it has there, in place of the tokenizer's chat template.",
+            "help": "Use a prompt of the released code, by its name there, instead of the tokenizer's chat template.",
             "choices": ["bunny", "phi3", "llama", "minicpm"],
         },
     )
     batching: str = field(
         default="auto",
         metadata={
-            "help": "padded, padding-free (one flat row), or auto: the latter under FlashAttention and flex attention.",
+            "help": "padded, padding-free (one flat row), or auto: padding-free with FlashAttention or flex attention.",
             "choices": ["auto", "padded", "padding-free"],
         },
     )
@@ -55,39 +59,40 @@ class SupervisedArguments(DataArguments):
 
 @dataclass
 class FinetuneArguments(SupervisedArguments):
-    """Stage 2 may train the projector at a rate of its own."""
+    """The options of stage 2, which can train the projector at its own learning rate."""
 
     projector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the projector; learning_rate by default."}
+        default=None, metadata={"help": "Learning rate of the projector; learning_rate by default."}
     )
 
 
 @dataclass
 class PretrainArguments(SupervisedArguments):
-    """Stage 1 also makes the projector, so it has the projector's sizes."""
+    """The options of stage 1, which creates the projector and so needs its sizes."""
 
-    num_image_tokens: int = field(default=1, metadata={"help": "Tokens that one image vector becomes."})
+    num_image_tokens: int = field(default=1, metadata={"help": "Tokens per image vector."})
     projector_type: str = field(default="mlp2x_gelu", metadata={"help": "linear, mlp2x_gelu, mlp3x_gelu, ..."})
     projector_expand: str = field(
         default="split",
         metadata={
-            "help": "split: as many different tokens; copy: one token, repeated, which is the released layout.",
+            "help": "split: num_image_tokens different tokens; copy: one token, repeated (the released layout).",
             "choices": ["split", "copy"],
         },
     )
     normalize_image_embeds: bool = field(
-        default=True, metadata={"help": "Scale every vector to unit length first; the released code does not."}
+        default=True, metadata={"help": "First scale every vector to unit length; the released code does not."}
     )
     learn: str = field(
         default="caption",
         metadata={
-            "help": "The caption and an end token; or, as in the released code, messages' answer and a line feed.",
+            "help": "caption: the caption and an end token; answer: the answer in messages and a line feed, as in the "
+            "released code.",
             "choices": ["caption", "answer"],
         },
     )
     standardize_image_embeds: bool = field(
         default=False,
-        metadata={"help": "Condition the vectors to mean 0 and mean variance 1 over the training set."},
+        metadata={"help": "Standardize the vectors to mean 0 and mean variance 1 over the training set."},
     )
 
 

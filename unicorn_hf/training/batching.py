@@ -1,22 +1,22 @@
-"""Which samples share a batch: those of similar length, since padding is what short sequences cost."""
+"""Put samples of similar length into a batch, because padding dominates the cost of short sequences."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
-WINDOW = 50  # batches that are sorted together: enough to leave little padding, few enough to leave the order random
+WINDOW = 50  # batches sorted together: enough for little padding, few enough to keep the order random
 
 
 class LengthGroupedSampler(Sampler):
-    """Indices in an order in which every `batch_size` in a row have similar lengths.
+    """Yields indices in an order in which every `batch_size` consecutive samples have similar lengths.
 
-    As transformers' sampler of this name, but an epoch's order depends on the seed and the epoch alone, so that a run
-    that is resumed sees what it would have seen, and the batches of a window come in random order, not falling lengths.
+    Unlike transformers' sampler of this name, the order of an epoch depends only on the seed and the epoch, so that a
+    resumed run sees the same samples, and the batches of a window come in random order instead of by length.
 
     Args:
         lengths: of the samples, in tokens.
-        batch_size: samples of one optimizer step, over all processes.
+        batch_size: samples per optimizer step, over all processes.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0):
@@ -40,7 +40,7 @@ class LengthGroupedSampler(Sampler):
 
 
 def length_grouped_order(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
-    """The order of `lengths` in which batches are of similar length and come in random order, a smaller one last."""
+    """An order of `lengths` in batches of similar length; the batches are shuffled, an incomplete one comes last."""
     order = np.argsort(lengths, kind="stable")
     rest = len(order) % batch_size
     batches = order[rest:].reshape(-1, batch_size)
@@ -48,7 +48,7 @@ def length_grouped_order(lengths: np.ndarray, batch_size: int, generator: np.ran
 
 
 def group_stream_by_length(tokens, batch_size: int, seed: int = 0):
-    """A stream of tokenized samples in that order, by windows."""
+    """Sort a stream of tokenized samples in the same way, window by window."""
 
     def sort(batch, rows):
         order = length_grouped_order(np.array(batch["length"]), batch_size, np.random.default_rng([seed, rows[0]]))

@@ -1,14 +1,14 @@
-"""The chat template that asks a model in the way it was trained.
+"""Choose the chat template so that a model is asked in the same way as it was trained.
 
-Some templates write a turn in one way where it is learnt, and ask for it in another: Qwen3's puts an empty thought
-before the last answer, and only `enable_thinking=False` puts it into the generation prompt.
+With some templates, the text before an answer in training differs from the generation prompt. Qwen3's template puts an
+empty thought before the last answer, but into the generation prompt only with `enable_thinking=False`.
 """
 
 import logging
 
 from unicorn_hf.errors import InputError
 
-# In front of a template: think only when asked to.
+# A prefix for templates: the model thinks only if asked to.
 WITHOUT_THINKING = "{%- set enable_thinking = enable_thinking | default(false) %}"
 _CHAT = [
     {"role": "user", "content": "what comes first"},
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 def settle_chat_template(processor) -> tuple[str, bool]:
-    """Give a processor the chat template whose generation prompts are what stands before the answers in training.
+    """Give a processor a chat template whose generation prompts equal the text before the answers in training.
 
-    That is its own, TRL's training version of it, or one of the two without thinking: the first in which an answer
-    stands nearest behind its prompt, in the last turn and in those before. In place: who saves the processor saves the
-    choice, and all that ask through it ask in the way that was trained.
+    The candidates are its own template, TRL's training version of it, and both without thinking. The one with the least
+    text between prompt and answer, over all turns, is chosen. The processor is changed in place, so saving it saves the
+    choice, and everything that uses it asks in the trained way.
 
     Returns:
         the template of the training data, and whether it marks the assistant's tokens with {% generation %}.
 
     Raises:
-        InputError: there is no template, it cannot write a question, leaves out what is said, or asks for what no
-            training text holds.
+        InputError: there is no template; it fails on a question; it leaves out text; or its generation prompt does not
+            occur in the training text.
     """
     tokenizer = processor.tokenizer
     if tokenizer.chat_template is None:
         raise InputError("The tokenizer has no chat template; set `tokenizer.chat_template` and save it")
-    given = tokenizer.get_chat_template()  # the default one, where there are several
+    given = tokenizer.get_chat_template()  # the default one, if there are several
     own = given.removeprefix(WITHOUT_THINKING)
     try:
         training, is_marked = _training_version(tokenizer, own)
@@ -46,16 +46,16 @@ def settle_chat_template(processor) -> tuple[str, bool]:
             quiet = [(WITHOUT_THINKING + asking, WITHOUT_THINKING + learnt) for asking, learnt in pairs]
             pairs = [pairs[0], quiet[0], pairs[1], quiet[1]]
         between = [_written_between(tokenizer, *pair) for pair in pairs]
-    except Exception as error:  # a template is a program, which may raise anything
+    except Exception as error:  # a template is a program and may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"The tokenizer's chat template cannot write a question ({reason}); mend it") from error
+        raise InputError(f"The tokenizer's chat template cannot write a question ({reason}); correct it") from error
     fitting = [(len(texts), pair) for texts, pair in zip(between, pairs, strict=True) if texts is not None]
     if not fitting:
         raise InputError(_reason(tokenizer, own, training))
     _, (asking, learnt) = min(fitting, key=lambda each: each[0])
     if asking != given:
         logger.warning(
-            "The chat template is saved in the version that is trained"
+            "The chat template is saved in the trained version"
             + (": without thinking, unless enable_thinking=True" if asking.startswith(WITHOUT_THINKING) else "")
         )
         several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else None
@@ -78,7 +78,7 @@ def _training_version(tokenizer, template: str) -> tuple[str, bool]:
 
 
 def _written_between(tokenizer, asking: str, learnt: str) -> str | None:
-    """What the training text has between the generation prompts and the answers; None where a prompt is not in it."""
+    """The training text between the generation prompts and the answers; None if a prompt does not occur in it."""
     text = tokenizer.apply_chat_template(_CHAT, chat_template=learnt, tokenize=False)
     between = ""
     for index, turn in enumerate(_CHAT):
@@ -100,13 +100,13 @@ def _reason(tokenizer, own: str, training: str) -> str:
     text = tokenizer.apply_chat_template(_CHAT, chat_template=training, tokenize=False)
     if any(turn["content"] not in text for turn in _CHAT):
         return (
-            "The tokenizer's chat template does not write what a turn of plain text says; set one that does"
+            "The tokenizer's chat template does not write the content of a plain text turn; set one that does"
             " (`tokenizer.chat_template`, or --chat_template_path)"
         )
     prompt = tokenizer.apply_chat_template(_CHAT[:1], chat_template=own, tokenize=False, add_generation_prompt=True)
     return (
-        f"The tokenizer's chat template asks for an answer by {prompt[-60:]!r}, which does not stand before the"
-        " answers in the training text, or it writes a turn differently once another follows and has no {% generation"
-        " %} marks: the model would be asked for what it has not learnt. Set a template whose generation prompt is"
-        " what it writes before an answer (`tokenizer.chat_template`, or --chat_template_path)"
+        f"The generation prompt of the tokenizer's chat template, {prompt[-60:]!r}, does not occur before the answers"
+        " in the training text, or the template writes a turn differently once another follows and has no {% generation"
+        " %} marks: the model would be asked in a way it has not learnt. Set a template whose generation prompt equals"
+        " the text before its answers (`tokenizer.chat_template`, or --chat_template_path)"
     )

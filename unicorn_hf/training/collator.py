@@ -1,4 +1,4 @@
-"""Tokenized samples -> a batch for `UnicornForConditionalGeneration`."""
+"""Collate tokenized samples into a batch for `UnicornForConditionalGeneration`."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from unicorn_hf.training.tokenization import IGNORE_INDEX
 
 @dataclass
 class UnicornCollator:
-    """Makes a batch of samples: padded on the right, or, with `padding_free`, flattened to one row.
+    """Collates samples into a batch: padded on the right, or flattened to one row with `padding_free`.
 
     Returns a dictionary of
-        `input_ids` and `labels`, int64 `[batch, length]`, or `[1, total]` where flattened;
-        `attention_mask`, int64 `[batch, length]`, or, where flattened, `position_ids` `[1, total]`, which start anew
-            with every sample, and what FlashAttention takes of it (`cu_seq_lens_q/k`, `max_length_q/k`);
-        `image_embeds`, float32 `[num_images, embed_dim]`, or what the image tower takes (`pixel_values`, ...), in the
-            order of the placeholders;
-        `ids`, the samples' names, where they have any: not for the model, but for `UnicornTrainer` to name them.
+        `input_ids` and `labels`, int64 `[batch, length]`, or `[1, total]` if flattened;
+        `attention_mask`, int64 `[batch, length]`; or, if flattened, `position_ids` `[1, total]`, which restart at each
+            sample, and the arguments of FlashAttention (`cu_seq_lens_q/k`, `max_length_q/k`);
+        `image_embeds`, float32 `[num_images, embed_dim]`, or the inputs of the image tower (`pixel_values`, ...), in
+            the order of the placeholders;
+        `ids`, the samples' ids, if they have any: `UnicornTrainer` uses them in messages.
 
-    A batch without an image gets an empty one behind its shortest sample, where no other token and no label sees it:
-    every process then has a gradient for the projector in every step, if a zero one, and none waits for another.
+    If a batch has no image, an empty image is appended to its shortest sample. No other token attends to it, and it is
+    not in the loss. So every process has a (zero) gradient for the projector in every step, and none waits for another.
 
     Args:
-        pad_to_multiple_of: a padded batch is as long as the next multiple of it.
+        pad_to_multiple_of: round the length of a padded batch up to a multiple of this.
     """
 
     processor: object
@@ -72,7 +72,7 @@ class UnicornCollator:
         lengths = [len(sample["input_ids"]) for sample in samples]
         labels = [np.array(sample["labels"], dtype=np.int64) for sample in samples]
         for sample_labels in labels:
-            sample_labels[0] = IGNORE_INDEX  # or it would be learnt as what follows the sample before
+            sample_labels[0] = IGNORE_INDEX  # else it would be predicted from the end of the previous sample
         ends = np.cumsum([0, *lengths])
         arrays = {
             "input_ids": np.concatenate([sample["input_ids"] for sample in samples]).astype(np.int64)[None],
@@ -118,9 +118,9 @@ class PairCollator:
 
 
 def is_padding_free(model, batching: str) -> bool:
-    """What `DataArguments.batching` means for this model.
+    """Whether to flatten batches for this model, according to `DataArguments.batching`.
 
-    `auto` flattens where the attention skips other samples, and pads where it would compute and mask them.
+    `auto` flattens if the attention implementation skips other samples, and pads if it would compute and mask them.
     """
     attention = model.config.text_config._attn_implementation or ""
     return batching == "padding-free" or (

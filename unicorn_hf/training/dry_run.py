@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: `--max_steps 0`."""
+"""Report what a run would do, without training: `--max_steps 0`."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ GB = 1e9
 
 
 def dry_run_report(trainer) -> str:
-    """The data, the steps and the memory of a run in words; makes one batch, and trains nothing.
+    """The data, the steps and the memory of a run, as text; makes one batch, and trains nothing.
 
-    Raises what making that batch raises: data, columns and encoder were checked before.
+    Making that batch may raise errors; data, columns and encoder were checked before.
     """
     args, data = trainer.args, trainer.train_dataset
     streamed = not hasattr(data, "__len__")
@@ -40,10 +40,10 @@ def dry_run_report(trainer) -> str:
     seen = f"the first {len(lengths):,} samples of a stream" if streamed else f"{len(data):,} samples"
     return "\n".join(
         [
-            f"data: {seen} that fit max_length {args.max_length} (what was cut or left out is said above)",
-            f"tokens a sample: {quantiles}; {lengths.sum():,} in all",
-            f"first batch: {shapes}; {learnt:.0%} of its tokens are learnt",
-            f"steps: {steps} an epoch, of {args.per_device_train_batch_size} samples x"
+            f"data: {seen} that fit max_length {args.max_length} (truncated and dropped samples are counted above)",
+            f"tokens per sample: {quantiles}; {lengths.sum():,} in all",
+            f"first batch: {shapes}; {learnt:.0%} of its tokens are in the loss",
+            f"steps: {steps} per epoch, of {args.per_device_train_batch_size} samples x"
             f" {args.gradient_accumulation_steps} accumulated x {devices} processes = {samples_per_step}",
             f"parameters: {trainable:,} of {total:,} are trained",
             f"memory of each device, estimated for the longest batch ({batch_tokens:,} tokens):",
@@ -68,9 +68,9 @@ def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
     weights, frozen = sum(map(_num_bytes, parameters)), sum(map(_num_bytes, set(parameters) - set(trained)))
     numel = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
     stage = trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
-    if trainer.is_deepspeed_enabled and args.bf16:  # weights and gradients in bfloat16, three float32 copies beside
+    if trainer.is_deepspeed_enabled and args.bf16:  # weights and gradients in bfloat16, plus three float32 copies
         weights, gradients, states = frozen + 2 * numel, 2 * numel, 12 * numel
-    elif trainer.is_fsdp_enabled and (args.bf16 or args.fp16):  # what is trained is kept in float32
+    elif trainer.is_fsdp_enabled and (args.bf16 or args.fp16):  # trained weights are kept in float32
         weights, gradients, states = frozen + 4 * numel, 4 * numel, 8 * numel
     else:
         gradients = weights - frozen
@@ -88,17 +88,17 @@ def estimate_memory(trainer, batch_tokens: int) -> dict[str, float]:
 
 
 def activation_bytes(args, config, batch_tokens: int) -> float:
-    """What the language model of `config` keeps of `batch_tokens` tokens for its backward pass.
+    """Bytes that the language model of `config` keeps for the backward pass of `batch_tokens` tokens.
 
-    A Llama-like layer's tensors with attention that does not keep its scores (SDPA, FlashAttention), or, with
-    activation checkpointing, each layer's input and one layer's inside (arXiv 2205.05198, sections 4 and 5, counted
-    for gated layers).
+    It counts the tensors of a Llama-like layer with attention that does not keep its scores (SDPA, FlashAttention).
+    With activation checkpointing, it counts each layer's input and the inside of one layer (arXiv 2205.05198, sections
+    4 and 5, adapted to gated layers).
     """
     size = 2 if args.bf16 or args.fp16 else 4
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = (config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)) * head_dim
-    norm = (4 + size) * config.hidden_size  # its float32 input, and what it gives
-    # Two norms; queries, keys, values and what attention makes of them; a gated MLP.
+    norm = (4 + size) * config.hidden_size  # its float32 input, and its output
+    # Two norms; queries, keys, values and the output of attention; a gated MLP.
     layer = 2 * norm + size * (2 * heads + 4 * config.intermediate_size)
     if args.gradient_checkpointing:
         kept = config.num_hidden_layers * size * config.hidden_size + layer

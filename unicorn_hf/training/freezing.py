@@ -1,8 +1,8 @@
-"""What each stage trains."""
+"""Freeze the parts of a model that a stage does not train."""
 
 
 def freeze_all_but_projector(model) -> None:
-    """Stage 1: the language model (and a vision tower, where there is one) stays as it is. In place."""
+    """Stage 1: train only the projector. In place."""
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
 

@@ -4,29 +4,29 @@ import numpy as np
 
 from unicorn_hf.data.usable_vectors import find_unusable, what_is_wrong
 
-# Where a sample's images may be: vectors, or pictures for the model's own tower. The first that is there is taken.
+# The columns that may hold a sample's images: vectors, or images for the model's own tower. The first one counts.
 IMAGE_COLUMNS = ("image_embeds", "images", "image")
-_LISTS = (list, np.ndarray)  # as which `datasets` gives a row's vectors
+_LISTS = (list, np.ndarray)  # the types in which `datasets` returns a row's vectors
 
 
 def image_column(dataset) -> str | None:
-    """The column that holds the images of `dataset`; vectors go before the pictures that they were made of."""
+    """The column with the images of `dataset`; vectors are preferred to the images they were made from."""
     return next((column for column in IMAGE_COLUMNS if column in dataset.column_names), None)
 
 
 def count_images(values, column: str, embed_dim: int | None) -> tuple[np.ndarray, tuple[int, str] | None]:
-    """How many images each row has, and what is wrong with the first row whose images cannot be used.
+    """The number of images of each row, and the problem of the first row with unusable images.
 
-    A row's vectors are a list of numbers (one vector) or a list of such lists (several); a null or an empty list is
-    none. Nothing is decoded or copied.
+    A row's vectors are a list of numbers (one vector) or a list of such lists (several vectors); null or an empty list
+    means no image. Nothing is decoded or copied.
 
     Args:
-        values: a column as Arrow holds it, array or chunked array.
+        values: an Arrow array or chunked array.
         column: its name, one of `IMAGE_COLUMNS`.
-        embed_dim: how many numbers each vector has; `None`: as many as the first.
+        embed_dim: the length of the vectors; None takes the length of the first one.
 
     Returns:
-        int64 `[rows]`, and (row, what is wrong with it) or `None`.
+        int64 `[rows]`, and (row, problem) or None.
     """
     values = _plain(values)
     if column != "image_embeds":
@@ -37,7 +37,7 @@ def count_images(values, column: str, embed_dim: int | None) -> tuple[np.ndarray
 
 
 def vectors_dim(dataset) -> int | None:
-    """How many numbers the vectors of `dataset` (its column `image_embeds`) have; `None` where no row has a vector."""
+    """The length of the vectors in the column `image_embeds` of `dataset`; None if no row has a vector."""
     from datasets import Dataset
 
     dataset = dataset.select_columns(["image_embeds"])
@@ -55,7 +55,7 @@ def vectors_dim(dataset) -> int | None:
 
 
 def holds_vectors(type_) -> bool:
-    """Whether an Arrow type is one of vectors: a list of numbers or a list of such lists, or of nothing but nulls."""
+    """Whether an Arrow type can hold vectors: a list of numbers, a list of such lists, or only nulls."""
     import pyarrow as pa
 
     type_ = type_.storage_type if isinstance(type_, pa.ExtensionType) else type_
@@ -67,7 +67,7 @@ def holds_vectors(type_) -> bool:
 
 
 def is_nested(feature) -> bool:
-    """Whether a feature of `datasets` is one of several vectors a row: a list of lists, or a two-dimensional array."""
+    """Whether a feature of `datasets` holds several vectors per row: a list of lists, or a two-dimensional array."""
     from datasets import Array2D, LargeList, List
 
     lists = List | LargeList
@@ -75,7 +75,7 @@ def is_nested(feature) -> bool:
 
 
 def split_vectors(values):
-    """A column of vectors as (the row of each vector, the vectors, an Arrow array of lists)."""
+    """A column of vectors as (the row of each vector, the vectors as an Arrow array of lists)."""
     import pyarrow as pa
 
     values = _plain(values)
@@ -89,14 +89,14 @@ def split_vectors(values):
 
 
 def list_lengths(values) -> np.ndarray:
-    """How long each list of an Arrow array is, int64; a null is 0."""
+    """The length of each list of an Arrow array, int64; 0 for null."""
     import pyarrow.compute as pc
 
     return pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _plain(values):
-    """One Arrow array of plain lists, of a column that may be in chunks or in an array type of `datasets`."""
+    """A column, which may be chunked or of an array type of `datasets`, as one Arrow array of plain lists."""
     import pyarrow as pa
 
     if isinstance(values, pa.ChunkedArray):
@@ -122,7 +122,7 @@ def _count_pictures(values) -> tuple[np.ndarray, tuple[int, str] | None]:
 
 
 def _wrong_type(values) -> tuple[int, str] | None:
-    """The first row that has a value, in a column whose type is not one of vectors."""
+    """The problem of a column whose type cannot hold vectors: its first row with a value."""
     rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     return (
         (int(rows[0]), f"is of the type {values.type}; expected a vector or a list of vectors") if len(rows) else None
@@ -130,7 +130,7 @@ def _wrong_type(values) -> tuple[int, str] | None:
 
 
 def _wrong_vector(rows, vectors, embed_dim: int | None) -> tuple[int, str] | None:
-    """The first row with a vector that is null, of another length, or not usable (`data/usable_vectors.py`)."""
+    """The first row with a vector that is null, has another length, or is unusable (`data/usable_vectors.py`)."""
     import pyarrow as pa
 
     lengths = list_lengths(vectors)

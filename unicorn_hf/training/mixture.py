@@ -1,4 +1,4 @@
-"""The data of a stage: one dataset or several, from disk, from the Hub or streamed, of one encoder's vectors."""
+"""The data of a stage: one or several datasets, from disk, from the Hub or streamed, with vectors of one encoder."""
 
 import logging
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.training.batching import group_stream_by_length
 from unicorn_hf.training.images import holds_vectors, image_column, is_nested, list_lengths, split_vectors, vectors_dim
 
-SHUFFLE_BUFFER = 10_000  # rows of a stream that are held to be drawn from
+SHUFFLE_BUFFER = 10_000  # rows of a stream to shuffle at a time
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One dataset of a mixture, and what its card says of its image vectors; `embed_dim` is None where it has none."""
+    """One dataset of a mixture, and its card's facts about its image vectors; `embed_dim` is None without vectors."""
 
     name: str
     dataset: object
@@ -31,27 +31,27 @@ class Member:
 
     @property
     def source(self) -> str:
-        """What a sentence about its rows and columns calls it."""
+        """Its name in messages about its rows and columns."""
         return self.name if self.config is None else f"{self.name} ({self.config})"
 
 
 class Mixture:
-    """Datasets that are trained on together; all their image vectors are of one encoder, transfer and dimension."""
+    """Datasets to train on together; all their image vectors have the same encoder, transfer and dimension."""
 
     def __init__(self, members: list[Member]):
         self.members = members
         weighted = [member.weight is not None for member in members]
         if any(weighted) and not all(weighted):
             missing = members[weighted.index(False)].name
-            raise InputError(f"{missing}: has no weight while others have one; give all of them a weight, or none")
+            raise InputError(f"{missing}: has no weight, but others have one; give a weight to all of them, or to none")
         with_images = [member for member in members if member.embed_dim is not None or _has_pictures(member)]
         first = with_images[0] if with_images else members[0]
         for member in with_images[1:]:
             if (member.embed_dim is None) != (first.embed_dim is None):
                 pictures = member if member.embed_dim is None else first
                 raise InputError(
-                    f"{pictures.name}: has pictures, and others of the mixture have vectors; make vectors of them by"
-                    f" `unicorn-hf embed {pictures.name} --output EMBEDDED`, and train on those"
+                    f"{pictures.name}: has images, but others of the mixture have vectors; embed the images first"
+                    f" (`unicorn-hf embed {pictures.name} --output EMBEDDED`), and train on the vectors"
                 )
             _check_same(member, first, f"those of {first.name}")
         known = [*with_images, *members]
@@ -61,10 +61,10 @@ class Mixture:
 
     @classmethod
     def read(cls, arguments) -> "Mixture":
-        """Open what `DataArguments` names.
+        """Open the datasets of `DataArguments`.
 
         Raises:
-            InputError: no dataset is named, or one that cannot be read, or their vectors do not go together.
+            InputError: no dataset is named, one cannot be read, or their vectors do not fit together.
         """
         if (arguments.dataset is None) == (not arguments.mixture):
             raise InputError("Name the data by --dataset, or by --mixture; exactly one of them")
@@ -89,21 +89,21 @@ class Mixture:
         for member in self.members:
             if member.embed_dim is None:
                 raise InputError(
-                    f"{member.name}: has no image vectors (column image_embeds), and the projector learns from nothing"
-                    f" else; make them by `unicorn-hf embed {member.name} --output EMBEDDED`"
+                    f"{member.name}: has no image vectors (column image_embeds), which the projector is trained on;"
+                    f" make them with `unicorn-hf embed {member.name} --output EMBEDDED`"
                 )
 
     def check_model(self, config, name: str) -> None:
-        """Raise `InputError` unless a model (its `UnicornConfig`, and its name) reads these vectors."""
+        """Raise `InputError` unless a model, given by its `UnicornConfig` and name, reads these vectors."""
         model = Member(name, None, None, config.image_encoder, config.transfer, config.embed_dim)
         for member in self.members:
             if member.embed_dim is not None:
                 _check_same(member, model, f"those that {name} was trained on")
 
     def tokenize(self, tokenize, processor, data_args, training_args):
-        """The members tokenized and mixed: a `datasets.Dataset`, or, of streams, a shuffled `IterableDataset`.
+        """The members, tokenized and mixed: a `datasets.Dataset`, or a shuffled `IterableDataset` of streams.
 
-        One process tokenizes, and the others read what it has kept.
+        One process tokenizes, and the others read its cache.
 
         Args:
             tokenize: `tokenize_captions`, `tokenize_conversations` or `tokenize_pairs`.
@@ -114,7 +114,7 @@ class Mixture:
         from datasets import Dataset, concatenate_datasets, interleave_datasets
 
         if data_args.streaming and training_args.max_steps < 0:  # 0 is a dry run
-            raise InputError("A stream has no length that could end the training: say --max_steps with --streaming")
+            raise InputError("A stream has no length that could end the training: add --max_steps to --streaming")
         options = {"max_length": training_args.max_length, "num_proc": training_args.dataset_num_proc}
         with training_args.main_process_first(desc="tokenizing"):
             tokens = _same_types(
@@ -140,7 +140,7 @@ class Mixture:
     def _report(self, tokens: list, mixed) -> None:
         if len(tokens) > 1:
             rows = ", ".join(f"{member.name} {len(part):,}" for member, part in zip(self.members, tokens, strict=True))
-            logger.warning(f"a mixture of {len(mixed):,} samples an epoch, of datasets of these sizes: {rows}")
+            logger.warning(f"a mixture of {len(mixed):,} samples per epoch, from datasets of these sizes: {rows}")
 
 
 def _parse(text: str) -> tuple[str, str | None, float | None]:
@@ -154,7 +154,7 @@ def _parse(text: str) -> tuple[str, str | None, float | None]:
         except ValueError:
             weight = -1.0
         if not 0 < weight < float("inf"):
-            raise InputError(f"mixture: {text!r} has no number above 0 behind '='; expected DATASET[:CONFIG]=WEIGHT")
+            raise InputError(f"mixture: {text!r} has no number above 0 after '='; expected DATASET[:CONFIG]=WEIGHT")
     name, colon, config = source.rpartition(":")
     if colon and not Path(source).exists():
         return name, config, weight
@@ -168,7 +168,7 @@ def _open(name: str, config: str | None, weight: float | None, *, split: str, st
     type_ = dataset.features.arrow_schema.field("image_embeds").type
     if not holds_vectors(type_):
         raise InputError(
-            f"{name}: its column 'image_embeds' is of the type {type_}; expected a vector or a list of vectors a row"
+            f"{name}: its column 'image_embeds' has the type {type_}; expected one vector or a list of vectors per row"
         )
     said = read_provenance(name).get("image_embeds", {})
     return Member(name, dataset, weight, said.get("encoder"), said.get("transfer"), vectors_dim(dataset), config=config)
@@ -179,21 +179,21 @@ def _has_pictures(member: Member) -> bool:
 
 
 def _check_same(member: Member, other: Member, whose: str) -> None:
-    """Raise unless the vectors of `member` are of the encoder, transfer and dimension of `other`, where both say it."""
+    """Raise unless `member` and `other` agree in the encoder, transfer and dimension of their vectors, if known."""
     ours, theirs = (Origin(each.image_encoder, each.transfer, each.embed_dim) for each in (member, other))
     if differ := ours.difference(theirs):
         raise InputError(
-            f"{member.name}: its image vectors are of {differ[0]}, and {whose} of {differ[1]}; use vectors that were"
+            f"{member.name}: its image vectors have {differ[0]}, but {whose} have {differ[1]}; use vectors that were"
             " made in the same way"
         )
 
 
 def _same_types(tokens: list) -> list:
-    """Datasets that all have the image column, and in one type, so that they can be joined and read by batches.
+    """Give all datasets the image column in the same type, so that they can be concatenated and read in batches.
 
-    One type is what vectors usually have. Else, and where a row has none, the column becomes lists, empty for such a
-    row: `datasets` joins no float16 of a fixed length with a JSON file's lists, and its NumPy format fails on a batch
-    whose first row is null.
+    Usually the types are equal already. If they differ, or a row has no image, the column becomes lists, empty for such
+    a row: `datasets` cannot concatenate float16 lists of a fixed length with the lists of a JSON file, and its NumPy
+    format fails on a batch whose first row is null.
     """
     from datasets import Dataset
 
@@ -215,7 +215,7 @@ def _same_types(tokens: list) -> list:
 
 
 def _with_images_of(feature, stream, column: str):
-    """A stream with the image column in the type `feature`: of nulls where it has none, of lists of its one vector."""
+    """A stream with its image column in the type `feature`: missing images become null, one vector becomes a list."""
     from datasets import Features
 
     given = stream.features.get(column)

@@ -1,4 +1,4 @@
-"""The card of a trained model: what was trained, on what, how, and how the loss went."""
+"""The card of a trained model: the training data, the settings, and the course of the loss."""
 
 from dataclasses import fields
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from transformers.trainer_pt_utils import get_model_param_count
 
-# Of TRL's and transformers' hundreds of settings, those without which a run cannot be repeated.
+# The settings needed to repeat a run, among the hundreds of TRL and transformers.
 SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -30,13 +30,13 @@ NUM_LOSSES = 20
 
 
 def trained_model_card(model, args, data_args, state, num_processes: int) -> ModelCard:
-    """The model's own card, and a section about its training.
+    """The model's own card plus a section about its training.
 
     Args:
         model: a `UnicornForConditionalGeneration`, or a PEFT model over one.
         args, data_args: the recipe's `SFTConfig` or `DPOConfig`, and `DataArguments`.
         state: the trainer's `TrainerState`, with the losses so far.
-        num_processes: how many trained together.
+        num_processes: the number of training processes.
     """
     from trl import DPOConfig
 

@@ -1,4 +1,4 @@
-"""TRL's and transformers' options: what a stage does not read, or cannot use, is refused by name, not passed over."""
+"""Check the options of TRL and transformers: an option that a stage does not read or cannot use is refused by name."""
 
 import re
 from dataclasses import MISSING, fields
@@ -11,8 +11,8 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.training.arguments import PreferArguments, PretrainArguments
 
 _EVALUATION = "a stage measures nothing while it trains; take checkpoints (--save_steps) and run `unicorn-hf evaluate`"
-_PACKING = "a sample stays a row of its own; say --batching padding-free for batches without padding"
-_LOSS = "the loss counts the caption in stage 1 and the assistant's turns in stage 2, and nothing else"
+_PACKING = "samples are not packed; use --batching padding-free for batches without padding"
+_LOSS = "only the caption (stage 1) or the assistant's turns (stage 2) are in the loss"
 _LIGER = "Liger has no kernels for this model, and the loss is computed in chunks without them"
 # Option of `SFTConfig` or `DPOConfig` -> why no stage reads it, and what does the same.
 UNREAD = {
@@ -46,11 +46,11 @@ UNREAD = {
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
     "dataset_text_field": "stage 1 reads the column 'caption' or 'text', and stage 2 'messages'; rename yours",
     "dataset_kwargs": "the stage tokenizes the data itself; its options are --overlong and --max_length",
-    "truncation_mode": "a sample is cut at its end; say --overlong cut or drop",
-    "shuffle_dataset": "samples are drawn at random anyway; the order depends on --seed or --data_seed",
+    "truncation_mode": "a sample is cut at its end; use --overlong cut or drop",
+    "shuffle_dataset": "samples are always drawn at random; the order depends on --seed or --data_seed",
     "length_column_name": "the stage counts the tokens itself, in the column 'length'",
-    "model_init_kwargs": "say --dtype, --attn_implementation, --model_revision, --trust_remote_code, --load_in_4bit",
-    "router_aux_loss_coef": "the model hands on nothing of its experts' router, so there is no such loss; say 0",
+    "model_init_kwargs": "use --dtype, --attn_implementation, --model_revision, --trust_remote_code, --load_in_4bit",
+    "router_aux_loss_coef": "the model returns no outputs of its experts' router, so there is no such loss; use 0",
 }
 UNREAD_OF_PAIRS = {
     **dict.fromkeys(
@@ -77,8 +77,7 @@ LORA = {
 }
 BITS = ("load_in_8bit", "load_in_4bit")
 FOUR_BITS = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
-# Options that are numbers -> what they can be: an interval, whose least or most is left out at ( and ).
-# All others are finite and 0 or more.
+# Numeric options -> their allowed interval; ( and ) exclude a bound. All other numbers must be finite and 0 or more.
 _COUNT, _POSITIVE, _SHARE = "[1, inf)", "(0, inf)", "[0, 1)"
 RANGES = {
     **dict.fromkeys(
@@ -103,7 +102,7 @@ RANGES = {
         _POSITIVE,
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout"), _SHARE),
-    **dict.fromkeys(("seed", "data_seed"), "[0, 4294967295]"),  # what NumPy takes
+    **dict.fromkeys(("seed", "data_seed"), "[0, 4294967295]"),  # NumPy's limit
     **dict.fromkeys(("max_steps", "local_rank"), "[-1, inf)"),
     **dict.fromkeys(("warmup_ratio", "ld_alpha", "ref_model_mixup_alpha"), "[0, 1]"),
     "label_smoothing": "[0, 0.5)",
@@ -114,14 +113,14 @@ def parse_options(stage_arguments: type, args: list[str] | None = None) -> tuple
     """The `option_classes` of a stage, filled from `args` (the command line) and its YAML.
 
     Raises:
-        InputError: an unknown option, a value that an option cannot have, or a YAML file that cannot be read.
+        InputError: an option is unknown, a value is not allowed, or the YAML file cannot be read.
     """
     parser = _Parser(option_classes(stage_arguments))
     try:
         return parser.parse_args_and_config(args)
     except InputError:
         raise
-    except Exception as error:  # the dataclasses ask torch, accelerate and the machine, which raise anything
+    except Exception as error:  # the dataclasses query torch, accelerate and the machine, which may raise anything
         raise InputError(f"The options cannot be used: {' '.join(str(error).split())[:400]}") from error
 
 
@@ -133,14 +132,14 @@ def option_classes(stage_arguments: type) -> tuple[type, type, type]:
 
 class _Parser(trl.TrlParser):
     def error(self, message: str):
-        """In place of argparse's, which prints some three hundred lines of usage first."""
+        """Replaces argparse's method, which first prints some three hundred lines of usage."""
         raise InputError(f"The options cannot be used: {message}")
 
 
 def check_options(data_args, training_args, model_args) -> None:
-    """Raise `InputError` for an option that this stage would pass over, or that has a value nobody can use.
+    """Raise `InputError` for an option that this stage would ignore, or that has an unusable value.
 
-    What is at its default is neither.
+    Options at their default are always allowed.
 
     Args:
         data_args: the stage's `PretrainArguments`, `FinetuneArguments` or `PreferArguments`.
@@ -152,26 +151,26 @@ def check_options(data_args, training_args, model_args) -> None:
         )
     given = options_given(data_args) | options_given(training_args) | options_given(model_args)
     if {"version", "chat_template_path"} <= set(given):
-        raise InputError("version and chat_template_path both say what the prompt is; name one of them")
+        raise InputError("version and chat_template_path both set the prompt; use only one of them")
     if model_args.model_revision != "main" and Path(model_args.model_name_or_path).exists():
         raise InputError(
             f"model_revision is {model_args.model_revision!r}, but {model_args.model_name_or_path} is a folder, which"
-            " has no revisions; leave it out, or name the model by its id on the Hub"
+            " has no revisions; leave out the option, or name the model by its id on the Hub"
         )
     if given.get("router_aux_loss_coef") == 0:
         del given["router_aux_loss_coef"]  # there is no such loss
     unread = UNREAD
     if isinstance(data_args, PretrainArguments):
-        reason = "stage 1 trains the projector alone, before a language model as it is; this belongs to stage 2"
+        reason = "stage 1 trains only the projector and keeps the language model frozen; this belongs to stage 2"
         unread = unread | dict.fromkeys(("use_peft", *LORA, *BITS, *FOUR_BITS), reason)
     else:
         if given.pop("assistant_only_loss", False):
-            training_args.assistant_only_loss = False  # the tokens say it already, and the trainer would want the texts
+            training_args.assistant_only_loss = False  # the labels are set already; the trainer would need the texts
         if not model_args.use_peft:
-            unread = unread | dict.fromkeys(LORA, "it is LoRA's; say --use_peft too")
-            unread = unread | dict.fromkeys(BITS, "weights of 4 or 8 bits can't be trained; say --use_peft too")
+            unread = unread | dict.fromkeys(LORA, "it is an option of LoRA; add --use_peft")
+            unread = unread | dict.fromkeys(BITS, "weights of 4 or 8 bits cannot be trained; add --use_peft")
         if not model_args.load_in_4bit:
-            unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; say --load_in_4bit too")
+            unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; add --load_in_4bit")
     if isinstance(data_args, PreferArguments):
         unread = unread | UNREAD_OF_PAIRS
     elif Version(trl.__version__) < Version("1.16"):  # (2026-11)
@@ -180,12 +179,12 @@ def check_options(data_args, training_args, model_args) -> None:
         unread = unread | {"dataset_num_proc": "a stream is tokenized while it is read; --dataloader_num_workers helps"}
         if training_args.train_sampling_strategy == "sequential":
             raise InputError("train_sampling_strategy is 'sequential', but a stream is always shuffled in a buffer")
-    for name in unread:  # whose order matters: eval_strategy sets do_eval, and is to be named
+    for name in unread:  # in this order: eval_strategy also sets do_eval, and should be the one named
         if name in given:
             raise InputError(f"{name} is {given[name]!r}, which this stage does not read: {unread[name]}")
     for name, value in (("save_strategy", "best"), ("lr_scheduler_type", "reduce_lr_on_plateau")):
         if getattr(training_args, name) == value:
-            raise InputError(f"{name} is {value!r}, which needs a measure: {_EVALUATION}")
+            raise InputError(f"{name} is {value!r}, which needs an evaluation: {_EVALUATION}")
     _check_values(given)
 
 
@@ -200,7 +199,7 @@ def _check_values(given: dict) -> None:
             f"projector_type is {given['projector_type']!r}; expected linear, or mlp2x_gelu, mlp3x_gelu, ..."
         )
     if given.get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
-        raise InputError(f"lora_task_type is {given['lora_task_type']!r}; the model is a CAUSAL_LM, so leave it out")
+        raise InputError(f"lora_task_type is {given['lora_task_type']!r}; the model is a CAUSAL_LM: leave it out")
 
 
 def _is_in(value: float, interval: str) -> bool:
@@ -210,7 +209,7 @@ def _is_in(value: float, interval: str) -> bool:
 
 
 def options_given(arguments) -> dict:
-    """Name -> value of the options of a dataclass that are not at their default."""
+    """Name -> value of the options of a dataclass that differ from their default."""
     given = {}
     for field in fields(arguments):
         default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -221,10 +220,10 @@ def options_given(arguments) -> dict:
 
 
 def set_released_prompt(processor, model, version: str | None) -> None:
-    """Give the tokenizer the released code's prompt of that name, and the model the end of its turns. In place.
+    """Give the tokenizer a prompt of the released code, and the model its end-of-turn token. In place.
 
     Raises:
-        InputError: the tokenizer has no token for the end of a turn in this version.
+        InputError: the tokenizer lacks the end-of-turn token of this prompt.
     """
     from unicorn_hf.modeling.convert_unicorn_checkpoint_to_hf import TURN_ENDS, set_prompt
 
@@ -238,9 +237,9 @@ def set_released_prompt(processor, model, version: str | None) -> None:
 
 
 def set_tokenizer_options(processor, training_args) -> None:
-    """Give the tokenizer what `chat_template_path`, `eos_token` and `pad_token` say. In place.
+    """Apply `chat_template_path`, `eos_token` and `pad_token` to the tokenizer. In place.
 
-    The trainer would do so after the data are tokenized.
+    The trainer would apply them only after the data are tokenized.
 
     Args:
         processor: the model's `UnicornProcessor`.
@@ -255,7 +254,7 @@ def set_tokenizer_options(processor, training_args) -> None:
         if token is None:
             continue
         if token not in tokenizer.get_vocab():
-            raise InputError(f"{name} is {token!r}, which is no token of the model's tokenizer; name one that is")
+            raise InputError(f"{name} is {token!r}, which is not a token of the model's tokenizer; name another")
         setattr(tokenizer, name, token)
     if training_args.chat_template_path is not None:
         template = _read_chat_template(training_args.chat_template_path, tokenizer)
@@ -264,7 +263,7 @@ def set_tokenizer_options(processor, training_args) -> None:
 
 
 def _read_chat_template(source: str, tokenizer) -> str:
-    """The template of a file, or of another model's tokenizer, whose own marks ours has to know."""
+    """The template of a file or of another model's tokenizer, whose special tokens ours must know."""
     from transformers import AutoTokenizer
 
     if Path(source).is_file():
@@ -274,7 +273,7 @@ def _read_chat_template(source: str, tokenizer) -> str:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"chat_template_path {source!r}: is no template file (.jinja), and cannot be read as a tokenizer ({reason})"
+            f"chat_template_path {source!r}: is neither a template file (.jinja) nor a readable tokenizer ({reason})"
         ) from error
     if other.chat_template is None:
         raise InputError(f"chat_template_path {source!r}: this tokenizer has no chat template")
@@ -282,7 +281,7 @@ def _read_chat_template(source: str, tokenizer) -> str:
     unknown = sorted(set(marks) - set(tokenizer.get_vocab()))
     if unknown:
         raise InputError(
-            f"chat_template_path {source!r}: its template writes {', '.join(unknown)}, and to the model's tokenizer"
-            " these are no tokens; take a template of the model's own family, or a file with marks that it knows"
+            f"chat_template_path {source!r}: its template writes {', '.join(unknown)}, but the model's tokenizer lacks"
+            " these tokens; use a template of the model's own family, or a file with tokens that it has"
         )
     return other.chat_template

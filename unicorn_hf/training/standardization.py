@@ -1,4 +1,4 @@
-"""Input conditioning that is learnt from the training vectors and saved with the model."""
+"""Standardize a model's input vectors with statistics of the training data, saved with the model."""
 
 import math
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ from unicorn_hf.errors import InputError
 from unicorn_hf.training.images import is_nested, split_vectors
 from unicorn_hf.transfer import Moments
 
-STREAM_ROWS = 10_000  # of a stream: the error of a mean over so many is a hundredth of the spread
+STREAM_ROWS = 10_000  # measured rows of a stream; the error of their mean is a hundredth of the spread
 BLOCK_ROWS = 10_000
 
 
 def standardize_image_embeds(model, *datasets) -> None:
-    """Have the model subtract the training vectors' mean and scale them to a mean variance of 1. In place.
+    """Make the model subtract the mean of the training vectors and scale them to a mean variance of 1. In place.
 
-    Vectors of a contrastive space lie in a narrow cone: unit length, D dimensions, a variance far below 1 / D in each.
+    Vectors of a contrastive space lie in a narrow cone: in each of the D dimensions, their variance is far below 1 / D.
     One scale for all dimensions keeps the geometry of the space.
 
     Args:
         model: a `UnicornForConditionalGeneration`.
-        datasets: the training data, with the column `image_embeds` of D dimensions; every row of a `datasets.Dataset`
-            counts once, whatever its weight in a mixture, and of an `IterableDataset` the first 10,000.
+        datasets: the training data, with the column `image_embeds` of D dimensions. Every row of a `datasets.Dataset`
+            counts once, whatever its weight in a mixture; of an `IterableDataset` the first 10,000 rows count.
 
     Raises:
-        InputError: the data have pictures in place of vectors.
+        InputError: the data have images instead of vectors.
     """
     moments = None
     for dataset in datasets:
         if "image_embeds" not in dataset.column_names:
-            raise InputError("Standardizing needs image vectors (the column image_embeds), and the data have none")
+            raise InputError("Standardizing needs image vectors (the column image_embeds), but the data have none")
         for vectors in _vectors_of(dataset):
             measured = Moments.measure(vectors, "image_embeds")
             moments = measured if moments is None else moments.merge(measured)
@@ -39,7 +39,7 @@ def standardize_image_embeds(model, *datasets) -> None:
 
 
 def _vectors_of(dataset) -> Iterator:
-    """The vectors in what `Moments.measure` reads: the dataset itself, or arrays where a row has lists of vectors."""
+    """The vectors as sources for `Moments.measure`: the dataset itself, or arrays if rows have lists of vectors."""
     dataset = dataset.select_columns(["image_embeds"])
     if not hasattr(dataset, "__len__"):
         rows = (np.ravel(row["image_embeds"]) for row in dataset.take(STREAM_ROWS))

@@ -26,8 +26,8 @@ PAIR = ("prompt", "chosen", "rejected")
 SAMPLE_TOKENS = ("input_ids", "labels")
 PAIR_TOKENS = ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels")
 OVERLONG = ("cut", "drop")
-WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # what becomes of a sample; the latter two are left out
-STREAM_REPORT = 10_000  # rows of a stream between two reports of these
+WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # the status of a sample; the last two are left out
+STREAM_REPORT = 10_000  # rows of a stream between two reports of these counts
 _ONE_AT_A_TIME = threading.Lock()
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ def tokenize_captions(
         check_columns(dataset, "image_embeds", source=source)
     tokenizer = processor.tokenizer
     prompt = tokenizer(processor.image_token * processor.num_image_tokens)["input_ids"]
-    # A tokenizer that closes every text itself must not do so between the image and its caption.
+    # Remove an end token that the tokenizer adds to every text: it must not stand between the image and its caption.
     prompt = prompt[:-1] if prompt[-1] == tokenizer.eos_token_id else prompt
     if max_length is not None and max_length <= len(prompt):
-        raise InputError(f"max_length {max_length} has no room for a caption: the image takes {len(prompt)} tokens")
+        raise InputError(f"max_length {max_length} leaves no room for a caption: the image takes {len(prompt)} tokens")
 
     end, marks = [tokenizer.eos_token_id] if learn == "caption" else [], marks_of(tokenizer)
 
@@ -97,7 +97,9 @@ def tokenize_captions(
 def _answer_line(messages) -> str:
     roles = [turn["role"] for turn in messages]
     if roles != ["user", "assistant"]:
-        raise InputError(f"To learn the answer takes one question and its answer a row; one row has {', '.join(roles)}")
+        raise InputError(
+            f"To learn the answer, every row needs one question and its answer; one row has {', '.join(roles)}"
+        )
     return f"{messages[1]['content']}\n"
 
 
@@ -110,30 +112,30 @@ def tokenize_conversations(
     num_proc: int | None = None,
     source: str = "the instruction data",
 ):
-    """Stage 2: chat messages through the tokenizer's own chat template; the assistant's tokens are learnt.
+    """Stage 2: chat messages, rendered by the tokenizer's chat template; only the assistant's tokens are in the loss.
 
-    These are what follows the template's generation prompt, up to and with the token that ends the turn. The processor
-    is given the template that asks in the way it was trained (`settle_chat_template`); save it with the model.
-    What is said is text: of the tokenizer's marks in it only the placeholders, and those of a thought that an answer
-    begins with, are more than words.
+    These are the tokens after the template's generation prompt, up to and including the token that ends the turn. The
+    processor gets a template that asks in the trained way (`settle_chat_template`); save it with the model. Of the
+    tokenizer's marks in messages, only placeholders and the marks of a thought at the beginning of an answer keep their
+    function; all others become plain words.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset` with `messages` and, unless it is text only, the images of
-            their placeholders in order: `image_embeds` (a vector, or a list of vectors), `images` (a list of pictures)
-            or `image` (one picture).
+            their placeholders in order: `image_embeds` (a vector, or a list of vectors), `images` (a list of images)
+            or `image` (one image).
         processor: the model's `UnicornProcessor`.
-        max_length: in tokens, the images' included.
-        overlong: `cut` the last turns of a longer conversation, as long as that takes no image away and leaves an
-            answer, or `drop` it. Both are counted in the log.
+        max_length: in tokens, including the images'.
+        overlong: `cut` the last turns of a longer conversation if that keeps all images and at least one answer (else
+            it is left out), or `drop` it. Both are counted in the log.
         num_proc: processes that tokenize (not for a stream).
-        source: what errors call the dataset.
+        source: the dataset's name in messages.
 
     Returns:
         The same kind of dataset with `input_ids`, `labels`, `length`, `id` and the image column, if there is one.
 
     Raises:
-        InputError: a column is missing, a row's images and placeholders do not match, nothing fits, or the assistant's
-            tokens cannot be told from the others under this chat template.
+        InputError: a column is missing, a row's images and placeholders do not match, no sample fits, or the
+            assistant's tokens cannot be identified with this chat template.
     """
     check_columns(dataset, "messages", source=source)
     encode_chat = _chat_encoder(processor)
@@ -243,8 +245,8 @@ def _tokenize(
     images = image_column(dataset)
     if images in ("image", "images") and processor.image_processor is None:
         raise InputError(
-            f"{source}: has pictures (column {images!r}) and no vectors, and the model has no image tower: make vectors"
-            f" of the encoder {processor.image_encoder!r} first, by `unicorn-hf embed DATA --output EMBEDDED`"
+            f"{source}: has images (column {images!r}) and no vectors, but the model has no image tower: embed them"
+            f" first with the encoder {processor.image_encoder!r} (`unicorn-hf embed DATA --output EMBEDDED`)"
         )
 
     def tokenize(batch, rows):
@@ -346,7 +348,7 @@ def _tokenize_table(
     )
     given, wrong = np.zeros(len(tokens), int), None
     if images is not None:
-        # Beside the tokens, and not through the map: gigabytes of vectors are neither decoded nor copied.
+        # Join the vectors after `map`, so that gigabytes of them are neither decoded nor copied.
         tokens = concatenate_datasets([tokens, dataset.select_columns([images])], axis=1)
         given, wrong = _count_images_of_table(dataset, images, embed_dim)
     _check_images(source, tokens["num_images"][:], given, wrong, tokens["id"], images, range(len(tokens)))
@@ -400,7 +402,7 @@ def _tokenize_stream(
 
 
 def _vectors(value):
-    """A row's vectors as a list of them; one alone may come where nulls were first, and no type said how deep it is."""
+    """A row's vectors as a list. A single vector occurs if nulls came first, so the depth of the type was unknown."""
     if value is None or len(value) == 0:
         return value
     return value if isinstance(value[0], list | np.ndarray) else [value]
@@ -428,10 +430,10 @@ def _count_images_of_batch(values: list, column: str, embed_dim) -> tuple[np.nda
     import pyarrow as pa
 
     counts, wrong = np.zeros(len(values), np.int64), None
-    for row, value in enumerate(values):  # one by one, since a type that came late may have let in lists of two depths
+    for row, value in enumerate(values):  # one by one: if the type was known late, lists may have two depths
         if column == "image_embeds":
             value = value.tolist() if isinstance(value, np.ndarray) else value
-        else:  # pictures have been decoded to what Arrow does not know
+        else:  # decoded images, which Arrow cannot hold
             value = [None if each is None else 0 for each in value] if isinstance(value, list) else value and 0
         (counts[row],), found = count_images(pa.array([value]), column, embed_dim)
         if wrong is None and found is not None:
@@ -440,26 +442,26 @@ def _count_images_of_batch(values: list, column: str, embed_dim) -> tuple[np.nda
 
 
 def _check_images(source: str, wanted, given, wrong: tuple[int, str] | None, ids, column: str | None, rows) -> None:
-    """Raise for the first sample whose images do not match its placeholders, or cannot be used (`wrong`)."""
+    """Raise for the first sample whose images do not match its placeholders or are unusable (`wrong`)."""
     different = np.flatnonzero(np.asarray(wanted) != np.asarray(given))
     if wrong is not None and not (len(different) and different[0] < wrong[0]):
         row, what = wrong
         name = f"{source}: sample {ids[row]!r} (row {rows[row]})"
-        raise InputError(f"{name}: {column!r} {what}; mend the row, or leave it out")
+        raise InputError(f"{name}: {column!r} {what}; correct the row, or leave it out")
     if len(different) == 0:
         return
     row = int(different[0])
     where = "no image column (image_embeds, images or image)" if column is None else f"{given[row]} in {column!r}"
     raise InputError(
-        f"{source}: sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), and there are {where};"
-        f" it is row {rows[row]}, and {len(different):,} such samples are among these"
+        f"{source}: sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), but there are {where};"
+        f" it is row {rows[row]}, and there are {len(different):,} such samples"
     )
 
 
 def _report(counts, max_length: int | None) -> None:
     _, cut, too_long, nothing = counts
     if cut or too_long:
-        logger.warning(f"max_length {max_length}: {cut:,} of {sum(counts):,} samples cut short, {too_long:,} left out")
+        logger.warning(f"max_length {max_length}: {cut:,} of {sum(counts):,} samples truncated, {too_long:,} left out")
     if nothing:
         logger.warning(f"{nothing:,} of {sum(counts):,} samples left out: the assistant says nothing in them")
 
@@ -469,14 +471,14 @@ def _num_images(messages, processor) -> int:
 
 
 def _text(turn: dict, processor) -> str:
-    """A turn's content as text; its image parts, where it is a list of parts, as placeholders."""
+    """A turn's content as text; image parts of a list become placeholders."""
     if isinstance(turn["content"], str):
         return turn["content"]
     return processor.apply_chat_template([turn], chat_template="{{ messages[0].content }}", tokenize=False)
 
 
 def _pieces(turn: dict, processor, marks: Marks) -> list[str]:
-    """What stands between a turn's images, without marks; a thought that an answer begins with keeps its own."""
+    """The texts between a turn's images, without marks; a thought at the beginning of an answer keeps its marks."""
     first, *others = _text(turn, processor).split(processor.image_token)
     thought = THOUGHT_FIRST.match(first) if turn["role"] == "assistant" else None
     if thought is None:
@@ -487,17 +489,17 @@ def _pieces(turn: dict, processor, marks: Marks) -> list[str]:
 
 
 def _cuts(messages) -> Iterator[int]:
-    """How many turns are left when the last ones are cut and an answer is the end, from the longest to the shortest."""
+    """The possible numbers of turns after cutting the last ones so that an answer ends them, in descending order."""
     for turns in range(len(messages) - 1, 1, -1):
         if messages[turns - 1]["role"] == "assistant":
             yield turns
 
 
 def _chat_encoder(processor) -> Callable:
-    """A function of conversations that gives a list of (token ids, labels).
+    """A function from conversations to a list of (token ids, labels).
 
     The assistant's turns are found by the {% generation %} marks of the tokenizer's chat template or of TRL's version
-    of it, and where there are none by rendering the conversation up to each turn, with its generation prompt.
+    of it. Without marks, the conversation is rendered up to each turn, with its generation prompt.
     """
     tokenizer = processor.tokenizer
     template, is_marked = settle_chat_template(processor)
@@ -524,7 +526,7 @@ def _chat_encoder(processor) -> Callable:
             ]
         return [(ids, label(ids, mask)) for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
 
-    # An answer with a thought in it stands behind the prompt that asks for one.
+    # An answer with a thought follows the prompt that asks for a thought.
     prompts = [_generation_prompt(tokenizer, render), _generation_prompt(tokenizer, render, enable_thinking=True)]
     is_space = {}
 
@@ -533,7 +535,7 @@ def _chat_encoder(processor) -> Callable:
             i if said and i != processor.image_token_id else IGNORE_INDEX for i, said in zip(ids, mask, strict=True)
         ]
         for start, end in _runs(mask):
-            # What a template marks beyond the turn: the end of its header before, its line break behind.
+            # Some templates mark more than the answer: the end of the header before it, and the line break after it.
             said = next(filter(None, (_end_of_prompt(ids, start, prompt) for prompt in prompts)), start)
             labels[start:said] = [IGNORE_INDEX] * (said - start)
             while end > start and is_space.setdefault(ids[end - 1], tokenizer.decode([ids[end - 1]]).isspace()):
@@ -546,7 +548,7 @@ def _chat_encoder(processor) -> Callable:
 
 
 def _check_learnt_from_the_prompt_on(tokenizer, render: Callable, encode: Callable) -> None:
-    """Raise `InputError` where the first token after the generation prompt is none of those that are learnt."""
+    """Raise `InputError` if the first token after the generation prompt is not in the loss."""
     question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": "red"}
     prompt = tokenizer(render([question], add_generation_prompt=True), add_special_tokens=False)["input_ids"]
     ((ids, labels),) = encode([[question, answer]])
@@ -555,14 +557,14 @@ def _check_learnt_from_the_prompt_on(tokenizer, render: Callable, encode: Callab
         start = next((i for i in range(end, len(ids)) if labels[i] != IGNORE_INDEX), len(ids))
         between = tokenizer.decode(ids[end:start])
         raise InputError(
-            f"The tokenizer's chat template writes {between!r} before an answer, which neither its generation prompt"
-            " (add_generation_prompt) nor its {% generation %} marks hold: the model would be asked without it; add it"
-            " to the generation prompt"
+            f"The tokenizer's chat template writes {between!r} before an answer, but neither in its generation prompt"
+            " (add_generation_prompt) nor inside its {% generation %} marks: the model would be asked without it; add"
+            " it to the generation prompt"
         )
 
 
 def _apply_marked_template(tokenizer, conversations, template: str) -> dict:
-    # transformers keeps one tracker of the marks a template, and `datasets` reads the streams of a mixture in threads.
+    # transformers keeps one tracker of marks per template, but `datasets` reads the streams of a mixture in threads.
     with _ONE_AT_A_TIME:
         return tokenizer.apply_chat_template(
             conversations, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -577,7 +579,7 @@ def _render(tokenizer, template: str) -> Callable:
 
 
 def _end_of_prompt(ids: list[int], start: int, prompt: list[int]) -> int | None:
-    """Where a prompt ends that reaches `start` or goes beyond it; None where there is none."""
+    """The end of a prompt that reaches to `start` or beyond; None if there is none."""
     for known in range(len(prompt), 0, -1):
         if start >= known and ids[start - known : start - known + len(prompt)] == prompt:
             return start - known + len(prompt)
@@ -597,7 +599,7 @@ def _generation_prompt(tokenizer, render: Callable, **options) -> list[int]:
 
 
 def _assistant_spans(messages, text: str, render: Callable) -> Iterator[tuple[int, int]]:
-    """Where in `text` the assistant speaks, in characters."""
+    """Start and end of the assistant's turns in `text`, in characters."""
     for index, turn in enumerate(messages):
         if turn["role"] != "assistant":
             continue
@@ -615,7 +617,7 @@ def _assistant_spans(messages, text: str, render: Callable) -> Iterator[tuple[in
 def _mask_of_spans(spans: list[tuple[int, int]], offsets) -> list[int]:
     mask = []
     for place, (a, b) in enumerate(offsets):
-        if a == b:  # spaces alone, where the tokenizer trims offsets: they stand between their neighbours
+        if a == b:  # only spaces, if the tokenizer trims offsets: they lie between their neighbours
             a = offsets[place - 1][1] if place else 0
             b = offsets[place + 1][0] if place + 1 < len(offsets) else b
         mask.append(int(any(start <= a and b <= end and a < b for start, end in spans)))

@@ -28,25 +28,25 @@ from unicorn_hf.training.model_card import trained_model_card
 class StageTrainer(Trainer):
     """What the stages have in common; in front of TRL's trainer among the bases of theirs.
 
-    * A loss that is not finite ends the run with the ids of its batch (`ids` of the batch, where the data have them).
-    * The model's files appear when they are whole, and a run goes on from the last checkpoint that is.
-    * The projector may have a learning rate of its own (Unicorn's LoRA recipe).
-    * `train_sampling_strategy="group_by_length"` goes by the column `length`. Flattened batches are drawn at random all
-      the same: they have no padding to save, and are then of one size.
-    * The logs have `data_wait`, the share of the time since the last log that the loop waited for a batch.
-    * `create_model_card` says what was trained on what, how, and how the loss went.
+    * A loss that is not finite ends the run; the message has the ids of the batch, if the data have ids.
+    * The model's files appear only when they are complete, and a run resumes from the last complete checkpoint.
+    * The projector can have its own learning rate (Unicorn's LoRA recipe).
+    * `train_sampling_strategy="group_by_length"` uses the column `length`. Flattened batches are still drawn at random:
+      they have no padding to save, and so all have the same size.
+    * The logs have `data_wait`, the share of time since the last log in which the loop waited for a batch.
+    * `create_model_card` describes the data, the settings and the loss.
 
     Args:
         data_args: the recipe's `DataArguments`, for the card and for `projector_learning_rate`.
 
-    The others as in `SFTTrainer`.
+    All other arguments are those of `SFTTrainer`.
     """
 
     def __init__(self, *args, data_args, **kwargs):
         self.data_args = data_args
-        self.ids_of_step: list[str] = []  # of the batches since the last optimizer step
+        self.ids_of_step: list[str] = []  # the ids of the batches since the last optimizer step
         self._waited, self._last_log = 0.0, None
-        if kwargs["args"].max_steps == 0:  # a dry run leaves nothing behind, not even the folder that Trainer makes
+        if kwargs["args"].max_steps == 0:  # a dry run leaves no files, not even the folder that Trainer creates
             self._nowhere = tempfile.TemporaryDirectory()
             kwargs["args"].output_dir = self._nowhere.name
         if kwargs["data_collator"].padding_free and kwargs["args"].train_sampling_strategy == "group_by_length":
@@ -59,15 +59,15 @@ class StageTrainer(Trainer):
         self._keep_projector_in_float32(self.model)
 
     def dry_run(self) -> None:
-        """Print what training would do: the data, the steps, the memory; nothing is trained or written."""
+        """Print the data, the steps and the memory of the training; train and write nothing."""
         report = dry_run_report(self)
         if self.is_world_process_zero():
             print(report)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """As in `Trainer`; "true" is the last checkpoint or, where there is none, the beginning.
+        """As in `Trainer`, but "true" means the last checkpoint, or the beginning if there is none.
 
-        So a job that is queued again runs the command of its first start.
+        So a requeued job can use the command of its first start.
         """
         value = str(resume_from_checkpoint).lower()
         if value in ("true", "false", "none"):
@@ -76,7 +76,7 @@ class StageTrainer(Trainer):
         elif not Path(resume_from_checkpoint, "trainer_state.json").is_file():
             raise InputError(
                 f"{resume_from_checkpoint}: is not a checkpoint (it has no trainer_state.json); name a folder "
-                "checkpoint-N of an output_dir, or say true for the last one"
+                "checkpoint-N of an output_dir, or true for the last one"
             )
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -126,12 +126,12 @@ class StageTrainer(Trainer):
             shutil.rmtree(checkpoint, ignore_errors=True)
         return (
             f"{self.args.output_dir}: {checkpoint.name} could not be saved ({str(error).splitlines()[0]}; {free:.2g} GB"
-            " free); earlier checkpoints are whole: make room, and run the same with --resume_from_checkpoint true"
+            " free); earlier checkpoints are intact: make room, and resume with --resume_from_checkpoint true"
         )
 
     def _keep_projector_in_float32(self, model) -> None:
         """Where it is trained: bfloat16 would round small updates away."""
-        if not self.is_deepspeed_enabled:  # which keeps weights in float32 by itself
+        if not self.is_deepspeed_enabled:  # DeepSpeed itself keeps float32 copies of the weights
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad and "multi_modal_projector" in name:
                     parameter.data = parameter.data.float()
@@ -176,9 +176,9 @@ class StageTrainer(Trainer):
         )
 
     def save_model(self, output_dir=None, *args, **kwargs):
-        """As in `Trainer`, but the files get their names when all of them are whole."""
+        """As in `Trainer`, but the files get their names only when all of them are complete."""
         output_dir = Path(output_dir or self.args.output_dir)
-        partial = output_dir / "_partial"  # an underscore keeps it from being pushed
+        partial = output_dir / "_partial"  # names with an underscore are not pushed to the Hub
         if self.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)
             state = output_dir / TRAINER_STATE_NAME
@@ -189,9 +189,9 @@ class StageTrainer(Trainer):
         partial.mkdir(parents=True, exist_ok=True)
         super().save_model(str(partial), *args, **kwargs)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save and partial.exists():  # a push saves once more, and has moved it then
+        if self.args.should_save and partial.exists():  # a push calls this again and has moved the files already
             sync_tree(partial)
-            # The configuration last: a folder without one is no model yet.
+            # The configuration comes last: without it, a folder is not a model yet.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 if path.is_dir():
                     shutil.rmtree(output_dir / path.name, ignore_errors=True)
@@ -235,7 +235,7 @@ class PreferenceTrainer(StageTrainer, DPOTrainer):
 class FiniteGradients(TrainerCallback):
     """Ends a run whose gradients are not finite, before they reach the weights.
 
-    The next loss would show it too, but with the ids of the next batch, which is innocent.
+    The next loss would show it too, but with the ids of the next batch, which is not the cause.
     """
 
     def __init__(self, trainer: StageTrainer):
@@ -243,7 +243,7 @@ class FiniteGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         trainer = self.trainer
-        # A scaler skips such a step by itself, and DeepSpeed keeps the gradients to itself.
+        # A gradient scaler skips such steps itself, and DeepSpeed does not expose the gradients.
         if trainer.accelerator.scaler is None and not trainer.is_deepspeed_enabled:
             gradients = [each.grad for each in trainer.model.parameters() if each.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -271,7 +271,7 @@ class DurableCheckpoints(TrainerCallback):
 
 
 def last_whole_checkpoint(output_dir) -> str | None:
-    """The checkpoint of the most steps that a run can go on from; None where there is none."""
+    """The latest checkpoint that a run can resume from; None if there is none."""
     found = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdigit()]
     found.sort(key=lambda path: int(path.name.split("-")[1]))
     return next((str(path) for path in reversed(found) if is_whole(path)), None)
@@ -293,7 +293,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def _is_failed_writing(error: Exception) -> bool:
-    """Whether the disk refused: as the system says it, or as the writers of torch and safetensors do."""
+    """Whether an error means that the disk is full, as reported by the system or by torch or safetensors."""
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
     return isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error)
@@ -305,10 +305,10 @@ def check_trackers(report_to: list[str]) -> None:
     for name in report_to:
         if name not in installed:
             raise InputError(
-                f"report_to: {name!r} is not installed, or no tracker: pip install {name}, or choose among those that "
-                f"are here ({', '.join(installed) or 'none'})"
+                f"report_to: {name!r} is not installed, or is not a tracker: pip install {name}, or choose one of the "
+                f"installed ones ({', '.join(installed) or 'none'})"
             )
 
 
 def _batch(ids: list[str]) -> str:
-    return f"the batch's ids are {', '.join(ids)}" if ids else "the data have no column 'id' that would name the rows"
+    return f"the batch's ids are {', '.join(ids)}" if ids else "the data have no column 'id' to name the rows"
