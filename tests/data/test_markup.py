@@ -122,7 +122,7 @@ def control_ids(tokenizer) -> set[int]:
     """The ids of all added and special tokens but the plain ones of `gemma_like`."""
     plain = ("\n\n", "\n\n\n", "▁▁", "<table>", "</table>", "<b>")
     ids = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.content not in plain}
-    return ids | set(tokenizer.all_special_ids)
+    return (ids | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}  # which stands for a word it does not know
 
 
 @st.composite
