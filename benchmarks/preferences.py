@@ -31,8 +31,8 @@ MODELS = {
     "right answers": "the right answers alone (loss_type sft)",
     "preferences": "right and wrong answers",
 }
-# Three of seven pairs are about objects; the others keep what else the model can say.
-MIX = {"object": 3, "color": 2, "count": 1, "relation": 1}
+# Half of the pairs are about objects; the others keep what else the model can say.
+MIX = {"object": 4, "color": 2, "count": 1, "relation": 1}
 COLUMNS = {
     "accuracy": ("yes_no", "accuracy"),
     "F1": ("yes_no", "f1"),

@@ -93,7 +93,7 @@ class GrammarWriter:
         """
         scene = parse_caption(caption)
         pairs = _wrong_answers(scene, fault, rng)
-        if not pairs or (fault == "object" and rng.random() < 0.75):
+        if not pairs or (fault == "object" and rng.random() < 0.5):
             return make_pair(*_object_question(scene, rng))
         return make_pair(*rng.choice(pairs))
 
@@ -249,7 +249,7 @@ def _reasoning_questions(scene: Scene, rng: random.Random) -> list[tuple[str, st
 
 # Fault -> the kinds of questions that can show it.
 _KINDS = {
-    "object": ("shape",),
+    "object": ("shape", "size"),
     "color": ("color", "background"),
     "count": ("count",),
     "relation": ("relation", "position"),
@@ -259,7 +259,7 @@ _KINDS = {
 def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[str, str, str]]:
     """The questions that a fault shows in, as (question, answer, wrong answer).
 
-    Those about attributes come with lettered options too: a model that is only asked without them forgets the letters.
+    Those about attributes mostly come with lettered options: a model that is seldom asked so forgets the letters.
     """
     pairs = []
     for kind, question, answer, values in _attribute_questions(scene):
@@ -269,7 +269,7 @@ def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[s
             pairs.append((question, answer, answer.replace(value, wrong)))
             question, answer = _with_options(question, answer, values, rng)
             options = [f"{option[4:]} {option[:3]}" for option in question.split("\n")[1:]]
-            pairs.append((question, answer, rng.choice([option for option in options if option != answer])))
+            pairs += 2 * [(question, answer, rng.choice([option for option in options if option != answer]))]
     values = {"count": ("one", "two"), "relation": RELATIONS}
     for kind, question, answer in _reasoning_questions(scene, rng):
         if kind in _KINDS[fault]:
