@@ -155,7 +155,7 @@ def test_an_adapter_is_no_language_model_for_stage_1(recipe, first, tmp_path):
     start, *_ = first("lora")
     run = recipe("pretrain", tmp_path / "output", arguments={"model_name_or_path": start})
     assert run.status == [2]
-    assert "is an adapter of a model: merge it" in run.log
+    assert "is an adapter: merge it" in run.log
 
 
 def test_lora_without_layers_is_one_sentence(finetune, whole, tmp_path):
