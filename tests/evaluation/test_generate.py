@@ -38,8 +38,8 @@ def files(images, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_the_answer_is_about_the_images_that_are_given(generate, model_and_processor, images, files, count):
-    images = [argument for file in files[:count] for argument in ("--image", file)]
-    status, said, _ = generate(*images)
+    arguments = [argument for file in files[:count] for argument in ("--image", file)]
+    status, said, _ = generate(*arguments)
     vectors = encode_images(*model_and_processor, images[:count])
     assert (status, said) == (0, answer(*model_and_processor, QUESTION, vectors, max_new_tokens=12))
 

@@ -12,6 +12,8 @@ import torch
 import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 from unicorn_hf.modeling import UnicornConfig, UnicornForConditionalGeneration, UnicornProcessor
 
 from unicorn_hf import InputError
@@ -20,7 +22,6 @@ from unicorn_hf.evaluation import evaluate
 from unicorn_hf.evaluation.images import answer
 from unicorn_hf.evaluation.multiple_choice import with_options
 from unicorn_hf.evaluation.replies import Reply, ReplyStreamer, read_reply, until
-from unicorn_hf.sandbox.language_model import train_tokenizer
 from unicorn_hf.training import UnicornCollator, tokenize_conversations
 
 QWEN3 = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
@@ -32,10 +33,21 @@ LETTERS = ["ABCD"[options.index(colour)] for options, colour in zip(OPTIONS, COL
 VECTORS = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
 
 
+def byte_pair_tokenizer(texts):
+    """One that can write any text, as real ones can; "(A)" is a word."""
+    words = pre_tokenizers.Split(Regex(r" ?\([A-D]\)| ?\w+| ?[^\s\w]+|\s"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    options = {"special_tokens": ["<pad>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=512, show_progress=False, **options))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
 def processor_with(specials, template=QWEN3) -> UnicornProcessor:
-    words = [*(with_options(QUESTION, options) for options in OPTIONS), *COLOURS, *LETTERS]
-    words += ["( ) A B C D think I look at it user assistant system 0 1 2 3 4 5 6 7 8 9"]
-    tokenizer = train_tokenizer(words * 20)
+    words = [QUESTION, *COLOURS, "( ) A B C D think I look at it user assistant system 0 1 2 3 4 5 6 7 8 9"]
+    tokenizer = byte_pair_tokenizer(words * 20)
     tokenizer.add_tokens([mark for marks in MARKS for mark in marks if mark not in specials])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *specials]})
     tokenizer.eos_token = "<|im_end|>"
