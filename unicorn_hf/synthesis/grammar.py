@@ -102,7 +102,7 @@ def parse_caption(caption: str) -> Scene:
     """The scene of a caption of the grammar; what the caption does not mention is None.
 
     Raises:
-        InputError: the caption names no colored shape, or more than two.
+        InputError: the caption names no colored shape, more than two, or two alike, which no question tells apart.
     """
     text = caption.lower()
     size_of = {word: size for size, words in _SIZE_WORDS.items() for word in words}
@@ -113,6 +113,8 @@ def parse_caption(caption: str) -> Scene:
             f"caption {caption!r}: the grammar writer expects one or two colored shapes, found {len(found)}"
         )
     things = tuple(Thing(match[2], match[3], size_of.get(match[1] or match[4])) for match in found)
+    if len({(thing.color, thing.shape) for thing in things}) < len(things):
+        raise InputError(f"caption {caption!r}: the grammar writer expects two objects to differ in color or shape")
     background = re.search(rf"\b({'|'.join(BACKGROUNDS)})\b", text)
     background = background[1] if background else None
     if len(things) == 1:
@@ -252,7 +254,7 @@ _KINDS = {
     "object": ("shape", "size"),
     "color": ("color", "background"),
     "count": ("count",),
-    "relation": ("relation", "position"),
+    "relation": ("relation", "position", "comparison"),
 }
 
 
@@ -270,10 +272,12 @@ def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[s
             question, answer = _with_options(question, answer, values, rng)
             options = [f"{option[4:]} {option[:3]}" for option in question.split("\n")[1:]]
             pairs += 2 * [(question, answer, rng.choice([option for option in options if option != answer]))]
-    values = {"count": ("one", "two"), "relation": RELATIONS}
+    objects = [f"the {thing.color} {thing.shape}" for thing in scene.things]
+    answers = (("one", "two"), ("yes", "no"), RELATIONS, objects)
     for kind, question, answer in _reasoning_questions(scene, rng):
         if kind in _KINDS[fault]:
-            pairs.append((question, answer, rng.choice([value for value in values[kind] if value != answer])))
+            (values,) = (values for values in answers if answer in values)
+            pairs.append((question, answer, rng.choice([value for value in values if value != answer])))
     return pairs
 
 
