@@ -92,3 +92,18 @@ def test_a_folder_that_is_no_checkpoint_is_refused(recipe, whole, tmp_path):
     refused = recipe("finetune", tmp_path / "output", arguments=arguments)
     assert refused.status == [2]
     assert f"unicorn-hf: {tmp_path}: is not a checkpoint" in refused.log
+
+
+@pytest.mark.parametrize("way", ["pretrain", "lora"])
+def test_a_run_that_was_done_does_no_step_more_and_saves_what_it_had(recipe, whole, way, tmp_path):
+    output = shutil.copytree(whole[way].output_dir, tmp_path / "output")
+    (weights,) = (
+        output / name for name in ("model.safetensors", "adapter_model.safetensors") if (output / name).exists()
+    )
+    expected = weights.read_bytes()
+    weights.unlink()
+    again = recipe(way, output, arguments={"resume_from_checkpoint": "true"})
+    assert again.status == [0], again.log[-3000:]
+    assert "nothing is left to train" in again.log
+    assert checkpoints(output)[-1] != "checkpoint-21" and losses(output) == losses(whole[way].output_dir)
+    assert weights.read_bytes() == expected

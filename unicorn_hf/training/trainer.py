@@ -1,6 +1,7 @@
 """TRL's `SFTTrainer` and `DPOTrainer`, with what a run of days needs."""
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -23,6 +24,8 @@ from unicorn_hf.errors import DISK_FULL, InputError
 from unicorn_hf.training.batching import LengthGroupedSampler
 from unicorn_hf.training.dry_run import dry_run_report
 from unicorn_hf.training.model_card import trained_model_card
+
+logger = logging.getLogger(__name__)
 
 
 class StageTrainer(Trainer):
@@ -54,6 +57,7 @@ class StageTrainer(Trainer):
         # Older checkpoints go when the new one is on the disk, and not, as in `Trainer`, before.
         self.num_checkpoints, kwargs["args"].save_total_limit = kwargs["args"].save_total_limit, None
         super().__init__(*args, **kwargs)
+        self.add_callback(EndedRun())
         self.add_callback(FiniteGradients(self))
         self.add_callback(DurableCheckpoints(self))
         self._keep_projector_in_float32(self.model)
@@ -80,6 +84,8 @@ class StageTrainer(Trainer):
             )
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except _NothingLeft:
+            logger.warning("%s is the end of the run: nothing is left to train", resume_from_checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_failed_writing(error):
                 raise
@@ -230,6 +236,18 @@ class PreferenceTrainer(StageTrainer, DPOTrainer):
         reference = Path(output_dir or self.args.output_dir, "ref")
         if self.args.should_save and (reference / "adapter_config.json").is_file():
             shutil.rmtree(reference)
+
+
+class _NothingLeft(Exception):
+    """The checkpoint that a run resumes from is its last one."""
+
+
+class EndedRun(TrainerCallback):
+    """Ends a run that resumes from its own end, whose weights are loaded by then: `Trainer` would do one step more."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
 
 
 class FiniteGradients(TrainerCallback):
