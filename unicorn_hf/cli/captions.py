@@ -26,7 +26,7 @@ def captions(
     config: CaptionConfig,
     dry_run: Annotated[bool, Flag("Show ten prompts and the estimated cost of all; call no model.")] = False,
 ):
-    """Stage 1: expand caption seeds into diverse captions."""
+    """Expand caption seeds into diverse captions."""
     from unicorn_hf.synthesis.captions import preview_captions, write_captions
 
     source = seeds[0] if len(seeds) == 1 else [Path(name) for name in seeds]

@@ -22,7 +22,7 @@ def instructions(
     config: InstructionConfig,
     dry_run: Annotated[bool, Flag("Show ten prompts and the estimated cost of all; call no model.")] = False,
 ):
-    """Stage 2: turn captions into multi-turn conversations."""
+    """Turn captions into multi-turn conversations."""
     from unicorn_hf.synthesis.instructions import preview_instructions, write_instructions
 
     if dry_run:

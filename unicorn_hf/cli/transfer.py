@@ -11,7 +11,7 @@ from unicorn_hf.cli.command import Argument, Flag, Output, command, print_next
 from unicorn_hf.errors import InputError
 from unicorn_hf.transfer.config import ApplyConfig, FitConfig, MomentsConfig
 
-group = typer.Typer(help="Stage 3: move text vectors into image space.")
+group = typer.Typer(help="Move text vectors into image space.")
 app.add_typer(group, name="transfer")
 
 VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, .pkl."
