@@ -48,6 +48,12 @@ def test_another_image_has_another_answer(generate, files):
     assert len({generate("--image", file)[1] for file in files}) > 1
 
 
+def test_an_empty_answer_is_said_to_be_one(generate, monkeypatch):
+    monkeypatch.setattr("unicorn_hf.evaluation.answering.ask", lambda *_, **__: "")
+    status, said, message = generate()
+    assert (status, said) == (0, "") and "answer is empty" in message
+
+
 def test_a_temperature_samples(generate, files):
     torch.manual_seed(0)
     answers = {generate("--image", files[0], "--temperature", 2)[1] for _ in range(3)}

@@ -1,5 +1,6 @@
 """`unicorn-hf generate`."""
 
+import sys
 from typing import Annotated
 
 from unicorn_hf.cli import app
@@ -35,7 +36,9 @@ def generate(
         printed = written
 
     try:
-        ask(model, question, image or [], config=config, show=show)
+        answer = ask(model, question, image or [], config=config, show=show)
     finally:
         if printed:
             print()
+    if not answer:
+        print("The model's answer is empty.", file=sys.stderr)
