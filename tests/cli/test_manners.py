@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from PIL import Image
 
 from unicorn_hf import EmbedConfig, __version__
 from unicorn_hf.cli.command import COMMANDS, shown_line
@@ -168,3 +169,11 @@ def test_training_that_cannot_be_ends_with_its_sentence(options, tmp_path):
     assert "Traceback" not in result.stderr and "CalledProcessError" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("unicorn-hf: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_next_command_after_embedding_pictures_names_them_as_pictures(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "pictures" / "red.png")
+    result = unicorn_hf("embed", "pictures", "-o", "vectors", "--encoder", "sandbox", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert " --text TEXTS --image vectors " in result.stderr.splitlines()[-1]

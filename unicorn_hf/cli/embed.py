@@ -49,5 +49,8 @@ def embed(
             print(f"{summary['failed']:,} rows have no vector; {each.output}/failed.jsonl says why", file=sys.stderr)
     if any(summary["failed"] for summary in summaries):
         raise typer.Exit(3)
-    text, image = (output / side for side in ("texts", "images")) if sides else (output, "IMAGES")
+    if sides:
+        text, image = (output / side for side in ("texts", "images"))
+    else:
+        text, image = (output, "IMAGES") if job.kind == "text" else ("TEXTS", output)
     print_next(f"unicorn-hf transfer fit --text {text} --image {image} -o transfer")
