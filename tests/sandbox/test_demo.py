@@ -1,5 +1,7 @@
 import json
+import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +24,6 @@ from unicorn_hf.sandbox.demo import (
     leave_image_out,
     score_options,
 )
-from unicorn_hf.sandbox.training_runs import TrainingRun, train_all
 
 
 def test_the_table_has_every_condition_and_kind_of_question(demo_output):
@@ -71,10 +72,21 @@ def test_every_caption_has_a_picture_of_its_own_for_the_bound(demo_output, tmp_p
 
 
 def test_a_run_that_fails_says_what_its_recipe_said(tmp_path):
-    run = TrainingRun("pretrain", tmp_path / "missing", tmp_path / "none", tmp_path / "trained")
-    with pytest.raises(RuntimeError, match=r"recipes/pretrain\.py .*none"):
-        train_all([[run]], max_steps=1, seed=0)
-    assert not run.trained.exists()
+    program = """
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    run = TrainingRun("pretrain", folder / "missing", folder / "none", folder / "trained")
+    train_all([[run]], max_steps=1, seed=0)
+"""
+    # In a process of its own: the server that forks the run would stay in this one, with this environment.
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert re.search(r"RuntimeError: recipes/pretrain\.py .*none", failed.stderr), failed.stderr[-2000:]
+    assert not (tmp_path / "trained").exists()
 
 
 def test_the_sheet_is_a_picture(demo_output):
