@@ -75,6 +75,7 @@ def test_a_run_that_fails_says_what_its_recipe_said(tmp_path):
     program = """
 import sys
 from pathlib import Path
+from unicorn_hf.sandbox.training_runs import TrainingRun, train_all
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
