@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OTHERS = [
     python
-    for python in sorted(ROOT.glob(".venv*/bin/python"))
+    for name in (".venv", ".venv-newest", ".venv-oldest")
+    for python in ROOT.glob(f"{name}/bin/python")
     if python.parents[1].resolve() != Path(sys.prefix).resolve() and (python.parents[1] / ".installed").exists()
 ]
