@@ -105,6 +105,7 @@ def test_both_configurations_are_read_by_load_dataset(demo_output):
 
 
 def test_training_moved_what_its_stage_trains_and_nothing_else(demo_output):
+    import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
     from transformers import AutoModelForImageTextToText
 
     models = demo_output / "8-models" / "realign"
