@@ -44,8 +44,41 @@ class VerificationAnswer(pydantic.BaseModel):
     answers: list[str] = pydantic.Field(max_length=10)
 
 
+class VerifiedStage:
+    """What the stages have in common that write one record a caption and may ask for it a second time.
+
+    They are dataclasses with the fields `verify` and `prompt_dir`.
+    """
+
+    per_row = 1
+
+    @property
+    def num_passes(self) -> int:
+        return 1 + self.verify
+
+    def output_row(self, row: dict, record: dict) -> dict:
+        return {"id": row["id"], "caption": row["caption"], **record}
+
+    @functools.cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(self.prompt_dir)
+
+    def warm_up(self) -> None:
+        """These stages need no models."""
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: dict):
+        return cls(**options)
+
+    def __reduce__(self):
+        return type(self).from_dict, (self.to_dict(),)  # templates cannot be pickled
+
+
 @dataclass(frozen=True)
-class ConversationStage:
+class ConversationStage(VerifiedStage):
     """Every row `id, caption` is asked for one conversation of a task that is drawn by the shares of `mix`.
 
     Args:
@@ -63,11 +96,6 @@ class ConversationStage:
     name = "instructions"
     title = "Instructions"
     columns = ("id", "caption", "task", "messages")
-    per_row = 1
-
-    @property
-    def num_passes(self) -> int:
-        return 1 + self.verify
 
     def prompt(self, row: dict, number: int) -> Prompt:
         """The request for the conversation of a row.
@@ -132,16 +160,9 @@ class ConversationStage:
                 detail = f"{question[:80]!r} was answered {answer[:80]!r}, then {other[:80]!r}"
                 raise BadAnswer("not_verified", detail)
 
-    def output_row(self, row: dict, record: dict) -> dict:
-        return {"id": row["id"], "caption": row["caption"], **record}
-
     def text(self, row: dict, record: dict) -> str:
         """The key of a record; two records with the same key are duplicates."""
         return "\n".join([row["caption"], *(message["content"] for message in record["messages"])])
-
-    @functools.cached_property
-    def prompts(self) -> Prompts:
-        return Prompts(self.prompt_dir)
 
     def _lettered(self, row: dict, question: str, options: list[str], right: str) -> tuple[str, str]:
         """The question with its options in a new order, and the right one with its letter."""
@@ -149,19 +170,6 @@ class ConversationStage:
         random.Random(f"options {self.seed} {row['id']} {question}").shuffle(options)
         listed = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         return f"{question}\n{listed}", f"{right} ({LETTERS[options.index(right)]})"
-
-    def warm_up(self) -> None:
-        """This stage needs no models."""
-
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, options: dict) -> "ConversationStage":
-        return cls(**options)
-
-    def __reduce__(self):
-        return type(self).from_dict, (self.to_dict(),)  # templates cannot be pickled
 
 
 def check_caption_length(caption: str) -> None:

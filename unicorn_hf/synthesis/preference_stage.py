@@ -1,7 +1,5 @@
 """Preference data by a language model: what it is asked, and how a pair is read from its answer."""
 
-import dataclasses
-import functools
 from dataclasses import dataclass, field
 
 import pydantic
@@ -9,10 +7,9 @@ import pydantic
 from unicorn_hf.synthesis.answers import BadAnswer, json_schema, parse_answer
 from unicorn_hf.synthesis.completion import Prompt
 from unicorn_hf.synthesis.conversation_checks import bears_out, check_pair
-from unicorn_hf.synthesis.conversation_stage import VerificationAnswer, check_caption_length, clean
+from unicorn_hf.synthesis.conversation_stage import VerificationAnswer, VerifiedStage, check_caption_length, clean
 from unicorn_hf.synthesis.grammar import FAULTS
 from unicorn_hf.synthesis.pairs import make_pair, split_pair
-from unicorn_hf.synthesis.prompts import Prompts
 from unicorn_hf.synthesis.tasks import draw_fault
 
 _Text = pydantic.constr(min_length=1, max_length=2000)
@@ -25,7 +22,7 @@ class PreferenceAnswer(pydantic.BaseModel):
 
 
 @dataclass(frozen=True)
-class PreferenceStage:
+class PreferenceStage(VerifiedStage):
     """Every row `id, caption` is asked for one question with a right and a wrong answer.
 
     Args:
@@ -43,11 +40,6 @@ class PreferenceStage:
     name = "preferences"
     title = "Preferences"
     columns = ("id", "caption", "prompt", "chosen", "rejected")
-    per_row = 1
-
-    @property
-    def num_passes(self) -> int:
-        return 1 + self.verify
 
     def prompt(self, row: dict, number: int) -> Prompt:
         """The request for the pair of a row.
@@ -90,26 +82,6 @@ class PreferenceStage:
             detail = f"{question[:80]!r} was answered {chosen[:80]!r}, not {rejected[:80]!r}, then {other[:80]!r}"
             raise BadAnswer("not_verified", detail)
 
-    def output_row(self, row: dict, record: dict) -> dict:
-        return {"id": row["id"], "caption": row["caption"], **record}
-
     def text(self, row: dict, record: dict) -> str:
         """What tells two records apart."""
         return "\n".join([row["caption"], *split_pair(record)])
-
-    @functools.cached_property
-    def prompts(self) -> Prompts:
-        return Prompts(self.prompt_dir)
-
-    def warm_up(self) -> None:
-        """Nothing is loaded later."""
-
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, options: dict) -> "PreferenceStage":
-        return cls(**options)
-
-    def __reduce__(self):
-        return type(self).from_dict, (self.to_dict(),)  # templates cannot be pickled
