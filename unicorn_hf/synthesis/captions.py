@@ -7,7 +7,7 @@ from pathlib import Path
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.sources import Source
 from unicorn_hf.data.staging import check_new_folder
-from unicorn_hf.errors import InputError, require
+from unicorn_hf.errors import require
 from unicorn_hf.progress import progress_bar
 from unicorn_hf.synthesis.config import CaptionConfig, text_encoder
 from unicorn_hf.synthesis.seeds import read_seeds, text_id
@@ -68,9 +68,7 @@ def preview_captions(seeds, config: CaptionConfig) -> dict:
     """
     from unicorn_hf.synthesis.job import preview
 
-    writer = config.make_writer()
-    if writer.name == "grammar":
-        raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+    writer = config.make_asked_writer()
     return preview(caption_stage(config), read_seeds(seeds), writer)
 
 

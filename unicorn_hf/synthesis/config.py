@@ -97,6 +97,17 @@ class WriterConfig(LanguageModelOptions):
         self.servers = read_servers(self.servers)
         check_workers(self.workers)
 
+    def make_asked_writer(self):
+        """As `make_writer`, for a preview of what the writer will be asked.
+
+        Raises:
+            InputError: the grammar writer, which asks nobody.
+        """
+        writer = self.make_writer()
+        if writer.name == "grammar":
+            raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+        return writer
+
     def make_writer(self):
         """The writer, made with those of the options that it takes.
 

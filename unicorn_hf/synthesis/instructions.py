@@ -54,9 +54,7 @@ def preview_instructions(captions, config: InstructionConfig) -> dict:
     """
     from unicorn_hf.synthesis.job import preview
 
-    writer = config.make_writer()
-    if writer.name == "grammar":
-        raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+    writer = config.make_asked_writer()
     return preview(conversation_stage(config, writer), read_captions(captions), writer)
 
 

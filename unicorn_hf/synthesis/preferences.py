@@ -5,7 +5,7 @@ from pathlib import Path
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.sources import Source
 from unicorn_hf.data.staging import check_new_folder
-from unicorn_hf.errors import InputError, require
+from unicorn_hf.errors import require
 from unicorn_hf.progress import progress_bar
 from unicorn_hf.synthesis.config import PreferenceConfig
 from unicorn_hf.synthesis.grammar import FAULTS
@@ -58,9 +58,7 @@ def preview_preferences(captions, config: PreferenceConfig) -> dict:
     """
     from unicorn_hf.synthesis.job import preview
 
-    writer = config.make_writer()
-    if writer.name == "grammar":
-        raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+    writer = config.make_asked_writer()
     return preview(preference_stage(config, writer), read_captions(captions), writer)
 
 
