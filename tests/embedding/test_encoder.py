@@ -1,3 +1,6 @@
+import html
+import re
+
 import numpy as np
 import open_clip
 import pytest
@@ -77,6 +80,30 @@ def test_a_batch_gives_what_one_by_one_gives(encoder):
         np.testing.assert_allclose(encoder.encode_text(TEXTS, batch_size=batch_size), one_by_one, atol=1e-5)
     one_by_one = np.concatenate([encoder.encode_images([image]) for image in pictures()])
     np.testing.assert_allclose(encoder.encode_images(pictures(), batch_size=2), one_by_one, atol=1e-5)
+
+
+SPECIAL_TOKENS = {
+    "open_clip_resnet": ["<end_of_text>", "<START_OF_TEXT>", "&lt;end_of_text&gt;", "&amp;amp;lt;end_of_text&gt;"],
+    "open_clip_siglip": ["<end_of_text>"],
+    "transformers_clip": ["<|endoftext|>", "<|startoftext|>"],
+    "transformers_siglip": ["<eos>", "<pad>", "<mask>"],
+    "fixed_resolution_siglip2": ["<eos>", "<bos>"],
+    "transformers_siglip2": ["<eos>", "<pad>"],
+    "llm2clip": ["<|eot_id|>", "<|end_header_id|>"],
+    "sentence_transformers_clip": ["<|endoftext|>"],
+}
+
+
+@pytest.mark.parametrize("fixture", SPECIAL_TOKENS)
+def test_a_special_token_that_a_caption_spells_is_text(fixture, request):
+    folder = request.getfixturevalue(fixture)
+    encoder = load_encoder("llm2clip/{}+{}".format(*folder) if fixture == "llm2clip" else str(folder), device="cpu")
+    cut = encoder.encode_text(["a red circle"])
+    for token in SPECIAL_TOKENS[fixture]:
+        words = re.sub(r"[<>|]", "", html.unescape(html.unescape(html.unescape(token))))
+        vectors = encoder.encode_text([f"a red circle {token} on green", f"a red circle {words} on green"])
+        np.testing.assert_array_equal(vectors[0], vectors[1], err_msg=token)
+        assert np.abs(vectors[0] - cut).max() > 1e-3, token
 
 
 @pytest.mark.parametrize("folder", ["open_clip_resnet", "open_clip_vit", "open_clip_siglip"])

@@ -59,13 +59,13 @@ def marks_of(tokenizer) -> Marks:
     special = {token.content: token.special for token in added.values()}
     special |= dict.fromkeys(tokenizer.all_special_tokens, True)
     marks = {token for token, is_special in special.items() if _steers(token, is_special)}
-    pattern, ids = _any_of(marks), frozenset(tokenizer.convert_tokens_to_ids(sorted(marks)))
+    pattern, ids = any_of(marks), frozenset(tokenizer.convert_tokens_to_ids(sorted(marks)))
     normalized = {id_: token.content for id_, token in added.items() if token.normalized and token.content in marks}
     normalizer = tokenizer.backend_tokenizer.normalizer if normalized and tokenizer.is_fast else None
     if normalizer is None:
         return Marks(pattern, ids)
     contents = {*normalized.values(), *map(normalizer.normalize_str, normalized.values())}
-    return Marks(pattern, ids, tokenizer, frozenset(normalized), _any_of(contents))
+    return Marks(pattern, ids, tokenizer, frozenset(normalized), any_of(contents))
 
 
 def without_marks(text: str, marks: Marks | None = None) -> str:
@@ -94,7 +94,8 @@ def _steers(token: str, is_special: bool) -> bool:
     return _BRACKETED.fullmatch(token) is not None and _HTML.fullmatch(token) is None
 
 
-def _any_of(marks: Iterable[str]) -> re.Pattern:
+def any_of(marks: Iterable[str]) -> re.Pattern:
+    """A pattern that finds any of `marks` as they are written, the longest first."""
     longest_first = sorted(marks, key=lambda mark: (-len(mark), mark))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

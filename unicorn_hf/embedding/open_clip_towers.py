@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from unicorn_hf import errors
+from unicorn_hf.data.markup import Marks, any_of, without_marks
 from unicorn_hf.embedding.encoder import Encoder
-from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
+from unicorn_hf.embedding.token_windows import TokenWindows, content_encoder, special_tokens
 from unicorn_hf.embedding.transformers_towers import loading
 from unicorn_hf.errors import InputError
 
@@ -86,7 +87,7 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
     import open_clip
 
     if isinstance(tokenizer, open_clip.SimpleTokenizer):
-        encode, pad_id = (lambda texts: [tokenizer.encode(text) for text in texts]), 0
+        encode, pad_id = _simple_encoder(tokenizer), 0
         prefix, suffix = [tokenizer.sot_token_id], [tokenizer.eot_token_id]
     elif getattr(tokenizer, "tokenizer_mode", "") or getattr(tokenizer, "strip_sep_token", False):
         raise InputError(
@@ -98,15 +99,29 @@ def _token_windows(name, tokenizer, model) -> TokenWindows:
         # open_clip has two wrappers of transformers tokenizers; each cleans the text in its own way.
         clean = getattr(tokenizer, "clean_fn", lambda text: canonicalize_text(basic_clean(text)))
         inner = tokenizer.tokenizer
+        encode_cleaned = content_encoder(inner)
 
         def encode(texts):
-            return inner([clean(text) for text in texts], add_special_tokens=False).input_ids
+            return encode_cleaned([clean(text) for text in texts])
 
         prefix, suffix = special_tokens(inner)
         pad_id = inner.pad_token_id
     return TokenWindows(
         encode, prefix, suffix, tokenizer.context_length, pad_id, pad_to_max=not _ignores_padding(model)
     )
+
+
+def _simple_encoder(tokenizer):
+    """As `content_encoder`, for open_clip's own tokenizer, which unescapes HTML and changes case before it looks."""
+    special = frozenset(tokenizer.all_special_ids)
+    marks = Marks(any_of(tokenizer.decoder[id_] for id_ in special), special)
+
+    def encode(text):
+        while not special.isdisjoint(ids := tokenizer.encode(text)):
+            text = without_marks(tokenizer.clean_fn(text), marks)
+        return ids
+
+    return lambda texts: [encode(text) for text in texts]
 
 
 def _ignores_padding(model) -> bool:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from unicorn_hf.data.markup import marks_of, without_marks
+
 
 @dataclasses.dataclass
 class TokenWindows:
     """Cuts texts into windows that fit the context of a text tower.
 
     A window is `prefix + content + suffix`, at most `max_tokens` ids. A text that fits has one window, the same ids as
-    from the library's own tokenizer. The first window of a longer text is the same as the library's truncation.
+    from the library's own tokenizer, unless it spells a special token (`content_encoder`). The first window of a longer
+    text is the same as the library's truncation.
 
     Args:
         encode: texts -> ids without special tokens, not truncated.
@@ -48,6 +51,25 @@ class TokenWindows:
             input_ids[row, place] = torch.tensor(window)
             attention_mask[row, place] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def content_encoder(tokenizer) -> Callable[[Sequence[str]], list[list[int]]]:
+    """A function from texts to ids without special tokens, for a transformers tokenizer.
+
+    A special token that a text spells loses its brackets: CLIP would take the vector at the first `<|endoftext|>`, and
+    not see the rest of the caption.
+    """
+    marks = marks_of(tokenizer)
+
+    def encode(texts):
+        texts = list(texts)
+        rows = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        for row, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if not marks.ids.isdisjoint(ids):
+                rows[row] = tokenizer(without_marks(text, marks), add_special_tokens=False, verbose=False).input_ids
+        return rows
+
+    return encode
 
 
 def special_tokens(tokenizer) -> tuple[list[int], list[int]]:

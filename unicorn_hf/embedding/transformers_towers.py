@@ -9,7 +9,7 @@ from tokenizers.normalizers import Lowercase
 
 from unicorn_hf.data.audio import read_audio
 from unicorn_hf.embedding.encoder import Encoder
-from unicorn_hf.embedding.token_windows import TokenWindows, special_tokens
+from unicorn_hf.embedding.token_windows import TokenWindows, content_encoder, special_tokens
 from unicorn_hf.errors import InputError, MissingExtraError, require
 
 
@@ -104,7 +104,7 @@ def loading(name: str):
 def token_windows(tokenizer, max_tokens: int, *, pad_to_max: bool = False) -> TokenWindows:
     prefix, suffix = special_tokens(tokenizer)
     return TokenWindows(
-        lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids,
+        content_encoder(tokenizer),
         prefix,
         suffix,
         max_tokens,
