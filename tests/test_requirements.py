@@ -70,3 +70,15 @@ def test_the_pages_name_the_versions_of_both_sets():
         (row,) = re.findall(rf"^\| {command} \| (.*) \|$", readme, re.MULTILINE)
         for name, shown in zip(names, row.split(" | "), strict=True):
             assert shown in map(version, pinned[name]), (command, name)
+
+
+def test_what_the_package_leans_on_names_tests_that_exist():
+    section = (ROOT / "docs" / "versions.md").read_text().split("## What it leans on")[1]
+    rows = [row for row in section.splitlines() if row.startswith("| ")][2:]
+    assert 8 < len(rows) <= 12
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", row.split(" | ")[-1])
+        assert named, row
+        for file, function in named:
+            (path,) = (ROOT / "tests").rglob(file)
+            assert f"def {function or 'test_'}" in path.read_text(), (file, function)
