@@ -163,7 +163,7 @@ def run_recipe(stage, model, data, output, *arguments):
 def test_thirty_steps_of_both_stages_answer_better_than_blind(trained, capsys):
     """By more than the error of the measurement, over images of scenes that no text described."""
     start = time.monotonic()
-    answers = evaluate(str(trained), questions_about_images(100), batch_size=25, max_new_tokens=6)
+    answers = evaluate(str(trained), questions_about_images(300), batch_size=25, max_new_tokens=6)
     with capsys.disabled():
         print(f"\nGemma 3 270M in {time.monotonic() - start:.0f} s:\n{answers}")
     low, _ = answers.overall.gain_interval
