@@ -137,6 +137,30 @@ def test_what_cannot_be_answered_is_one_sentence(client, changes, sentence, stre
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("POST", "chat/completions", b'{"model": "any", "messages": [', 400, "is not JSON: Expecting value at character 30"),
+        ("POST", "chat/completions", b"{'model': 'any'}", 400, "is not JSON: Expecting property name"),
+        ("POST", "chat/completions", b"", 400, "is not a JSON object"),
+        ("POST", "chat/completions", b"[]", 400, "is not a JSON object"),
+        ("POST", "chat/completions", b'"any"', 400, "is not a JSON object"),
+        ("POST", "chat/completions", b"null", 400, "is not a JSON object"),
+        ("POST", "chat/completions", b'{"model": "\xff"}', 400, "is not JSON in UTF-8"),
+        ("POST", "chat/completions", b"[" * 200_000, 400, "nested too deeply"),
+        ("GET", "chat/completions", b"", 405, "GET /v1/chat/completions: Method Not Allowed"),
+        ("POST", "completions", b"{}", 404, "POST /v1/completions: Not Found"),
+    ],
+)
+def test_a_body_that_is_no_request_gets_an_error_of_openai(served, method, path, body, status, sentence):
+    headers = {"content-type": "application/json"}
+    answer = httpx.request(method, f"{served[1]}/{path}", content=body, headers=headers, timeout=30)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert sentence in error["message"] and "\n" not in error["message"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", None)
+
+
 def test_the_model_is_listed_by_its_name(served, client):
     assert [model.id for model in client.models.list()] == [str(served[0])]
 

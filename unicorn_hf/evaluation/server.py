@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from unicorn_hf.data.markup import Marks, marks_of, without_marks
 from unicorn_hf.errors import InputError
@@ -29,7 +30,6 @@ from unicorn_hf.evaluation.images import (
 )
 from unicorn_hf.evaluation.replies import until
 from unicorn_hf.system_turn import has_system_role, system_to_user
-
 
 class Message(pydantic.BaseModel):
     role: Literal["system", "user", "assistant"]
@@ -160,7 +160,20 @@ def make_server(model, *, config: ServeConfig | None = None, **options) -> FastA
     def refuse_fields(_: Request, error: RequestValidationError):
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"][1:]))
-        return JSONResponse({"error": _error(f"{field}: {first['msg']}", field)}, 400)
+        if first["type"] == "json_invalid":
+            message, field = f"The request's body is not JSON: {first['ctx']['error']} at character {field}", None
+        elif not field:
+            message = "The request's body is not a JSON object, or not sent as application/json"
+        else:
+            message = f"{field}: {first['msg']}"
+        return JSONResponse({"error": _error(message, field or None)}, 400)
+
+    @server.exception_handler(HTTPException)
+    def refuse_request(request: Request, error: HTTPException):
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 400:  # FastAPI could not parse the body, and does not say why
+            message = "The request's body is not JSON in UTF-8, or is nested too deeply"
+        return JSONResponse({"error": _error(message)}, error.status_code, error.headers)
 
     return server
 
