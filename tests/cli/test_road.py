@@ -8,7 +8,8 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from unicorn_hf.cli.road import Road
+from unicorn_hf.cli.command import COMMANDS
+from unicorn_hf.cli.road import _INPUTS, _NO_STEPS, _TRAIN, Road
 from unicorn_hf.cli.train import find_recipe
 from unicorn_hf.errors import InputError
 from unicorn_hf.sandbox.world import draw_all, split_scenes
@@ -53,6 +54,39 @@ def test_the_shipped_road_can_be_read_and_planned(monkeypatch, tmp_path):
     assert "unicorn-hf captions seeds.txt --output=captions" in lines[0]
     assert "unicorn-hf train pretrain --config pretrain/qwen2.5-0.5b.yaml" in lines[7]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_names_the_inputs_that_nobody_makes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    road = Road.read(find_recipe(Path("road.yaml")))
+    names = ["seeds.txt", "photos", "questions"]
+    assert [sentence.partition(" is missing")[0].split()[-1] for sentence in road.missing()] == names
+    for name in names:
+        (tmp_path / name).touch()
+    assert road.missing() == []
+
+
+def test_an_input_is_made_by_an_earlier_step_or_is_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = {"captions": {"seeds": "org/seeds", "output": "runs/one/captions", "writer": "grammar"}}
+    read = {"embed": {"data": "./runs/one/captions", "output": "vectors", "encoder": "sandbox"}}
+    below = {"transfer fit": {"text": "vectors/texts", "image": "vectors/images", "output": "realign"}}
+    write(tmp_path / "road.yaml", [made, read, below])
+    assert Road.read(tmp_path / "road.yaml").missing() == []
+    write(tmp_path / "road.yaml", [read, made])
+    (sentence,) = Road.read(tmp_path / "road.yaml").missing()
+    assert sentence.startswith("step 1 (embed): ./runs/one/captions is missing")
+    made["captions"]["output"], read["embed"]["data"] = "runs/captions", "runs/caption"  # not org/name on the Hub
+    write(tmp_path / "road.yaml", [made, read])
+    (sentence,) = Road.read(tmp_path / "road.yaml").missing()
+    assert sentence.startswith("step 2 (embed): runs/caption is missing")
+
+
+def test_every_step_says_what_it_reads(tmp_path):
+    assert _INPUTS.keys() == {*COMMANDS, *_TRAIN} - set(_NO_STEPS)
+    for command, names in _INPUTS.items():
+        if command not in _TRAIN:
+            assert set(names) <= {parameter.name for parameter in COMMANDS[command].parameters}, command
 
 
 @pytest.mark.slow
@@ -100,6 +134,10 @@ def test_what_was_made_with_other_options_is_in_the_way(road):
         ("steps: [{captions: {seeds: s, output: o, writter: grammar}}]", "did you mean writer"),
         ("steps: [{captions: {output: o, writer: grammar}}]", "SEEDS is missing"),
         ("steps: [{train pretrain: {dataset: d}}]", "output_dir is missing"),
+        (
+            "steps: [{train pretrain: {output_dir: o, config: none.yaml}}]",
+            r"step 1 .*: none.yaml: there is no such file",
+        ),
         ("steps: [{", "cannot be read as YAML"),
     ],
 )

@@ -140,7 +140,13 @@ def test_what_cannot_be_answered_is_one_sentence(client, changes, sentence, stre
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "sentence"),
     [
-        ("POST", "chat/completions", b'{"model": "any", "messages": [', 400, "is not JSON: Expecting value at character 30"),
+        (
+            "POST",
+            "chat/completions",
+            b'{"model": "any", "messages": [',
+            400,
+            "is not JSON: Expecting value at character 30",
+        ),
         ("POST", "chat/completions", b"{'model': 'any'}", 400, "is not JSON: Expecting property name"),
         ("POST", "chat/completions", b"", 400, "is not a JSON object"),
         ("POST", "chat/completions", b"[]", 400, "is not a JSON object"),

@@ -220,15 +220,17 @@ def test_train_finds_the_yaml_of_the_package_from_any_folder(prefix, tmp_path, m
     assert (flag, dataset, steps, zero) == ("--config", "d", "--max-steps", "0")
 
 
-def test_train_names_the_yaml_there_are_where_it_finds_none():
+def test_a_recipe_that_is_not_there_is_one_sentence_with_the_nearest_name():
     from typer.testing import CliRunner
 
     from unicorn_hf.cli import app
 
     error = CliRunner().invoke(app, ["train", "pretrain", "--config", "pretrain/llama9.yaml"]).exception
     assert isinstance(error, InputError)
-    assert "pretrain/llama9.yaml: no such file" in str(error)
-    assert "pretrain/llama3-8b.yaml" in str(error)
+    assert "pretrain/llama9.yaml: there is no such file" in str(error)
+    assert str(error).endswith("; did you mean pretrain/llama3-8b.yaml?")
+    error = CliRunner().invoke(app, ["run", "nofile.yaml"]).exception
+    assert str(error) == "nofile.yaml: there is no such file, and the package has no recipe of this name"
 
 
 def command_lines():

@@ -18,12 +18,37 @@ import time
 from pathlib import Path
 
 from unicorn_hf.cli.command import COMMANDS, option_words, read_yaml, shown_line
+from unicorn_hf.cli.train import find_recipe
+from unicorn_hf.data.data_files import is_hub_id
 from unicorn_hf.errors import InputError
 
 DONE, TO_DO = "done", "to do"
 _SOME_ROWS_FAILED = 3
 _TRAIN = ("train pretrain", "train finetune", "train prefer")
 _NO_STEPS = ("demo", "app", "serve")  # commands whose output no other step reads
+# The options of each step that name what it reads: files, folders or Hub ids.
+_INPUTS = {
+    "captions": ("seeds", "prompt_dir", "word_list"),
+    "instructions": ("captions", "prompt_dir"),
+    "preferences": ("captions", "prompt_dir"),
+    "retry-failed": ("output",),
+    "report captions": ("captions",),
+    "embed": ("data", "image_root"),
+    "transfer fit": ("moments", "text", "image"),
+    "transfer apply": ("data", "transfer"),
+    "transfer moments": ("data",),
+    "gap": ("text", "image", "transfer"),
+    "publish": ("pretrain", "instruction", "preference", "transfer", "steps"),
+    "import": ("source", "embeddings"),
+    "train pretrain": ("dataset",),  # its language model may be a name on the Hub without a slash, such as gpt2
+    "train finetune": ("dataset", "model_name_or_path"),
+    "train prefer": ("dataset", "model_name_or_path"),
+    "evaluate": ("model", "data", "transfer"),
+    "generate": ("model", "transfer"),
+    "convert-checkpoint": ("source",),
+    "convert-tower": (),
+    "attach-tower": ("model",),
+}
 
 
 @dataclasses.dataclass
@@ -40,8 +65,12 @@ class Step:
             raise InputError(f"there is no step {self.command[:100]!r}; expected one of {', '.join(known)}")
         if self.command not in _TRAIN:
             COMMANDS[self.command].read(self.options)
-        elif "output_dir" not in self.options:
+            return
+        if "output_dir" not in self.options:
             raise InputError(f"{self.command}: output_dir is missing; name the folder of the model")
+        for name in ("config", "accelerate_config"):
+            if name in self.options:
+                find_recipe(Path(str(self.options[name])))
 
     @property
     def words(self) -> list[str]:
@@ -55,6 +84,12 @@ class Step:
         """The paths that it writes."""
         names = ("output_dir",) if self.command in _TRAIN else ("output", "moved", "json")
         return [Path(self.options[name]) for name in names if self.options.get(name) is not None]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files, folders and Hub ids that it reads."""
+        values = [self.options.get(name) for name in _INPUTS[self.command]]
+        return [str(each) for value in values for each in (value if isinstance(value, list) else [value]) if each]
 
     def fingerprint(self) -> str:
         """A hash of the options, and of the names, sizes and modification times of the files that they name."""
@@ -108,6 +143,19 @@ class Road:
             remade = remade or state == TO_DO
             lines.append(f"{number:3} {state:6} {shown_line(step.words)}")
         return "\n".join(lines)
+
+    def missing(self) -> list[str]:
+        """A sentence for each input that is not here, and that no earlier step makes."""
+        record, made, sentences = self.record(), [], []
+        for number, step in enumerate(self.steps, 1):
+            if not self.is_done(step, record):
+                sentences += [
+                    f"step {number} ({step.command}): {name} is missing: it is not here, and no earlier step makes it"
+                    for name in step.inputs
+                    if not _will_be_there(name, made)
+                ]
+            made += [Path(os.path.abspath(path)) for path in step.outputs]
+        return sentences
 
     def run(self) -> int:
         """Run the steps that are not done, and return the exit status.
@@ -163,6 +211,14 @@ class Road:
         from unicorn_hf.data.staging import write_json
 
         write_json({**self.record(), _key(step): fingerprint}, self.record_file)
+
+
+def _will_be_there(name: str, made: list[Path]) -> bool:
+    """Whether a path exists or lies in one of `made`, or a name is that of a dataset or a model on the Hub."""
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    if path.exists() or not {path, *path.parents}.isdisjoint(made):
+        return True
+    return is_hub_id(name) and path.parent not in [other.parent for other in made]
 
 
 def _key(step: Step) -> str:

@@ -18,6 +18,6 @@ def run(
     from unicorn_hf.cli.train import find_recipe
 
     road = Road.read(find_recipe(file))
-    print(road.plan())
+    print("\n".join([road.plan(), *road.missing()]))
     if not dry_run:
         raise typer.Exit(road.run())

@@ -1,5 +1,6 @@
 """`unicorn-hf train pretrain`, `finetune` and `prefer`."""
 
+import difflib
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,8 @@ def find_recipe(path: Path) -> Path:
     recipes = Path(str(files("unicorn_hf.recipes")))
     packaged = recipes.joinpath(*path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts)
     if not packaged.is_file():
-        names = ", ".join(sorted(str(each.relative_to(recipes)) for each in recipes.rglob("*.yaml")))
-        raise InputError(f"{path}: no such file, and not among those of the package: {names}")
+        names = [str(each.relative_to(recipes)) for each in recipes.rglob("*.yaml")]
+        near = difflib.get_close_matches(str(path), names, 1, cutoff=0.75)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{path}: there is no such file, and the package has no recipe of this name{hint}")
     return packaged

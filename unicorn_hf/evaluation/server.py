@@ -31,6 +31,7 @@ from unicorn_hf.evaluation.images import (
 from unicorn_hf.evaluation.replies import until
 from unicorn_hf.system_turn import has_system_role, system_to_user
 
+
 class Message(pydantic.BaseModel):
     role: Literal["system", "user", "assistant"]
     content: str | list[dict]
