@@ -23,7 +23,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, find_adapter_config_file
+from transformers.utils import TransformersKwargs, find_adapter_config_file, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_unicorn import UnicornConfig
@@ -364,7 +364,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
                 `quantization_config`, `attn_implementation`, `revision`, ...).
 
         Raises:
-            ValueError: weights are missing, or the model type is not one of `LANGUAGE_MODELS`.
+            ValueError: weights are missing or of another shape, or the model type is not one of `LANGUAGE_MODELS`.
         """
         if "vision_config" in kwargs:
             raise ValueError(
@@ -409,9 +409,16 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
             rf"^{prefix}*(?=(?:{parts})\.)": "model.language_model.",
             r"^(?:language_model\.)?(?:lm_head|embed_out)\.": "lm_head.",
         }
-        model, info = cls.from_pretrained(
-            name, config=config, key_mapping=key_mapping, output_loading_info=True, **kwargs
-        )
+        kwargs |= {"key_mapping": key_mapping, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # otherwise transformers reports the new projector as missing weights
+        try:
+            model, info = cls.from_pretrained(name, config=config, **kwargs)
+        finally:
+            logging.set_verbosity(verbosity)
+        if info["mismatched_keys"]:
+            key, found, expected = min(info["mismatched_keys"])
+            raise ValueError(f"{name}: the weight {key} has the shape {[*found]}; its config.json says {[*expected]}")
         missing = [key for key in info["missing_keys"] if key.startswith(("model.language_model.", "lm_head."))]
         if missing:
             raise ValueError(

@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 from PIL import Image
+from unicorn_hf.dataset_scripts.config import PublishAndPushConfig
 
 from unicorn_hf import EmbedConfig, __version__
 from unicorn_hf.cli.command import COMMANDS, shown_line
@@ -90,7 +91,7 @@ def test_a_yaml_says_what_flags_say_and_a_flag_goes_before_it(tmp_path):
     (tmp_path / "options.yaml").write_text(yaml.safe_dump(options))
     result = unicorn_hf("captions", "--config", "options.yaml", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "out: 1 captions\n"), result.stderr
-    assert result.stderr.splitlines()[-1].startswith("Next: unicorn-hf instructions out ")
+    assert result.stderr.splitlines()[-1] == "Next: unicorn-hf instructions out -o conversations --writer grammar"
     result = unicorn_hf("captions", "--config", "options.yaml", "--captions-per-seed", 2, "-o", "two", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "two: 2 captions\n"), result.stderr
 
@@ -177,3 +178,21 @@ def test_the_next_command_after_embedding_pictures_names_them_as_pictures(tmp_pa
     result = unicorn_hf("embed", "pictures", "-o", "vectors", "--encoder", "sandbox", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert " --text TEXTS --image vectors " in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "stage", "dataset", "output"),
+    [
+        ({"instruction": "conversations"}, "pretrain", "dataset", "stage-1"),
+        ({"instruction": "conversations", "preference": "preferences"}, "pretrain", "dataset", "stage-1"),
+        ({"preference": "preferences"}, "prefer", "dataset-with-pairs", "stage-3"),
+    ],
+)
+def test_the_next_command_after_publishing_trains_on_what_was_published(
+    inputs, stage, dataset, output, monkeypatch, capsys
+):
+    monkeypatch.setattr("unicorn_hf.publish", lambda pretrain, instruction, output, **_: output)
+    COMMANDS["publish"].function("aligned-captions", dataset, PublishAndPushConfig(), **inputs)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Next: unicorn-hf train {stage} --config ")
+    assert line.endswith(f" --dataset {dataset} --output_dir {output}")

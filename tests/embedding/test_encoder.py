@@ -267,6 +267,12 @@ def test_missing_weights_are_refused(transformers_clip, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 of its weights, text_projection\.weight"):
         load_encoder(folder, device="cpu")
+    weights["text_projection.weight"] = torch.zeros(3, 3)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"the weight text_projection\.weight has the shape \[3, 3\]; its config\.json"
+    ):
+        load_encoder(folder, device="cpu")
 
 
 @pytest.mark.parametrize(

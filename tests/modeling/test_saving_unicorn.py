@@ -1,6 +1,7 @@
 """Round trips: save and load, pretrained language models, Auto classes with and without this package, cards."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -184,6 +185,18 @@ def test_only_the_projector_is_new(tokenizer, tmp_path):
     assert torch.equal(first.model.image_conditioner.image_embeds_scale, torch.ones(EMBED_DIM))
 
 
+def test_a_new_projector_is_not_reported_as_missing_weights(tokenizer, tmp_path, caplog):
+    saved_lm(FAMILIES["llama"](vocab_size=len(tokenizer)), tmp_path, tokenizer)
+    transformers_logger = logging.getLogger("transformers")
+    verbosity = transformers_logger.level
+    transformers_logger.addHandler(caplog.handler)
+    try:
+        UnicornForConditionalGeneration.from_text_pretrained(tmp_path, EMBED_DIM)
+        assert "LOAD REPORT" not in caplog.text and transformers_logger.level == verbosity
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+
+
 def test_incomplete_or_unknown_language_models_are_refused(tokenizer, tmp_path):
     causal_lm = saved_lm(FAMILIES["llama"](vocab_size=len(tokenizer)), tmp_path / "lm", tokenizer)
     weights = load_file(tmp_path / "lm" / "model.safetensors")
@@ -193,6 +206,11 @@ def test_incomplete_or_unknown_language_models_are_refused(tokenizer, tmp_path):
         ValueError, match=r"lm lacks 1 weights .* model\.language_model\.layers\.1\.mlp\.up_proj\.weight"
     ):
         UnicornForConditionalGeneration.from_text_pretrained(tmp_path / "lm", EMBED_DIM)
+    saved_lm(FAMILIES["llama"](vocab_size=len(tokenizer)), tmp_path / "wide", tokenizer)
+    config = json.loads((tmp_path / "wide" / "config.json").read_text())
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
+    with pytest.raises(ValueError, match=r"wide: the weight .* has the shape \[.*\]; its config\.json says \[.*8.*\]"):
+        UnicornForConditionalGeneration.from_text_pretrained(tmp_path / "wide", EMBED_DIM)
     causal_lm.config.vocab_size = 300
     bert = AutoConfig.for_model("bert", **SIZES, is_decoder=True)
     saved_lm(bert, tmp_path / "bert", tokenizer)

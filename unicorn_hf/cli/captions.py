@@ -34,4 +34,6 @@ def captions(
         print_preview(preview_captions(source, config))
         return
     dataset = write_captions(source, output, config=config)
-    print_summary(output, dataset, "captions", f"unicorn-hf instructions {output} -o conversations --writer …")
+    model = "" if config.writer == "grammar" else " --model …"
+    next_command = f"unicorn-hf instructions {output} -o conversations --writer {config.writer}{model}"
+    print_summary(output, dataset, "captions", next_command)

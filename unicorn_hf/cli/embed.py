@@ -16,8 +16,8 @@ from unicorn_hf.embedding.config import EmbedConfig
     app,
     "embed",
     examples=[
-        "unicorn-hf embed captions -o embedded --encoder open_clip/ViT-B-32/laion2b_s34b_b79k",
-        "unicorn-hf embed photos/ -o photos-embedded --encoder transformers/openai/clip-vit-large-patch14-336",
+        "unicorn-hf embed captions -o caption-vectors --encoder open_clip/ViT-B-32/laion2b_s34b_b79k",
+        "unicorn-hf embed photos/ -o picture-vectors --encoder transformers/openai/clip-vit-large-patch14-336",
     ],
 )
 def embed(
@@ -49,8 +49,11 @@ def embed(
             print(f"{summary['failed']:,} rows have no vector; {each.output}/failed.jsonl says why", file=sys.stderr)
     if any(summary["failed"] for summary in summaries):
         raise typer.Exit(3)
+    if job.kind == "text" and not sides:
+        print_next(f"unicorn-hf embed IMAGES -o picture-vectors --encoder {config.encoder}")
+        return
     if sides:
         text, image = (output / side for side in ("texts", "images"))
     else:
-        text, image = (output, "IMAGES") if job.kind == "text" else ("TEXTS", output)
-    print_next(f"unicorn-hf transfer fit --text {text} --image {image} -o transfer")
+        text, image = ("caption-vectors" if Path("caption-vectors").is_dir() else "TEXTS"), output
+    print_next(f"unicorn-hf transfer fit --text {text} --image {image} --method realign -o realign")

@@ -13,8 +13,8 @@ from unicorn_hf.transfer.config import GapConfig
     app,
     "gap",
     examples=[
-        "unicorn-hf gap --text captions --image photos -o gap.html",
-        "unicorn-hf gap --text captions --image photos --transfer transfer -o gap.html --json gap.json",
+        "unicorn-hf gap --text caption-vectors --image picture-vectors -o gap.html",
+        "unicorn-hf gap --text caption-vectors --image picture-vectors --transfer realign -o gap.html --json gap.json",
     ],
 )
 def gap(

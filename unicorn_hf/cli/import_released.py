@@ -26,6 +26,7 @@ def import_released(
     folder = import_released(source, output, config=config)
     print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     if config.embeddings is None:
-        print_next(f"unicorn-hf embed {folder} -o embedded --encoder …")
+        print_next(f"unicorn-hf embed {folder} -o caption-vectors --encoder …")
     else:
-        print_next(f"unicorn-hf train pretrain --dataset {folder} --model_name_or_path LANGUAGE_MODEL --output_dir …")
+        config_file = "released/pretrain.yaml"
+        print_next(f"unicorn-hf train pretrain --config {config_file} --dataset {folder} --output_dir stage-1")

@@ -29,4 +29,6 @@ def instructions(
         print_preview(preview_instructions(captions, config))
         return
     dataset = write_instructions(captions, output, config=config)
-    print_summary(output, dataset, "conversations", f"unicorn-hf embed {captions} -o embedded --encoder …")
+    encoder = "sandbox" if config.writer == "grammar" else "…"  # of the same toy world
+    next_command = f"unicorn-hf embed {captions} -o caption-vectors --encoder {encoder}"
+    print_summary(output, dataset, "conversations", next_command)

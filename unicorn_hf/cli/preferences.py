@@ -20,7 +20,7 @@ def preferences(
     captions: Annotated[str, Argument("A dataset with the columns id and caption.")],
     output: Output,
     config: PreferenceConfig,
-    dry_run: Annotated[bool, Flag("Show ten prompts and what all would cost; call nobody.")] = False,
+    dry_run: Annotated[bool, Flag("Show ten prompts and the estimated cost of all; call no model.")] = False,
 ):
     """Turn captions into questions with a right and a wrong answer, for preference training."""
     from unicorn_hf.synthesis.preferences import preview_preferences, write_preferences
@@ -29,6 +29,5 @@ def preferences(
         print_preview(preview_preferences(captions, config))
         return
     dataset = write_preferences(captions, output, config=config)
-    print_summary(
-        output, dataset, "pairs", f"unicorn-hf publish --pretrain aligned --preference {output} -o unicorn --license …"
-    )
+    next_command = f"unicorn-hf publish --pretrain aligned-captions --preference {output} -o dataset-with-pairs"
+    print_summary(output, dataset, "pairs", next_command)

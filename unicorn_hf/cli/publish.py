@@ -11,8 +11,8 @@ from unicorn_hf.dataset_scripts.config import PublishAndPushConfig
     app,
     "publish",
     examples=[
-        "unicorn-hf publish --pretrain aligned --instruction conversations -o unicorn --license apache-2.0",
-        "unicorn-hf publish --pretrain aligned -o unicorn --push-to-hub ORG/NAME --private",
+        "unicorn-hf publish --pretrain aligned-captions --instruction conversations -o dataset --license apache-2.0",
+        "unicorn-hf publish --pretrain aligned-captions -o dataset --push-to-hub ORG/NAME --private",
     ],
 )
 def publish(
@@ -31,4 +31,9 @@ def publish(
         private = True if config.private else None
         to = {"private": private, "revision": config.revision, "create_pr": config.create_pr}
         print(unicorn_hf.push_to_hub(folder, config.push_to_hub, **to))
-    print_next(f"unicorn-hf train pretrain --dataset {folder} --model_name_or_path LANGUAGE_MODEL --output_dir stage-1")
+    if preference and not instruction:
+        stage = "prefer --config prefer/qwen2.5-0.5b-lora.yaml --model_name_or_path stage-2"
+        print_next(f"unicorn-hf train {stage} --dataset {folder} --output_dir stage-3")
+    else:
+        config_file = "pretrain/qwen2.5-0.5b.yaml"
+        print_next(f"unicorn-hf train pretrain --config {config_file} --dataset {folder} --output_dir stage-1")

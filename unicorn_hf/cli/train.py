@@ -17,18 +17,18 @@ app.add_typer(group, name="train")
 
 EXAMPLES = {
     "pretrain": [
-        "unicorn-hf train pretrain --config pretrain/qwen2.5-0.5b.yaml --dataset unicorn --output_dir stage-1",
+        "unicorn-hf train pretrain --config pretrain/qwen2.5-0.5b.yaml --dataset dataset --output_dir stage-1",
         "unicorn-hf train pretrain --accelerate-config accelerate/fsdp2.yaml --config pretrain/llama3-8b.yaml "
-        "--dataset unicorn --output_dir stage-1",
+        "--dataset dataset --output_dir stage-1",
     ],
     "finetune": [
-        "unicorn-hf train finetune --config finetune/qwen2.5-0.5b.yaml --model_name_or_path stage-1 --dataset unicorn "
+        "unicorn-hf train finetune --config finetune/qwen2.5-0.5b.yaml --model_name_or_path stage-1 --dataset dataset "
         "--output_dir stage-2",
         "unicorn-hf train finetune --config finetune/llama3-8b-lora.yaml --model_name_or_path stage-1 "
-        "--dataset unicorn --output_dir stage-2",
+        "--dataset dataset --output_dir stage-2",
     ],
     "prefer": [
-        "unicorn-hf train prefer --config prefer/qwen2.5-0.5b-lora.yaml --model_name_or_path stage-2 --dataset unicorn "
+        "unicorn-hf train prefer --config prefer/qwen2.5-0.5b-lora.yaml --model_name_or_path stage-2 --dataset dataset "
         "--output_dir stage-3",
     ],
 }

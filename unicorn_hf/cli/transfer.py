@@ -22,8 +22,8 @@ VECTORS = "a dataset folder, a Hub id, or a file: .parquet, .npy, .safetensors, 
     "fit",
     prefix="transfer",
     examples=[
-        "unicorn-hf transfer fit --text captions --image photos -o transfer",
-        "unicorn-hf transfer fit text-0.safetensors text-1.safetensors image.safetensors -o transfer",
+        "unicorn-hf transfer fit --text caption-vectors --image picture-vectors -o realign",
+        "unicorn-hf transfer fit text-0.safetensors text-1.safetensors image.safetensors -o from-moments",
     ],
 )
 def transfer_fit(
@@ -56,7 +56,7 @@ def transfer_fit(
     distance += "" if after is None else f" -> {after:.3g}"
     counts = f"{transfer.config['text_count']:,} text and {transfer.config['image_count']:,} image vectors"
     print(f"{output}: {config.method} fitted on {counts}{distance}")
-    print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o aligned")
+    print_next(f"unicorn-hf transfer apply {text or 'TEXT'} --transfer {output} -o aligned-captions")
 
 
 @command(
@@ -64,8 +64,8 @@ def transfer_fit(
     "apply",
     prefix="transfer",
     examples=[
-        "unicorn-hf transfer apply captions --transfer transfer -o aligned",
-        "unicorn-hf transfer apply captions.npy --transfer transfer -o aligned.npy",
+        "unicorn-hf transfer apply caption-vectors --transfer realign -o aligned-captions",
+        "unicorn-hf transfer apply captions.npy --transfer realign -o aligned.npy",
     ],
 )
 def transfer_apply(
@@ -79,7 +79,8 @@ def transfer_apply(
 
     ModalityTransfer.from_pretrained(transfer).apply(data, output, **vars(config))
     print(f"{output}: written")
-    print_next(f"unicorn-hf publish --pretrain {output} -o unicorn")
+    if output.suffix != ".npy":
+        print_next(f"unicorn-hf publish --pretrain {output} --instruction conversations -o dataset")
 
 
 @command(
@@ -107,7 +108,7 @@ def transfer_moments(
     moments.save(output, overwrite=config.overwrite, modality=config.modality)
     _print_skipped(moments.skipped)
     print(f"{output}: {moments.count:,} vectors of {len(moments.mean)} dimensions")
-    print_next(f"unicorn-hf transfer fit {output} … -o transfer")
+    print_next(f"unicorn-hf transfer fit {output} … --method mean_shift -o from-moments")
 
 
 def _print_skipped(rows: list[str]) -> None:

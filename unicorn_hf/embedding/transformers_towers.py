@@ -6,6 +6,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 import torch
 from tokenizers.normalizers import Lowercase
+from transformers.utils import logging
 
 from unicorn_hf.data.audio import read_audio
 from unicorn_hf.embedding.encoder import Encoder
@@ -78,12 +79,23 @@ def _audio_input(extractor) -> dict:
 
 
 def load_model(model_class, name: str, spec: str, **options):
-    """`model_class.from_pretrained(spec)`, with an error if weights are missing.
+    """`model_class.from_pretrained(spec)`, with an error if weights are missing or of another shape.
 
     transformers only warns and fills them with random numbers, which would make plausible but wrong vectors.
     """
-    with loading(name):
-        model, info = model_class.from_pretrained(spec, output_loading_info=True, **options)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # otherwise transformers reports the other tower of CLIP as unexpected weights
+    try:
+        with loading(name):
+            model, info = model_class.from_pretrained(spec, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["mismatched_keys"]:
+        key, found, expected = min(info["mismatched_keys"])
+        raise InputError(
+            f"encoder {name!r}: the weight {key} has the shape {[*found]}; its config.json says {[*expected]}"
+        )
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"encoder {name!r}: {spec} lacks {len(missing)} of its weights, {missing[0]} the first")
     return model.eval()

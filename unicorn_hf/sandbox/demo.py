@@ -109,6 +109,8 @@ def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
     _step(output / "10-loading", lambda folder: load_without_package(folder, output))
     table = json.loads((output / "9-evaluation" / "table.json").read_text())
     print((output / "9-evaluation" / "report.txt").read_text())
+    if fast:
+        print("--fast only checks that every step runs: its models learn almost nothing, so the table says nothing.")
     sheet = output / "9-evaluation" / "answers.png"
     print(f"{time.monotonic() - start:.0f} s in all. Four pictures, their questions and the model's answers: {sheet}")
     return table
