@@ -81,7 +81,7 @@ def test_a_dry_run_passes_over_a_seed_that_is_too_long_to_be_asked(seeds, tmp_pa
 
 def test_the_grammar_has_no_prompts_to_show(seeds, tmp_path):
     for command in ("captions", "instructions", "preferences"):
-        with pytest.raises(InputError, match="--dry-run: the grammar writer asks nobody"):
+        with pytest.raises(InputError, match="--dry-run: the grammar writer calls no model"):
             run(command, seeds, "-o", tmp_path / "out", "--writer", "grammar", "--dry-run")
     assert not (tmp_path / "out").exists()
 

@@ -50,7 +50,7 @@ def test_a_damaged_line_in_the_middle_is_passed_over(line, tmp_path, caplog):
     whole = '{"request": %d, "status": "dead"}'
     path.write_text(f"{whole % 0}\n{line}\n{whole % 2}\n")
     assert [entry["request"] for entry in entries(path)] == [0, 2]
-    assert "1 damaged lines are passed over" in caplog.text
+    assert "1 damaged lines are skipped" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"shards": 3}', "\x00\x00"])

@@ -79,7 +79,7 @@ def test_a_cache_is_no_larger_than_what_half_of_the_free_memory_holds(language_m
 
 def test_too_little_memory_is_one_sentence_before_the_first_request(language_model, tmp_path, monkeypatch):
     monkeypatch.setattr("unicorn_hf.synthesis.transformers_writer._free_memory", lambda: 1e6)
-    with pytest.raises(InputError, match=r"GB beside its weights to write, and 0.0 GB are free"):
+    with pytest.raises(InputError, match=r"GB of memory besides its weights, but 0.0 GB are free"):
         write_captions(SEEDS, tmp_path / "captions", writer=TransformersWriter(str(language_model), device="cpu"))
 
 

@@ -27,7 +27,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
         budget: money that this rank may spend, earlier runs included; it stops cleanly before it would spend more.
 
     Raises:
-        InputError: no call can succeed, so many failed in a row that it is no use to go on, or the disk is full.
+        InputError: no call can succeed, too many calls failed in a row, or the disk is full.
     """
     num_requests = work.plan()["shards"][rank] * stage.per_row
     stopped = work.stopped_path(rank)
@@ -54,7 +54,7 @@ async def answer_rank(stage, writer, work: WorkFolder, rank: int, budget: float 
 
 
 def replay(work: WorkFolder, rank: int, num_requests: int) -> tuple[bytearray, Usage, Usage]:
-    """Which requests the journal of a rank answers (one byte a request), what they took, and what of it checks took."""
+    """Which requests a rank's journal answers (one byte each), the usage of all, and the part of it used by checks."""
     done, usage, checking = bytearray(num_requests), Usage(), Usage()
     for _, entry in read_journal(work.journal_path(rank)):
         if entry["request"] < num_requests:
@@ -77,7 +77,7 @@ async def answer(stage, writer, row: dict, number: int, may_spend: Callable[[Usa
     """The journal entry of one request, without the request's number.
 
     Args:
-        may_spend: whether there is money for that much beyond `most_usage`.
+        may_spend: whether the budget allows this usage on top of `most_usage`.
     """
     usage, checking = Usage(), Usage()
     try:
@@ -134,7 +134,7 @@ async def _ask(
                 room = min(_MORE_ROOM * prompt.max_tokens, writer.max_tokens)
                 more = Usage(completion_tokens=(MAX_REASKS - reask) * (room - prompt.max_tokens))
                 if last or not more.completion_tokens or not may_spend(more):
-                    error.detail = f"the answer was cut off at {prompt.max_tokens} tokens (--max-tokens sets the most)"
+                    error.detail = f"the answer was cut off at {prompt.max_tokens} tokens (--max-tokens sets the limit)"
                     raise
                 prompt = dataclasses.replace(prompt, max_tokens=room)
                 asked = dataclasses.replace(asked, max_tokens=room)
@@ -213,8 +213,8 @@ class _AnswerLoop:
             for failed in self._failed_in_a_row:  # their usage still counts, and they are asked again
                 self.journal.append({"request": failed, "status": RETRY})
             raise InputError(
-                f"the last {len(self._failed_in_a_row)} requests failed ({entry['reason']}: {entry['detail']}); see to "
-                "the server or the model, then run the same command again: it goes on from here"
+                f"the last {len(self._failed_in_a_row)} requests failed ({entry['reason']}: {entry['detail']}); check "
+                "the server or the model, then run the same command again: it continues from here"
             )
 
     def _reserve(self, row: dict, number: int) -> float | None:
@@ -246,7 +246,7 @@ class _AnswerLoop:
         return self.budget is None or self.writer.prices.cost(self.usage) + self._reserved + most <= self.budget
 
     async def _watch(self) -> None:
-        """Show what the run costs, and end with the process that started it (a killed driver leaves its workers)."""
+        """Show the cost of the run, and exit if the process that started it is gone (after a kill)."""
         parent = os.getppid()
         while True:
             await asyncio.sleep(1)

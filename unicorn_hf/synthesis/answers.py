@@ -27,8 +27,8 @@ _PLACEHOLDER = re.compile(r"str|string|text|\.\.\.|…|<[^<>]+>", re.IGNORECASE)
 class BadAnswer(Exception):
     """An answer that cannot be kept. The writer is told `detail` and asked again, a bounded number of times.
 
-    `malformed` tells a broken answer (a dead letter in the end) from a well-formed one that a filter refuses. One that
-    is `cut_off` needs more tokens, not another word.
+    `malformed` tells a broken answer (in the end, a failed request) from a well-formed one that a filter refuses. One
+    that is `cut_off` needs more tokens, not other words.
     """
 
     def __init__(self, reason: str, detail: str, *, malformed: bool = False, cut_off: bool = False):
@@ -37,14 +37,14 @@ class BadAnswer(Exception):
 
 
 def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Schema:
-    """The last record of the schema in an answer: alone, behind a thought or a draft, or between prose and fences.
+    """The last record of the schema in an answer: alone, after a thought or a draft, or between prose and fences.
 
-    Nothing inside a thought counts, whether the thought ended or not; a mark of a thought inside a record is a word.
-    An example of the schema counts only where there is no other record.
+    Text inside a thought never counts, whether the thought ended or not. A thought's mark inside a record is plain
+    text. An example of the schema counts only if there is no other record.
 
     Args:
-        cut_off: whether the answer ended at its limit of tokens. What stands in it may then be a draft, or part of a
-            thought that the chat template began, so only a record that is the whole answer counts.
+        cut_off: whether the answer ended at its limit of tokens. It may then hold a draft, or part of a thought that
+            the chat template began, so only a record that is the whole answer counts.
 
     Raises:
         BadAnswer: the answer is empty, only a thought, cut off, too large, a refusal, no JSON, or not of the schema.
@@ -55,7 +55,7 @@ def parse_answer(text: str, schema: type[Schema], cut_off: bool = False) -> Sche
         raise BadAnswer("not_json", "the answer was cut off at its limit of tokens", malformed=True, cut_off=True)
     if not answer:
         if thought:
-            raise BadAnswer("empty_answer", "there is a thought, and no answer behind it", malformed=True)
+            raise BadAnswer("empty_answer", "there is a thought, but no answer after it", malformed=True)
         raise BadAnswer("empty_answer", "the answer is empty", malformed=True)
     if len(answer) > MAX_ANSWER_CHARS:
         raise BadAnswer("answer_too_large", f"the answer is longer than {MAX_ANSWER_CHARS} characters", malformed=True)
@@ -94,7 +94,7 @@ def _with_marks_in_records_as_words(text: str) -> str:
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where the outermost JSON objects of a text begin and end, in order; an end of 0: it ends before the object."""
+    """Start and end of each outermost JSON object of a text, in order; an end of 0 means that the text ends first."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -108,7 +108,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _json_objects(text: str, schema: type[pydantic.BaseModel]) -> list[tuple[int, int]]:
-    """Where the outermost JSON objects of a text begin and end; none where the last record of it is not complete."""
+    """Start and end of each outermost JSON object of a text; none if the last record is incomplete."""
     found = []
     for start, end in _spans(text):
         if end:

@@ -26,10 +26,10 @@ class BatchWriter:
     Args:
         model: the model's name at the server.
         answers: files of answers, one JSON object a line.
-        temperature: of the sampling.
-        max_tokens: the most of one answer, its thought included.
-        token_limit, response_format, send_temperature, send_seed: what the model takes, as of a `ChatWriter`; "auto"
-            and None are OpenAI's usual ones.
+        temperature: the sampling temperature.
+        max_tokens: the most tokens of one answer, its thought included.
+        token_limit, response_format, send_temperature, send_seed: what the model accepts, as in `ChatWriter`; "auto"
+            and None mean OpenAI's usual options.
         prices: money for a million tokens.
         extra_body: further fields of every request.
     """
@@ -58,7 +58,7 @@ class BatchWriter:
         """Read the answers, and write files with all requests that are still open.
 
         Returns:
-            the files of requests; none where every request has its answer.
+            the files of requests; none if every request has its answer.
 
         Raises:
             InputError: a file of answers cannot be read, or belongs to other requests.

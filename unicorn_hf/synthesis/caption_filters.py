@@ -42,7 +42,7 @@ _NON_VISUAL = re.compile(
     r"|\bon (?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
     r"|\b(?:in|of|since|during) (?:january|february|march|april|may|june|july|august|september|october|november"
     r"|december) \d{1,4}\b|\bwill (?:soon |later |also )?(?:be|become|have|open|host|help)\b"
-    # how the picture or its subject was made, and from what data
+    # how the image or its subject was made, and from what data
     r"|\b(?:created|made|produced|generated|obtained|captured|taken|mapped|compiled|recorded|photographed|edited)"
     r" (?:by )?(?:using|by means of|with the help of|through)\b"
     r"|\b(?:aerial|satellite|geological|field|land|census|market|online) surveys?\b|\bsurvey data\b|\bdata ?sets?\b"
@@ -85,13 +85,13 @@ _LATIN = frozenset(
 
 @dataclass(frozen=True)
 class CaptionFilters:
-    """What is asked of a caption.
+    """The requirements for a caption.
 
     Args:
         max_tokens: CLIP tokens, start and end included; 77 is what CLIP's text encoder reads. Long captions can hurt
-            ("long-caption paradox", ReVision), so shorter limits are worth a trial.
+            ("long-caption paradox", ReVision), so try shorter limits.
         min_words: fewest words.
-        language: code of the language, or None for any. Other languages are told by py3langid.
+        language: code of the language, or None for any. py3langid detects other languages.
         seed_share: the share of the seed's content words that the caption must take up, by their first letters.
         forbidden_words: words that no caption may hold, whole and in any case.
     """

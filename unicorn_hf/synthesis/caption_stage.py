@@ -24,12 +24,12 @@ class CaptionAnswer(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class CaptionStage:
-    """Every row `id, seed, domain` is asked for `per_row` captions, each after another plan (style, length, ...).
+    """Requests `per_row` captions for every row `id, seed, domain`, each by another plan (style, length, ...).
 
     Args:
-        per_row: captions a seed.
-        seed: of the plans. A plan depends on it, on the row's id and on the caption's number only.
-        filters: what is asked of a caption.
+        per_row: captions per seed.
+        seed: the seed of the plans. A plan depends only on it, on the row's id and on the caption's number.
+        filters: the requirements for a caption.
         prompt_dir: see `Prompts`.
     """
 

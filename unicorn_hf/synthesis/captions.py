@@ -29,14 +29,14 @@ def write_captions(
         output: the folder to write; None only returns the dataset (grammar writer).
         config: the options; `options` are fields of `CaptionConfig` that replace those of it. `writer`, the name of a
             writer or a writer object, is required.
-        embed_text: texts -> vectors [N, D], in place of the option `encoder`: captions that say the same are left out.
+        embed_text: texts -> vectors [N, D], in place of the option `encoder`: semantic duplicates are left out.
 
     Returns:
         A `datasets.Dataset` with the columns `id` (hash of the caption), `seed`, `domain`, `caption`; no caption twice.
-        None where it is not there yet (Slurm, batch files).
+        None if it is not written yet (Slurm, batch files).
 
     Raises:
-        InputError: unusable seeds, an option that cannot be, or a non-empty output folder.
+        InputError: unusable seeds, an invalid option, or a non-empty output folder.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
     config = CaptionConfig.of(config, options)
@@ -64,7 +64,7 @@ def preview_captions(seeds, config: CaptionConfig) -> dict:
     """The requests and the cost of `write_captions` (see `job.preview`), estimated without a call.
 
     Raises:
-        InputError: as of `write_captions`; the grammar writer, which asks nobody.
+        InputError: as in `write_captions`; also for the grammar writer, which sends no requests.
     """
     from unicorn_hf.synthesis.job import preview
 

@@ -47,33 +47,33 @@ _CONFIGURATION_ERRORS = {
 
 @dataclass
 class ChatWriter:
-    """Sends prompts to one or several servers, as many at a time as they take.
+    """Sends prompts to one or several servers, as many at a time as they accept.
 
     A server that answers 429 or 503 gets a third fewer calls at a time, and more again with every success;
-    `Retry-After` is kept.
+    `Retry-After` is respected.
     A server that does not answer is left alone for a while, and its calls go to the others.
-    The first request finds out which options a server takes (see `RequestOptions`) and the others wait for it; what it
-    found is printed in one line. No redirect is followed.
+    The first request finds out which options a server accepts (see `RequestOptions`); the others wait for it, and one
+    line lists these options. No redirect is followed.
 
     Args:
         model: the model's name at the server.
-        servers: base URLs such as `http://127.0.0.1:8000/v1`; OpenAI's own where empty. The key is read from the
-            environment (`OPENAI_API_KEY`) and kept nowhere.
-        concurrency: the most calls under way at a time.
+        servers: base URLs such as `http://127.0.0.1:8000/v1`; if empty, OpenAI's own. The key is read from the
+            environment (`OPENAI_API_KEY`) and saved nowhere.
+        concurrency: the most calls at a time.
         timeout: seconds for one try of a call.
         deadline: seconds for a call with all its tries and pauses.
-        temperature: of the sampling.
-        max_tokens: the most of one answer, its thought included. An answer that is cut off is asked again with more, up
-            to this.
+        temperature: the sampling temperature.
+        max_tokens: the most tokens of one answer, its thought included. An answer that is cut off is asked again with
+            more tokens, up to this number.
         token_limit: the name of the field that limits an answer: "max_tokens", "max_completion_tokens" or "none";
-            "auto" finds out what the server takes.
-        response_format: how the answer's form is asked for: "json_schema", "json_object" or "none"; "auto" finds out.
-        send_temperature, send_seed: whether these are sent; None finds out.
-        prices: money for a million tokens.
+            "auto" finds out what the server accepts.
+        response_format: how the answer's form is requested: "json_schema", "json_object" or "none"; "auto" finds out.
+        send_temperature, send_seed: whether these are sent; None finds out what the server accepts.
+        prices: the prices of a million tokens.
         extra_body: further fields of every request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`.
 
     Raises:
-        InputError: no model, or a setting that cannot be.
+        InputError: no model, or an invalid setting.
         MissingExtraError: openai is not installed.
     """
 
@@ -198,7 +198,7 @@ class ChatWriter:
                 if status is not None and 300 <= status < 400:
                     place = error.response.headers.get("location", "another address")
                     raise InputError(
-                        f"{server.url}: sends the calls on to {place[:200]}, and no redirect is followed; if the "
+                        f"{server.url}: redirects to {place[:200]}, and no redirect is followed; if the "
                         "prompts may go there, name that address (--base-url)"
                     ) from None
                 server_errors += status is not None and status >= 500 and status != 503
@@ -234,7 +234,7 @@ class ChatWriter:
         """One try.
 
         Raises:
-            BadBody: the body is no chat completion. Whatever openai raises, besides.
+            BadBody: the body is not a chat completion. The errors of openai are not caught here.
         """
         request = server.client.chat.completions.with_streaming_response.create(
             model=self.model,
@@ -250,9 +250,9 @@ class ChatWriter:
         return read_completion(bytes(body), prompt)
 
     async def _slot(self, end: float | None) -> "_Server | None":
-        """The server with the most room, as soon as one has any; None at the end.
+        """The server with the most room, as soon as one has room; None if there is none in time.
 
-        A new call, without an end, stands in the queue while anybody is served; one that has begun goes first.
+        A new call has no `end` yet: it waits as long as other calls are answered. A call that has begun goes first.
         """
         began = time.monotonic()
         while True:
@@ -289,7 +289,7 @@ class ChatWriter:
         elif isinstance(error, asyncio.TimeoutError):
             reason, detail = "timeout", f"no answer within {self.timeout:g} s"
         else:
-            # openai reports a lost connection as a timeout; the cause of the error is right
+            # openai reports a lost connection as a timeout; the error's cause is correct
             reason, detail = "connection", f"{type(error).__name__}: {error.__cause__ or error}"
         return reason, (detail.replace(self._key, "***") if len(self._key) > 6 else detail)[:_MAX_WORDS]
 
@@ -308,7 +308,7 @@ def read_completion(body: bytes, prompt: Prompt) -> Completion:
     A thought that the server keeps apart (`reasoning_content`, `reasoning`, or a part of the content) is no answer.
 
     Raises:
-        BadBody: the bytes are no UTF-8, no JSON, or no chat completion.
+        BadBody: the bytes are not UTF-8, not JSON, or not a chat completion.
     """
     try:
         completion = json.loads(body.decode("utf-8"))
@@ -354,7 +354,7 @@ class BadBody(Exception):
 
 
 class _Server:
-    """One server: how many calls it takes at a time, which options, and until when it is left alone."""
+    """One server: how many calls and which options it accepts, and until when it is left alone."""
 
     def __init__(self, client, limit: int, options: RequestOptions):
         self.client, self.url = client, str(client.base_url)
@@ -384,7 +384,7 @@ class _Server:
             tqdm.write(f"{self.url}: takes {options}", file=sys.stderr)
 
     def refuses(self, status: int | None, words: str, options: RequestOptions) -> bool:
-        """Whether a failed try says that the server does not take a request like this."""
+        """Whether a failed try shows that the server does not accept a request like this."""
         if status is None or status in (*_PASSING, 503):
             return False
         self._broken += status >= 500
@@ -405,9 +405,9 @@ class _Server:
     def failed(
         self, started: float, status: int | None, retry_after: float | None, attempt: int, longest: float
     ) -> float:
-        """Take note of a try that failed, begun at `started`; returns the seconds that the call should wait.
+        """Note a failed try that began at `started`; returns the seconds that the call should wait.
 
-        No pause but the one that a server asks for is longer than `longest`.
+        A pause is longer than `longest` only if the server asks for it.
         """
         now = time.monotonic()
         self._failures += 1
@@ -423,7 +423,7 @@ class _Server:
 
 
 def _retry_after(error: Exception) -> float | None:
-    """Seconds to wait, of a `Retry-After` header in seconds or as a date."""
+    """The seconds to wait by a `Retry-After` header, which holds seconds or a date."""
     response = getattr(error, "response", None)
     value = response.headers.get("retry-after") if response is not None else None
     if value is None:

@@ -1,4 +1,4 @@
-"""The options of the steps that write text: who writes, at what price, and where."""
+"""The options of the steps that write text: the writer, its prices, and where the work runs."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ class Writer(Protocol):
 
 @dataclass(kw_only=True)
 class LanguageModelOptions(Options):
-    """The arguments of `ChatWriter`, `TransformersWriter` and `BatchWriter`, by the names that they have there."""
+    """The arguments of `ChatWriter`, `TransformersWriter` and `BatchWriter`, under the same names."""
 
     model: str = option("", "The model's name at the server, or its folder or Hub id.", panel=MODEL)
     servers: list[str] = option(
@@ -29,29 +29,31 @@ class LanguageModelOptions(Options):
         panel=MODEL,
         flags=("--base-url", "--servers"),
     )
-    temperature: float = option(1.0, "Of the sampling.", panel=MODEL, at_least=0, at_most=100)
+    temperature: float = option(1.0, "The sampling temperature.", panel=MODEL, at_least=0, at_most=100)
     token_limit: Literal["auto", "max_tokens", "max_completion_tokens", "none"] = option(
-        "auto", "The field that limits an answer; auto finds out what the server takes.", panel=MODEL
+        "auto", "The field that limits an answer; auto finds out what the server accepts.", panel=MODEL
     )
     response_format: Literal["auto", "json_schema", "json_object", "none"] = option(
-        "auto", "How JSON is asked for; auto finds out what the server takes.", panel=MODEL
+        "auto", "How JSON is requested; auto finds out what the server accepts.", panel=MODEL
     )
-    send_temperature: bool | None = option(None, "By default, where the server takes it.", panel=MODEL)
-    send_seed: bool | None = option(None, "By default, where the server takes it.", panel=MODEL)
+    send_temperature: bool | None = option(
+        None, "Send the temperature; by default, if the server accepts it.", panel=MODEL
+    )
+    send_seed: bool | None = option(None, "Send the seed; by default, if the server accepts it.", panel=MODEL)
     extra_body: dict = option({}, "Further fields of every request, as a JSON object.", panel=MODEL)
     answers: list[Path] = option(
         [], "A file of answers for the batch writer; may be repeated.", panel=MODEL, flags=("--batch-answers",)
     )
     max_tokens: int = option(
         8192,
-        "The most of one answer, thoughts included; one that is cut off is asked again with more.",
+        "The most tokens of one answer, its thought included; a truncated answer is asked again with more, up to this.",
         panel=LIMITS,
         at_least=1,
         at_most=10**7,
     )
     concurrency: int | None = option(
         None,
-        "The most calls under way at a time; 64 at servers, 32 prompts in a local batch.",
+        "The most calls at a time; by default 64 for servers, 32 prompts in a local batch.",
         panel=LIMITS,
         at_least=1,
         at_most=10**5,
@@ -64,7 +66,7 @@ class LanguageModelOptions(Options):
 
 @dataclass(kw_only=True)
 class WriterConfig(LanguageModelOptions):
-    """What all of these steps take: the writer and its options, the budget, and where the work is done."""
+    """The options of all these steps: the writer and its options, the budget, and where the work runs."""
 
     writer: WriterName | Writer = option(
         None,
@@ -72,16 +74,19 @@ class WriterConfig(LanguageModelOptions):
         required=True,
         panel=MODEL,
     )
-    seed: int = option(0, "Of the random choices; a row depends on it and on its own text only.")
-    prompt_dir: Path | None = option(None, "A folder with prompts in place of the package's own.", panel=MODEL)
-    price_in: float = option(0.0, "Money for a million prompt tokens.", panel=LIMITS, at_least=0)
-    price_out: float = option(0.0, "Money for a million tokens that are written.", panel=LIMITS, at_least=0)
+    seed: int = option(0, "The seed of the random choices; a row depends only on it and on the row's own text.")
+    prompt_dir: Path | None = option(None, "A folder with prompts that replace the package's own.", panel=MODEL)
+    price_in: float = option(0.0, "The price of a million prompt tokens.", panel=LIMITS, at_least=0)
+    price_out: float = option(0.0, "The price of a million generated tokens.", panel=LIMITS, at_least=0)
     budget: float | None = option(
-        None, "Money that may be spent; what is left over is for retry-failed.", panel=LIMITS, above=0
+        None,
+        "The most that the run may cost; requests that it does not cover are left to retry-failed.",
+        panel=LIMITS,
+        above=0,
     )
-    executor: ExecutorName = option("local", "Who runs the ranks, through datatrove.", panel=CLUSTER)
+    executor: ExecutorName = option("local", "Where the ranks run, through datatrove.", panel=CLUSTER)
     tasks: int = option(
-        1, "Shards of the input, each answered by a rank of its own.", panel=CLUSTER, at_least=1, at_most=10**5
+        1, "The number of shards of the input; each is answered by one rank.", panel=CLUSTER, at_least=1, at_most=10**5
     )
     workers: int = option(-1, "Ranks at a time; -1 for all.", panel=CLUSTER, at_least=-1, at_most=10**5)
     executor_options: dict = option(
@@ -98,18 +103,18 @@ class WriterConfig(LanguageModelOptions):
         check_workers(self.workers)
 
     def make_asked_writer(self):
-        """As `make_writer`, for a preview of what the writer will be asked.
+        """As `make_writer`, for a preview of the requests.
 
         Raises:
-            InputError: the grammar writer, which asks nobody.
+            InputError: the writer is the grammar writer, which sends no requests.
         """
         writer = self.make_writer()
         if writer.name == "grammar":
-            raise InputError("--dry-run: the grammar writer asks nobody, so there are no prompts to show")
+            raise InputError("--dry-run: the grammar writer calls no model, so there are no prompts to show")
         return writer
 
     def make_writer(self):
-        """The writer, made with those of the options that it takes.
+        """The writer, made with the options that it reads.
 
         Raises:
             InputError: an option is given that the writer does not read, or that it refuses.
@@ -142,22 +147,26 @@ class CaptionConfig(WriterConfig):
     """The options of `write_captions`. The grammar writer reads `captions_per_seed` and `seed` only."""
 
     captions_per_seed: int = option(
-        3, "Captions a seed is expanded into; one with fewer wordings gets fewer.", at_least=1, at_most=10**6
+        3, "Captions per seed; a seed with fewer possible captions gets fewer.", at_least=1, at_most=10**6
     )
     language: str | None = option("en", "The captions' language, by its code, or any.")
     word_list: Path | None = option(None, "A file of words, one a line, that no caption may hold.")
     max_caption_tokens: int = option(
-        77, "CLIP tokens; CLIP's text encoder reads 77.", panel=LIMITS, at_least=12, at_most=10**6
+        77, "The most CLIP tokens of a caption; CLIP's text encoder reads 77.", panel=LIMITS, at_least=12, at_most=10**6
     )
     near_duplicates: float | None = option(
         0.6,
-        "Jaccard index of word 3-grams from which a caption repeats another; 0 keeps all.",
+        "The lowest Jaccard index of word 3-grams at which a caption is a near duplicate; 0 keeps all.",
         panel=LIMITS,
         at_least=0,
         at_most=1,
     )
     semantic_duplicates: float = option(
-        0.97, "Cosine from which two captions say the same; needs --encoder.", panel=LIMITS, at_least=-1, at_most=1
+        0.97,
+        "The lowest cosine at which a caption is a semantic duplicate; needs --encoder.",
+        panel=LIMITS,
+        at_least=-1,
+        at_most=1,
     )
     encoder: str | None = option(None, "The text encoder that finds semantic duplicates.", panel=MODEL)
 
@@ -172,10 +181,10 @@ class InstructionConfig(WriterConfig):
     """The options of `write_instructions`. The grammar writer reads `mix`, `format` and `seed` only."""
 
     mix: dict[str, float] | None = option(
-        None, "Shares, such as multiple_choice=2,complex_reasoning=1; all three tasks alike by default."
+        None, "Shares of the tasks, such as multiple_choice=2,complex_reasoning=1; three equal shares by default."
     )
     verify: bool | None = option(
-        None, "Answer every question twice, and keep what agrees; by default, but in batch files."
+        None, "Answer every question twice, and keep conversations whose answers agree; the default, but not for batch."
     )
     format: Literal["messages", "llava"] = option("messages", "llava writes conversations.json too, as LLaVA reads it.")
 
@@ -192,10 +201,11 @@ class PreferenceConfig(WriterConfig):
     """The options of `write_preferences`. The grammar writer reads `mix` and `seed` only."""
 
     mix: dict[str, float] | None = option(
-        None, "Shares of what is wrong, such as object=2,color=1; object, color, count and relation alike by default."
+        None, "Shares of the errors, such as object=2,color=1; by default equal ones of object, color, count, relation."
     )
     verify: bool | None = option(
-        None, "Answer every question twice, and keep the pairs that this bears out; by default, but in batch files."
+        None,
+        "Answer every question twice, and keep pairs that the second answer confirms; the default, but not for batch.",
     )
 
     def __post_init__(self):
@@ -212,10 +222,15 @@ class RetryConfig(Options):
     """The options of `retry_failed`."""
 
     servers: list[str] = option(
-        [], "Another server's address than the run's; may be repeated.", panel=MODEL, flags=("--base-url", "--servers")
+        [],
+        "A server's address, in place of the run's; may be repeated.",
+        panel=MODEL,
+        flags=("--base-url", "--servers"),
     )
-    encoder: str | None = option(None, "The text encoder of the run, where it had one.", panel=MODEL)
-    budget: float | None = option(None, "Money for the whole run, with what it spent before.", panel=LIMITS, above=0)
+    encoder: str | None = option(None, "The text encoder of the run, if it had one.", panel=MODEL)
+    budget: float | None = option(
+        None, "The most that the whole run may cost, its earlier cost included.", panel=LIMITS, above=0
+    )
     workers: int = option(-1, "Ranks at a time; -1 for all.", panel=CLUSTER, at_least=-1, at_most=10**5)
 
     def __post_init__(self):
@@ -228,23 +243,27 @@ class RetryConfig(Options):
 class ReportConfig(Options):
     """The options of `report_captions`."""
 
-    sample: int = option(2000, "Captions that the slow measures look at.", panel=LIMITS, at_least=2, at_most=10**7)
-    seed: int = option(0, "Of the sample.", panel=WHAT)
-    encoder: str | None = option(None, "For the Vendi score, where the dataset has no column text_embeds.", panel=MODEL)
+    sample: int = option(
+        2000, "The number of captions that the slow measures read.", panel=LIMITS, at_least=2, at_most=10**7
+    )
+    seed: int = option(0, "The seed of the sample.", panel=WHAT)
+    encoder: str | None = option(
+        None, "The encoder for the Vendi score, if the dataset has no column text_embeds.", panel=MODEL
+    )
 
 
 def read_servers(servers) -> list[str]:
-    """The addresses, of which one text may hold several by commas.
+    """The addresses; a text may hold several, separated by commas.
 
     Raises:
-        InputError: one is no address of a server.
+        InputError: one is not the address of a server.
     """
     addresses = [address.strip() for text in servers for address in text.split(",") if address.strip()]
     for address in addresses:
         try:
             parts = urlsplit(address)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # a port or a host that cannot be
+        except ValueError:  # an invalid port or host
             usable = False
         if not usable or any(character.isspace() for character in address):
             raise InputError(f"--base-url is {address[:200]!r}; expected an address such as http://127.0.0.1:8000/v1")
@@ -257,7 +276,7 @@ def check_workers(workers: int) -> None:
 
 
 def text_encoder(name: str | None):
-    """texts -> vectors [N, D], by the encoder of a name; None for none."""
+    """The function texts -> vectors [N, D] of an encoder; None without a name."""
     if name is None:
         return None
     from unicorn_hf.embedding import load_encoder

@@ -21,8 +21,8 @@ _UNANSWERABLE = re.compile(
 def check_turns(turns: list[tuple[str, str]], caption: str) -> None:
     """Raise `BadAnswer` unless every (question, answer) is valid.
 
-    Questions differ, hold no answer and give nothing of the caption away; answers say something, and speak of the
-    picture.
+    Questions must differ, and must not contain their answer or quote the caption. Answers must not be empty. Both must
+    be about the image, not about a description.
     """
     questions = [words(question) for question, _ in turns]
     if len(set(map(tuple, questions))) < len(questions):
@@ -38,9 +38,9 @@ def check_turns(turns: list[tuple[str, str]], caption: str) -> None:
 
 
 def check_pair(question: str, chosen: str, rejected: str, caption: str) -> None:
-    """Raise `BadAnswer` unless a question and its right answer are sound, and the wrong one differs in what it says.
+    """Raise `BadAnswer` unless a question and its right answer are valid, and the wrong answer says something else.
 
-    A wrong answer that is much longer or shorter would teach a length, and one that evades would teach to answer.
+    A wrong answer of another length would teach a length, and an evasive one would only teach not to evade.
     """
     check_turns([(question, chosen)], caption)
     said, unsaid = words(chosen), words(rejected)
@@ -56,7 +56,7 @@ def check_pair(question: str, chosen: str, rejected: str, caption: str) -> None:
 
 
 def bears_out(second: str, chosen: str, rejected: str) -> bool:
-    """Whether a second answer agrees with the right answer, and not with the wrong one."""
+    """Whether a second answer agrees with the right answer and not with the wrong one."""
     other, right, wrong = words(second), words(chosen), words(rejected)
     if right[0] in _YES_NO:
         return other[:1] == right[:1]
@@ -81,7 +81,7 @@ def _check_answer(question: str, answer: str) -> None:
 def unnamed_thing(question: str, answer: str, caption: str) -> str | None:
     """A thing that a question presupposes ("the fruit bowl") but the caption does not mention; else None.
 
-    English only. Whatever every picture has, and general words for what it may show, need not be named.
+    English only. The caption need not mention what every image has, or general words for the content of an image.
     """
     described = words(caption)
     for match in _TAKEN_FOR_GRANTED.finditer(question.lower()):
@@ -91,7 +91,7 @@ def unnamed_thing(question: str, answer: str, caption: str) -> str | None:
             continue
         in_caption = [any(_akin(word, other) for other in described) for word in named]
         general = [word in _GENERAL for word in named]
-        # A described thing may have become another by a word before it: the fruit bowl, where there is a bowl of soup.
+        # A word in front can make another thing of a described one: "the fruit bowl", if there is a bowl of soup.
         if not (in_caption[0] or general[0]) and (any(in_caption) or not any(general)):
             return " ".join(named[: in_caption.index(True) + 1] if any(in_caption) else named)
     return None

@@ -45,7 +45,7 @@ class VerificationAnswer(pydantic.BaseModel):
 
 
 class VerifiedStage:
-    """What the stages have in common that write one record a caption and may ask for it a second time.
+    """The common part of stages that write one record per caption and may check it by a second request.
 
     They are dataclasses with the fields `verify` and `prompt_dir`.
     """
@@ -79,12 +79,12 @@ class VerifiedStage:
 
 @dataclass(frozen=True)
 class ConversationStage(VerifiedStage):
-    """Every row `id, caption` is asked for one conversation of a task that is drawn by the shares of `mix`.
+    """Requests one conversation for every row `id, caption`; its task is drawn by the shares of `mix`.
 
     Args:
         mix: task -> share.
-        seed: of the tasks, the number of turns and the order of options.
-        verify: ask a second time for the answers, from the caption alone, and keep what agrees.
+        seed: the seed of the tasks, the number of turns and the order of options.
+        verify: ask for the answers a second time, from the caption alone, and keep conversations whose answers agree.
         prompt_dir: see `Prompts`.
     """
 

@@ -62,9 +62,9 @@ def write_answers(
     """Write `data/`, the card, `rejected.jsonl`, `dead_letters.jsonl` and `summary.json`; returns the summary.
 
     Args:
-        near_duplicates: the Jaccard index from which on a text is a near duplicate; None keeps them.
+        near_duplicates: the lowest Jaccard index at which a text is a near duplicate; None keeps them.
         embed_text: texts -> vectors, to leave out semantic duplicates too.
-        semantic_threshold: the cosine from which on a text is a semantic duplicate.
+        semantic_threshold: the lowest cosine at which a text is a semantic duplicate.
         llava: also write `conversations.json` as LLaVA and Bunny read it.
 
     Raises:

@@ -63,7 +63,7 @@ def vendi_score(vectors: np.ndarray) -> float:
     """The effective number of different rows (Friedman and Dieng, arXiv 2210.02410).
 
     The exponential of the entropy of the eigenvalues of K / N, where K [N, N] holds the cosines of `vectors` [N, D]:
-    1 where all rows are alike, N where they are orthogonal.
+    1 if all rows are alike, N if they are orthogonal.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -14,7 +14,7 @@ class NearDuplicates:
     """Finds texts whose word 3-grams overlap (MinHash with locality-sensitive hashing, estimated Jaccard index).
 
     Args:
-        threshold: the Jaccard index, 0 to 1, from which on a text is a near duplicate of one seen before.
+        threshold: the lowest Jaccard index, 0 to 1, at which a text is a near duplicate of an earlier one.
 
     Raises:
         MissingExtraError: rensa is not installed.
@@ -62,7 +62,7 @@ def semantic_duplicates(
     Args:
         texts: N texts.
         embed_text: texts -> vectors [N, D].
-        threshold: the cosine from which on a text is a duplicate.
+        threshold: the lowest cosine at which a text is a duplicate.
         num_clusters: N / 1000 by default, so that time grows with N and not with its square.
 
     Returns:

@@ -50,7 +50,7 @@ class GrammarWriter:
         """`count` different captions of one seed: short, long and reordered ones in turn.
 
         Raises:
-            InputError: the seed is none of the grammar's (see `parse_seed`).
+            InputError: the grammar cannot read the seed (see `parse_seed`).
         """
         scene = parse_seed(seed)
         styles = (_long_caption, _short_caption, _reordered_caption)
@@ -68,7 +68,7 @@ class GrammarWriter:
         """A conversation of one of `TASKS` that the caption alone answers, as chat messages.
 
         Raises:
-            InputError: the caption is none of the grammar's.
+            InputError: the grammar cannot read the caption.
         """
         questions = scene_questions(parse_caption(caption), task, rng)
         # Options make a turn twice as long, so fewer turns keep conversations of all tasks about equally long.
@@ -83,13 +83,14 @@ class GrammarWriter:
         return messages
 
     def preference(self, caption: str, fault: str, rng: random.Random) -> dict[str, list[dict[str, str]]]:
-        """A question, an answer that the caption supports, and one that is wrong, as `make_pair` has them.
+        """A question with a right and a wrong answer, in the format of `make_pair`.
 
         Args:
-            fault: what it is wrong about, one of `FAULTS`; an object where the caption says nothing of the kind.
+            fault: the error of the wrong answer, one of `FAULTS`; if the caption says nothing of that kind, it is
+                "object".
 
         Raises:
-            InputError: the caption is none of the grammar's.
+            InputError: the grammar cannot read the caption.
         """
         scene = parse_caption(caption)
         pairs = _wrong_answers(scene, fault, rng)
@@ -99,10 +100,10 @@ class GrammarWriter:
 
 
 def parse_caption(caption: str) -> Scene:
-    """The scene of a caption of the grammar; what the caption does not mention is None.
+    """The scene of a caption of the grammar; parts that the caption does not mention are None.
 
     Raises:
-        InputError: the caption names no colored shape, more than two, or two alike, which no question tells apart.
+        InputError: the caption names no colored shape, more than two, or two alike, which questions cannot distinguish.
     """
     text = caption.lower()
     size_of = {word: size for size, words in _SIZE_WORDS.items() for word in words}
@@ -259,9 +260,9 @@ _KINDS = {
 
 
 def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[str, str, str]]:
-    """The questions that a fault shows in, as (question, answer, wrong answer).
+    """The questions that can show a fault, as (question, answer, wrong answer).
 
-    Those about attributes mostly come with lettered options: a model that is seldom asked so forgets the letters.
+    Most of those about attributes have lettered options: a model that rarely sees them forgets the letters.
     """
     pairs = []
     for kind, question, answer, values in _attribute_questions(scene):

@@ -21,15 +21,15 @@ def write_instructions(
         captions: a dataset, dataset folder or file with the columns `id` and `caption`.
         output: the folder to write; None only returns the dataset (grammar writer).
         config: the options; `options` are fields of `InstructionConfig` that replace those of it. `writer`, the name
-            of a writer or a writer object, is required. What the option `verify` cost stands in `summary.json` under
+            of a writer or a writer object, is required. `summary.json` has the cost of the option `verify` under
             `checking`.
 
     Returns:
         A `datasets.Dataset` with the columns `id`, `caption`, `task` and `messages` (chat format; the first user turn
-        begins with the image placeholder `<image>`). None where it is not there yet (Slurm, batch files).
+        begins with the image placeholder `<image>`). None if it is not written yet (Slurm, batch files).
 
     Raises:
-        InputError: unusable captions, an option that cannot be, or a non-empty output folder.
+        InputError: unusable captions, an invalid option, or a non-empty output folder.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
     config = InstructionConfig.of(config, options)
@@ -50,7 +50,7 @@ def preview_instructions(captions, config: InstructionConfig) -> dict:
     """The requests and the cost of `write_instructions` (see `job.preview`), estimated without a call.
 
     Raises:
-        InputError: as of `write_instructions`; the grammar writer, which asks nobody.
+        InputError: as in `write_instructions`; also for the grammar writer, which sends no requests.
     """
     from unicorn_hf.synthesis.job import preview
 
@@ -59,7 +59,7 @@ def preview_instructions(captions, config: InstructionConfig) -> dict:
 
 
 def verifies(writer, verify: bool | None) -> bool:
-    """Whether conversations are checked by a second request. By default, they are if the writer can do it."""
+    """Whether conversations are checked by a second request. By default, they are checked if the writer can do it."""
     return writer.name != "batch" if verify is None else verify
 
 
@@ -67,7 +67,7 @@ def read_captions(captions):
     """The columns `id` and `caption` of a source, both as texts.
 
     Raises:
-        InputError: the source cannot be read, lacks a column, or holds a caption that is no text.
+        InputError: the source cannot be read, lacks a column, or holds a caption that is not a text.
     """
     import datasets
 

@@ -38,16 +38,16 @@ def run_job(
     """Ask a language model's writer for every request of `rows`, and write the dataset.
 
     Args:
-        rows: a `datasets.Dataset` with what the stage reads.
-        config: says what may be spent, and who runs the ranks.
+        rows: a `datasets.Dataset` with the columns that the stage reads.
+        config: the budget, and where the ranks run.
         finish: options of `write_answers`.
 
     Returns:
-        the dataset that was written; None where it is not there yet: a job was handed to Slurm, or a file of requests
-        waits to be sent.
+        the dataset that was written; None if it is not written yet: a job was submitted to Slurm, or files of requests
+        wait to be sent.
 
     Raises:
-        InputError: what cannot be used; the work folder alone is left behind, and the same call goes on there.
+        InputError: unusable input or options; only the work folder is left, and the same call resumes from it.
     """
     if output is None:
         raise InputError(f"the {writer.name} writer needs an output folder: its answers are kept beside it")
@@ -81,14 +81,14 @@ def retry_failed(
     Args:
         output: the folder of captions, instructions or preferences; `<output>.work` must lie beside it.
         config: the options; `options` are fields of `RetryConfig` that replace those of it.
-        writer: another writer object; by default the one of the run, with the settings that it had.
+        writer: another writer object; by default the run's writer with the same settings.
         embed_text: as in the run.
 
     Returns:
-        the dataset; None where a file of requests waits to be sent.
+        the dataset; None if files of requests wait to be sent.
 
     Raises:
-        InputError: no such run is there, or nothing failed.
+        InputError: there is no such run, or no request of it failed.
     """
     config = RetryConfig.of(config, options)
     work = WorkFolder(output)

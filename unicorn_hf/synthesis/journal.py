@@ -44,7 +44,7 @@ class Journal:
         except OSError as error:
             os.ftruncate(self._file, self._size)
             raise InputError(
-                f"{self.path}: {error.strerror}; make room and run the same command again: it goes on from here"
+                f"{self.path}: {error.strerror}; make room and run the same command again: it continues from here"
             ) from error
         self._size += len(line)
 
@@ -63,8 +63,8 @@ class Journal:
 def read_journal(path: Path) -> Iterator[tuple[int, dict]]:
     """(offset of the line, entry) of every complete line of a journal; empty without a file.
 
-    A line that is no entry, as a power cut may leave in the middle, is passed over, so that its request is asked again;
-    how many there were is a warning.
+    An invalid line, which a power cut may leave, is skipped, so that its request is sent again; a warning gives the
+    number of such lines.
     """
     if not path.exists():
         return
@@ -79,7 +79,7 @@ def read_journal(path: Path) -> Iterator[tuple[int, dict]]:
                     yield offset, entry
             offset += len(line)
     if damaged:
-        logger.warning("%s: %d damaged lines are passed over; what they answered is asked again", path, damaged)
+        logger.warning("%s: %d damaged lines are skipped; their requests are sent again", path, damaged)
 
 
 def _read_entry(line: bytes) -> dict | None:

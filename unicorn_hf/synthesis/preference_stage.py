@@ -1,4 +1,4 @@
-"""Preference data by a language model: what it is asked, and how a pair is read from its answer."""
+"""Preference data from a language model: the requests, and how a pair is read from an answer."""
 
 from dataclasses import dataclass, field
 
@@ -23,12 +23,12 @@ class PreferenceAnswer(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class PreferenceStage(VerifiedStage):
-    """Every row `id, caption` is asked for one question with a right and a wrong answer.
+    """Requests one question with a right and a wrong answer for every row `id, caption`.
 
     Args:
         mix: fault of the wrong answer -> share.
-        seed: of the faults.
-        verify: ask the question a second time, from the caption alone, and keep the pairs that this bears out.
+        seed: the seed of the faults.
+        verify: ask the question a second time, from the caption alone, and keep pairs that the second answer confirms.
         prompt_dir: see `Prompts`.
     """
 
@@ -64,7 +64,7 @@ class PreferenceStage(VerifiedStage):
         return make_pair(question, chosen, rejected)
 
     def verification(self, row: dict, record: dict) -> Prompt | None:
-        """The request for a second opinion on a record."""
+        """The request that checks a record."""
         if not self.verify:
             return None
         question, _, _ = split_pair(record)
@@ -72,7 +72,7 @@ class PreferenceStage(VerifiedStage):
         return Prompt(messages, json_schema(VerificationAnswer), max_tokens=256, seed=self.seed)
 
     def confirm(self, record: dict, text: str, cut_off: bool = False) -> None:
-        """Raise `BadAnswer` unless the second opinion agrees with the right answer, and not with the wrong one."""
+        """Raise `BadAnswer` unless the check agrees with the right answer and not with the wrong one."""
         second = parse_answer(text, VerificationAnswer, cut_off).answers
         if len(second) != 1:
             raise BadAnswer("wrong_schema", f"{len(second)} answers to one question", malformed=True)
@@ -83,5 +83,5 @@ class PreferenceStage(VerifiedStage):
             raise BadAnswer("not_verified", detail)
 
     def text(self, row: dict, record: dict) -> str:
-        """What tells two records apart."""
+        """The key of a record; two records with the same key are duplicates."""
         return "\n".join([row["caption"], *split_pair(record)])

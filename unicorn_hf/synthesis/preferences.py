@@ -18,23 +18,23 @@ def write_preferences(
 ):
     """Ask one question about every caption, with an answer that the caption supports and one that it contradicts.
 
-    The wrong answer is wrong about an object, a color, the count or a relation. Objects are asked for as POPE does (Li
-    et al. 2023, arXiv 2305.10355): by yes or no, half of the time for one that is not there.
+    The wrong answer is wrong about an object, a color, the count or a relation. Questions about objects are those of
+    POPE (Li et al. 2023, arXiv 2305.10355): yes or no, and half of them about an object that is not there.
 
     Args:
         captions: a dataset, dataset folder or file with the columns `id` and `caption`.
         output: the folder to write; None only returns the dataset (grammar writer).
         config: the options; `options` are fields of `PreferenceConfig` that replace those of it. `writer`, the name of
-            a writer or a writer object, is required. What the option `verify` cost stands in `summary.json` under
+            a writer or a writer object, is required. `summary.json` has the cost of the option `verify` under
             `checking`.
 
     Returns:
         A `datasets.Dataset` with the columns `id`, `caption`, `prompt`, `chosen` and `rejected`, each of the latter
         three a list of {role, content} as TRL's `DPOTrainer` reads it; the prompt begins with the image placeholder
-        `<image>`. None where it is not there yet (Slurm, batch files).
+        `<image>`. None if it is not written yet (Slurm, batch files).
 
     Raises:
-        InputError: unusable captions, an option that cannot be, or a non-empty output folder.
+        InputError: unusable captions, an invalid option, or a non-empty output folder.
         MissingExtraError: a package of the extra `synthesis` is not installed.
     """
     config = PreferenceConfig.of(config, options)
@@ -51,10 +51,10 @@ def write_preferences(
 
 
 def preview_preferences(captions, config: PreferenceConfig) -> dict:
-    """What `write_preferences` would ask and cost (see `job.preview`), without a call.
+    """The requests and the cost of `write_preferences` (see `job.preview`), estimated without a call.
 
     Raises:
-        InputError: as of `write_preferences`; the grammar writer, which asks nobody.
+        InputError: as in `write_preferences`; also for the grammar writer, which sends no requests.
     """
     from unicorn_hf.synthesis.job import preview
 
@@ -76,7 +76,7 @@ def preference_stage(config: PreferenceConfig, writer):
     prompt_dir = None if config.prompt_dir is None else str(config.prompt_dir)
     mix = check_mix(config.mix, FAULTS)
     stage = PreferenceStage(mix=mix, seed=config.seed, verify=verify, prompt_dir=prompt_dir)
-    stage.prompts.messages("preference", caption="a dog", fault="object")  # a broken prompt is better found now
+    stage.prompts.messages("preference", caption="a dog", fault="object")  # finds a broken prompt before the first call
     if verify:
         stage.prompts.messages("verify", caption="a dog", questions=["What is it?"])
     return stage

@@ -33,10 +33,10 @@ def report_captions(
     Args:
         captions: what `write_captions` wrote, or any dataset with the column `caption`.
         output: the folder to write; `<captions>.report` by default.
-        config: the options; `options` are fields of `ReportConfig` that replace those of it. What distinct-n,
-            self-BLEU, token counts and the Vendi score say depends on the `sample`: compare reports of one size.
+        config: the options; `options` are fields of `ReportConfig` that replace those of it. Distinct-n, self-BLEU,
+            token counts and the Vendi score depend on `sample`: compare only reports with the same sample size.
         embed_text: texts -> vectors [N, D] for the Vendi score, in place of the option `encoder`; by default the column
-            `text_embeds`, and where there is none, bags of words.
+            `text_embeds`, or bags of words if there is none.
 
     Raises:
         InputError: unusable captions, fewer than two, or a non-empty output folder.
@@ -47,7 +47,7 @@ def report_captions(
     if output is None:
         if not Path(name).exists():
             raise InputError(
-                f"{name}: is no folder beside which a report could lie; name the report's folder (--output)"
+                f"{name}: is not a folder, so the report has no place beside it; name the report's folder (--output)"
             )
         output = Path(f"{Path(name)}.report")
     check_new_folder(output)

@@ -1,7 +1,7 @@
 """Finds the optional fields of a chat completion that a server accepts, from its error messages.
 
-Servers refuse in many wordings and with many statuses, and most name one field at a time. So a refused request is sent
-again with one field after another changed or left out, what the refusal names first, till one goes through.
+Servers refuse requests in many wordings and with many statuses, and most name one field at a time. So a refused request
+is sent again with one field after another changed or left out, named fields first, until the server accepts one.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from unicorn_hf.system_turn import system_to_user
 class RequestOptions:
     """The name of the token limit, the form of the schema, and whether temperature and seed are sent; None: not sent.
 
-    Without `system_role`, what the system turn says stands in front of the user's words, as for Gemma.
+    Without `system_role`, the system turn's text is put in front of the user's text, as for Gemma.
     """
 
     token_limit: str | None = "max_tokens"
@@ -79,8 +79,8 @@ class OptionSearch:
 
     Args:
         first: what is tried first.
-        fixed: option -> value that the user has set, and that no refusal changes.
-        most: tries at most.
+        fixed: option -> value that the user has set; the search does not change it.
+        most: the most tries.
     """
 
     def __init__(self, first: RequestOptions, fixed: dict, most: int):
@@ -91,7 +91,7 @@ class OptionSearch:
         """Note a refusal; False if nothing is left to try. `options` is what to send next.
 
         Args:
-            words: all that the server said, such as the body of its answer.
+            words: the server's whole message, such as the body of its answer.
         """
         named = [name for name in self.options.named_in(words) if name not in self._fixed]
         self._refused.append((self.options, named))
@@ -126,7 +126,7 @@ def check_options(
     """The options that a user has set, by name; "auto" and None leave an option open.
 
     Raises:
-        InputError: a value that is none.
+        InputError: an unknown value.
     """
     fixed = {}
     for name, value in (("token_limit", token_limit), ("response_format", response_format)):

@@ -20,9 +20,9 @@ def read_seeds(source):
             column `seed` (or `text`) and, if wanted, `id` and `domain`; or a list of `Path`s of such files, whose names
             are the domains of the seeds that have none.
 
-    A seed without an id gets the hash of its text. A seed that occurs twice, with its id, is kept once, blank ones are
-    left out. Where another seed has the id already (two files that both count from 1), the later one's is made unique
-    by the first digits of its text's hash; how many there were is a warning.
+    A seed without an id gets the hash of its text. A seed that occurs twice with the same id is kept once; blank seeds
+    are left out. If two seeds have the same id (two files that both count from 1), the first digits of its text's hash
+    make the later id unique; a warning gives the number of such seeds.
 
     Raises:
         InputError: the source cannot be read, lacks the column, or holds no seed.

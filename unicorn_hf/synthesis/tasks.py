@@ -1,4 +1,4 @@
-"""The three tasks of stage 2 and the faults of rejected answers, and how captions get them."""
+"""The three tasks of stage 2, the faults of rejected answers, and how each caption gets one."""
 
 import random
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def check_mix(mix: dict[str, float] | None, names: Sequence[str] = TASKS) -> dic
 
 
 def draw_task(caption: str, mix: dict[str, float], seed: int) -> tuple[str, random.Random]:
-    """The task of a caption, and the source of its further choices: they depend on `seed` and the caption only."""
+    """The task of a caption, and the source of its further choices; both depend only on `seed` and the caption."""
     return _draw(f"instructions {seed} {caption}", mix)
 
 

@@ -27,17 +27,17 @@ class TransformersWriter:
 
     Args:
         model: a folder or Hub id of a causal language model with a chat template.
-        device: where it runs; the first GPU, or else the CPU, by default.
-        dtype: of the weights; "auto" for the dtype they were saved in.
+        device: where it runs; by default the first GPU, or the CPU if there is none.
+        dtype: the dtype of the weights; "auto" for the dtype in which they were saved.
         concurrency: the most prompts in a batch.
         deadline: seconds for one prompt.
-        temperature: of the sampling; 0 for the likeliest token each time.
-        max_tokens: the most of one answer, its thought included. An answer that is cut off is asked again with more, up
-            to this.
-        prices: money for a million tokens, should the machine cost any.
+        temperature: the sampling temperature; 0 always takes the likeliest token.
+        max_tokens: the most tokens of one answer, its thought included. An answer that is cut off is asked again with
+            more tokens, up to this number.
+        prices: the prices of a million tokens, if the machine costs money.
 
     Raises:
-        InputError: the model cannot be loaded, has no chat template, does not fit the memory, or stops in the run.
+        InputError: the model cannot be loaded, has no chat template, does not fit the memory, or stops during the run.
     """
 
     model: str
@@ -121,8 +121,8 @@ class TransformersWriter:
         if fitting < _REQUEST_BLOCKS:
             needed = (logits + _REQUEST_BLOCKS * a_token * _PAGE) / _MEMORY_SHARE
             raise InputError(
-                f"{self.model}: takes {needed / 1e9:.1f} GB beside its weights to write, and {free / 1e9:.1f} GB are "
-                "free; make room, name a smaller model, or load it in 16 bits (dtype='bfloat16')"
+                f"{self.model}: needs {needed / 1e9:.1f} GB of memory besides its weights, but {free / 1e9:.1f} GB are "
+                "free; free some memory, name a smaller model, or load it in 16 bits (dtype='bfloat16')"
             )
         return min(wanted, fitting)
 
@@ -174,10 +174,10 @@ class TransformersWriter:
         return Completion(f"<think>{text}" if opened else text, usage, cut_off)
 
     def _stopped(self) -> InputError:
-        reason = self._last_error or getattr(self._manager, "fatal_error", None) or "it gives no reason"
+        reason = self._last_error or getattr(self._manager, "fatal_error", None) or "no reason is given"
         return InputError(
-            f"{self.model}: the generation has stopped ({' '.join(str(reason).split())[:400]}); see to the memory or "
-            "the model, then run the same command again: it goes on from here"
+            f"{self.model}: the generation has stopped ({' '.join(str(reason).split())[:400]}); check the memory or "
+            "the model, then run the same command again: it continues from here"
         )
 
 

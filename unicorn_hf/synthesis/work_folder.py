@@ -23,11 +23,11 @@ class WorkFolder:
         self.path = self.output.with_name(f"{self.output.name}.work")
 
     def prepare(self, rows: Iterable[dict], count: int, plan: dict, settings: dict, prompts, tasks: int) -> None:
-        """Write a shard of `rows` for every rank, the prompts and the plan; an unfinished run of the same plan goes on.
+        """Write a shard of `rows` for every rank, the prompts and the plan; an unfinished run of the same plan resumes.
 
         Args:
-            plan: what shapes the output.
-            settings: what may change from one run to the next.
+            plan: the settings that determine the output.
+            settings: the settings that may change from one run to the next.
 
         Raises:
             InputError: the folder holds an unfinished run with another plan.
@@ -97,7 +97,7 @@ class WorkFolder:
             )
         plan = read_json(path)
         if any(key not in plan for key in _PLAN_KEYS) or not isinstance(plan["shards"], list):
-            raise InputError(f"{path}: is damaged (no plan of a run); remove {self.path} to begin anew")
+            raise InputError(f"{path}: is damaged (no plan of a run); remove {self.path} to start again")
         return plan
 
     @property
@@ -134,8 +134,8 @@ class WorkFolder:
                 raise ValueError(f"it ends after {count} of {size} rows")
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(
-                f"{path}, line {count}: is damaged ({error}); run the command that began this run again, which writes "
-                "the rows anew and keeps the answers"
+                f"{path}, line {count}: is damaged ({error}); run the command that began this run again: it "
+                "rewrites the rows and keeps the answers"
             ) from error
 
     def reopen_ranks(self, per_row: int) -> None:

@@ -2,7 +2,7 @@
 
 * in-process: it has `captions(seed, count, rng)` and `conversation(caption, task, rng)` and needs no model
   (`GrammarWriter`);
-* a language model: it has `model`, `concurrency`, `prices`, `max_tokens` (the most that an answer may take, thoughts
+* a language model: it has `model`, `concurrency`, `prices`, `max_tokens` (the most tokens of an answer, its thought
   included), and is an asynchronous context manager with `async complete(prompt) -> Completion` (`ChatWriter`,
   `TransformersWriter`). `BatchWriter` reads and writes files.
 """
@@ -20,7 +20,7 @@ def load_writer(writer, **options):
     """The writer of a name, made with `options`; a writer object is returned as it is.
 
     Raises:
-        InputError: unknown name, or what the writer refuses.
+        InputError: an unknown name, or options that the writer refuses.
         MissingExtraError: the writer's package is not installed.
     """
     return writer_class(writer)(**options) if isinstance(writer, str) else writer
