@@ -1,11 +1,11 @@
-"""Captions and images a second: the embed step beside the usual ways, on the same tower, in one run.
+"""Captions and images per second: the embed step and the usual alternatives, with the same tower in one run.
 
     python benchmarks/embed.py                                   # a CPU
     python benchmarks/embed.py --device cuda --dtype bfloat16 --captions 200000 --images 20000 [--compile]
 
 The tower is CLIP ViT-B/32 at its real size, with random weights: speed does not depend on their values. Captions have 8
-to 77 tokens, 30 on average. Each way runs `--repeats` times, in turn, and its best time counts; on a busy machine, go
-by the CPU time. Prints a table, and writes JSON with `--json`.
+to 77 tokens, 30 on average. Each alternative runs `--repeats` times, in turn, and its best time is used; on a busy
+machine, compare the CPU times. Prints a table, and writes JSON with `--json`.
 """
 
 import argparse
@@ -115,7 +115,7 @@ class Way:
 
 
 def time_in_turn(ways: list[Way], count: int, options) -> list[dict]:
-    """Each way's best time; `times` and `cosine` (the least of all rows) are against the first way."""
+    """The best time of each alternative; `times` and `cosine` (the smallest of all rows) compare it with the first."""
     for _ in range(options.repeats):
         for way in ways:
             started, started_cpu = time.perf_counter(), sum(os.times()[:4])
@@ -157,7 +157,7 @@ def naive(folder: Path, captions: list[str], options):
 
 
 def feature_extraction(folder: Path, captions: list[str], options):
-    """The pipeline gives each token's last state, as lists; the vector is that of the last token, projected."""
+    """The pipeline returns each token's last state as lists; the vector is the projected state of the last token."""
     from transformers import AutoTokenizer, CLIPTextModelWithProjection, pipeline
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "clip")
@@ -211,7 +211,7 @@ def forward_images(encoder, images):
 
 
 def step(folder: Path, kind: str, encoder):
-    """From a Parquet file to a dataset folder, as `unicorn-hf embed` does it."""
+    """From a Parquet file to a dataset folder, as in `unicorn-hf embed`."""
 
     def run():
         with tempfile.TemporaryDirectory(dir=folder) as place:

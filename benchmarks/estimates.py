@@ -1,23 +1,23 @@
-"""What reproducing the papers takes: hours and memory, estimated from arithmetic, not measured.
+"""The hours and the memory that reproducing the papers takes: estimated from arithmetic, not measured.
 
     python benchmarks/estimates.py
 
-A transformer of P parameters takes 2 P operations a token forward, and as many again for each of: the gradient of what
-flows through it, the gradient of its weights, a second forward pass under gradient checkpointing (Kaplan et al. 2020,
-arXiv 2001.08361; attention is left out, as sequences are short). Hours are these operations over a share of the card's
-peak; `benchmarks/train.py --device cuda` measures the share that a training run really reaches. Prints the table of
-docs/reproduce.md.
+A transformer of P parameters takes 2 P operations per token in the forward pass, and 2 P more for each of these: the
+gradient of its activations, the gradient of its weights, and a second forward pass with gradient checkpointing (Kaplan
+et al. 2020, arXiv 2001.08361; attention is left out, because sequences are short). The hours are these operations
+divided by a share of the card's peak; `benchmarks/train.py --device cuda` measures the share of a real training run.
+Prints the table of docs/reproduce.md.
 """
 
 from dataclasses import dataclass
 
 PEAK = {"H100": 989e12, "RTX 4090": 165e12}  # dense bfloat16, NVIDIA's data sheets
-SHARE = 0.4  # of the peak: usual for well-fed training and prefill; assumed, not measured here
-WRITING_SHARE = 0.2  # of a server that writes token by token
+SHARE = 0.4  # share of the peak, usual for training and prefill that never wait for data; assumed, not measured here
+WRITING_SHARE = 0.2  # share of the peak of a server that generates token by token
 GB = 1e9
 
 QWEN_72B, QWEN_7B, QWEN_HALF_B, LLAMA_8B = 72.7e9, 7.6e9, 0.49e9, 8.03e9
-# Tokens read and written for one row, as `--dry-run` counts them; of a conversation, its check against the caption too.
+# Tokens read and written for one row, as `--dry-run` counts them; for a conversation, with its check.
 CAPTION_REQUEST, CONVERSATION_REQUESTS = 365, 1000
 CAPTION, CONVERSATION = 70, 350
 

@@ -1,13 +1,13 @@
-"""A training step and `generate`: one to sixteen tokens an image beside the released way, over one language model.
+"""A training step and `generate`, with one to sixteen tokens per image and with the released code's 576.
 
     python benchmarks/model_step.py                                                        # a CPU
     python benchmarks/model_step.py --device cuda --dtype bfloat16 --attention flash_attention_2 \\
         --hidden-size 4096 --layers 32 --batch-size 16
 
-The released way copies an image's vector 576 times and sends every copy through the projector; ours projects it once,
-to k tokens. Same random weights, text and vectors for all; speed does not depend on their values. Every way runs in a
-process of its own, in turn, `--rounds` times, and its best time counts. Memory is the peak above the loaded model.
-Prints a table with ratios, and writes JSON with `--json`.
+The released code copies an image's vector 576 times and projects every copy; this package projects it once, to k
+tokens. All use the same random weights, text and vectors; speed does not depend on their values. Each runs in its own
+process, in turn, `--rounds` times, and its best time is used. Memory is the peak above the loaded model. Prints a table
+with ratios, and writes JSON with `--json`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of each task, after one that is not timed")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each task, after one untimed step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def in_a_process(way: str, options) -> dict:
-    """Forked, so that a process's peak memory is one way's, and that transformers is imported once."""
+    """Run in a forked process: its peak memory belongs to one alternative, and transformers is imported only once."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(measure(way, options)))
@@ -121,7 +121,7 @@ def new_model(k: int, options) -> UnicornForConditionalGeneration:
 
 
 def project_copies(projector) -> None:
-    """The released order: copy the vector, then project every copy."""
+    """As in the released code: copy the vector, then project every copy."""
 
     def forward(image_embeds):
         copies = image_embeds[:, None].expand(-1, projector.num_image_tokens, -1)

@@ -1,12 +1,12 @@
-"""Does preference training keep a model from seeing what is not there, and what does it cost elsewhere?
+"""Does preference training reduce hallucinated objects, and what does it cost on other questions?
 
     python benchmarks/preferences.py [--output DIR] [--seeds 0 1 2]
 
-The demo's ReAlign model of each seed, before and after stage 3, is asked as in POPE (Li et al. 2023, arXiv 2305.10355)
-whether things are there, half of which are not: any of the world's (random), or ones that share a color or a shape with
-something in the picture (akin, as POPE's adversarial questions are about things that often come together). The demo's
-own questions say what becomes of the rest. A third model learns the same right answers without the wrong ones, by the
-same recipe. What is done is not done again.
+The demo's ReAlign model of each seed is asked, before and after stage 3, whether things are in the image, as in POPE
+(Li et al. 2023, arXiv 2305.10355). Half of the things are absent: random things of the world, or things that share a
+color or a shape with something in the image (akin; POPE's adversarial questions are about things that often occur
+together). The demo's own questions measure the effect on other questions. A third model is trained on the same right
+answers without the wrong ones, by the same recipe. Finished work is kept and not repeated.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MODELS = {
     "right answers": "the right answers alone (loss_type sft)",
     "preferences": "right and wrong answers",
 }
-# Half of the pairs are about objects; the others keep what else the model can say.
+# Half of the pairs are about objects; the other half keeps the model's other answers.
 MIX = {"object": 4, "color": 2, "count": 1, "relation": 1}
 COLUMNS = {
     "accuracy": ("yes_no", "accuracy"),
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(demo_output: Path, seed: int) -> dict[str, dict]:
-    """Model -> questions (all of yes and no, each kind of them, and elsewhere) -> metric -> value, of one seed."""
+    """The results of one seed: model -> questions (yes-no, each kind of them, and the demo's) -> metric -> value."""
     folder = demo_output / "preferences"
     before, dataset = demo_output / "8-models" / "realign" / "finetune", folder / "dataset"
     if not dataset.exists():
@@ -85,7 +85,7 @@ def measure(demo_output: Path, seed: int) -> dict[str, dict]:
 
 
 def prefer(model: Path, dataset: Path, output: Path, seed: int, *options: str) -> None:
-    """Stage 3 with the demo's recipe; a model that is there is kept."""
+    """Stage 3 with the demo's recipe; an existing model is kept."""
     if (output / "config.json").exists():
         return
     command = [
@@ -98,7 +98,7 @@ def prefer(model: Path, dataset: Path, output: Path, seed: int, *options: str) -
 
 
 def ask_what_is_there(demo_output: Path, seed: int) -> Dataset:
-    """Four questions about every test picture: twice for a thing that is there, and once for one of each kind."""
+    """Four questions about every test image: two about things in it, and one about an absent thing of each kind."""
     pictures = read_dataset(demo_output / "4-embeddings" / "test")
     rng, rows = random.Random(f"what is there {seed}"), []
     for picture, scene in enumerate(pictures["seed"]):

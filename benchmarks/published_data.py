@@ -1,11 +1,11 @@
-"""Published datasets: look-up of vectors, encodings of the vector column, and 1.2M rows built, published and opened.
+"""Published datasets: look-up of vectors, layouts of the vector column, and publishing and opening 1.2M rows.
 
     python benchmarks/published_data.py            # all of it: about ten minutes, 15 GB of disk
     python benchmarks/published_data.py --quick    # 10k and 100k rows
 
-Vectors are 1280-d float16. "List scan" and "dict" are what the papers' released loaders do: Unicorn's compares an id as
-a string with every record of a list, ReVision's holds every vector in a dict. Each case runs in a process of its own.
-Memory is what opening adds to the process, imports left out.
+Vectors are 1280-d float16. "List scan" and "dict" are the methods of the papers' released loaders: Unicorn's compares
+an id as a string with every record of a list, ReVision's keeps every vector in a dict. Each case runs in its own
+process. Memory is the memory that opening adds to the process, without imports.
 
 This script is not called `datasets.py` because then every script in this folder would import it as `datasets`.
 """
@@ -81,7 +81,7 @@ def lookups(folder: Path, num_rows: int) -> None:
 
 
 def run(*case) -> dict:
-    """A case in a process of its own."""
+    """Run a case in its own process."""
     command = [sys.executable, __file__, *map(str, case)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
 
@@ -156,7 +156,7 @@ def load(work: str):
 
 
 def look_up(kind: str, num_rows: str, work: str) -> dict:
-    """Microseconds a row of random look-ups, seconds to open, and megabytes that opening added."""
+    """Microseconds per row of random look-ups, seconds to open, and megabytes that opening adds."""
     import datasets
 
     from unicorn_hf import EmbeddingLookup
@@ -164,7 +164,7 @@ def look_up(kind: str, num_rows: str, work: str) -> dict:
     datasets.disable_progress_bars()
     rows, rng = int(num_rows), random.Random(1)
     keys = [f"{row:010d}" for row in range(rows)]
-    EmbeddingLookup.from_dataset(load(work).select(range(1)))  # what is imported late counts for nobody
+    EmbeddingLookup.from_dataset(load(work).select(range(1)))  # late imports must not count for any of them
     gc.collect()
     before, start = resident_mb(), time.perf_counter()
     if kind == "ours":
@@ -228,7 +228,7 @@ def vectors_of(row: int) -> np.ndarray:
 
 
 def clock(function, arguments: list) -> float:
-    """Microseconds a call: the best of five rounds, the pages warm."""
+    """Microseconds per call: the best of five rounds, with the pages in memory."""
     rounds = []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""How much does text-only training reach, by which transfer and which stage, and how do runs differ?
+"""The accuracy of text-only training by transfer and by stage, and its variation between seeds.
 
     python benchmarks/sandbox_vqa.py [--output DIR] [--seeds 0 1 2] [--transfers covariance]
 
-The demo with three seeds, and around it what it leaves out: a further transfer, and every model with one stage only.
-Each seed draws another world, other captions, other pictures and other weights; the tiny CLIP is the same, so nothing
-is said about other encoders. What is done is not done again: stop it anywhere, start it again, add seeds or transfers.
+Runs the demo with three seeds, and adds a further transfer and every model with only one of the stages. Each seed has
+another world, other captions, other images and other weights; the tiny CLIP is the same, so the results say nothing
+about other encoders. Finished work is kept: a stopped run resumes, and seeds or transfers can be added.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, dict[str, dict]]:
-    """Train what the demo has not; method -> stage -> the score, with its blind score, of one seed's models."""
+    """Train the models that the demo does not; returns method -> stage -> score and blind score, of one seed."""
     folder = demo_output / "stages"
     vectors = [name for name in CONDITIONS if name != "blind"]
     datasets = {name: demo_output / "6-datasets" / name for name in vectors}
@@ -70,7 +70,7 @@ def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, 
     language_model = demo_output / "7-language-model" / "language-model"
     untrained = {name: folder / "untrained" / name for name in datasets}
     first = [[pretraining(language_model, datasets[name], untrained[name])] for name in datasets]
-    # The warm-up's first step has a rate of zero: it leaves the projector as it was drawn.
+    # The warm-up's first step has a learning rate of zero, so it leaves the projector at its initial values.
     train_all(first, 1, seed)
     chains = [
         [
@@ -90,7 +90,7 @@ def run_stages(demo_output: Path, transfers: list[str], seed: int) -> dict[str, 
             evaluate(model, data, output, batch_size=256, description=f"{name}, {STAGES[stage]}", **options)
         return json.loads((output / "evaluation.json").read_text())["scores"]["accuracy"]
 
-    # Without vectors there is no projector to train: stage 1 leaves the language model, and stage 2 is all there is.
+    # Without vectors there is no projector to train: stage 1 does not change the language model, only stage 2 does.
     blind = score("blind", "both", demo_output / "8-models" / "blind" / "finetune", blind=True)
     scores = {
         "blind": {
@@ -130,7 +130,7 @@ def print_kinds(tables: list[dict]) -> None:
 
 
 def print_differences(runs: list[dict]) -> None:
-    """Which differences the seeds carry: the same world and questions on both sides."""
+    """Print which differences are significant over the seeds; both sides have the same world and questions."""
 
     def value(run: dict, name: str, stage: str) -> float:
         return run[name][stage]["value"]

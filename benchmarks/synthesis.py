@@ -1,9 +1,9 @@
-"""What our client adds to a bare `asyncio` + `openai` loop, its memory, and the near-duplicate filter's speed.
+"""The client's overhead over a bare `asyncio` + `openai` loop, its memory, and the near-duplicate filter's speed.
 
     python benchmarks/synthesis.py [--requests 4000] [--memory 50000 200000] [--rows 50000]
 
-Both loops talk to one server that answers at once, in a process of its own, over the same transport (aiohttp), and send
-the same prompts. Ours also renders the prompts, checks every answer (schema, filters) and keeps the journal.
+Both loops use one server in its own process that answers at once, over the same transport (aiohttp), and send the same
+prompts. This package's client also renders the prompts, checks every answer (schema, filters) and writes the journal.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length
 
 
 class AnswerAtOnce(asyncio.Protocol):
-    """HTTP, as much of it as is needed: one constant response a request."""
+    """A minimal HTTP server: one constant response per request."""
 
     def connection_made(self, transport):
         self.transport, self.buffer = transport, b""
@@ -125,7 +125,7 @@ def bare(base_url: str, count: int, concurrency: int) -> float:
 
 
 def peak_memory(count: int, base_url: str, result) -> None:
-    """In a process of its own: the most memory that `count` requests take, in MB."""
+    """The peak memory of `count` requests in MB; run it in its own process."""
     rate = ours(base_url, count, 256)
     result["rate"], result["mb"] = rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -1,21 +1,22 @@
-"""Training, whole steps by the trainer: our batches beside the released way and beside TRL's own collator.
+"""Whole training steps: this package's batches, the released code's, and those of TRL's own collator.
 
     python benchmarks/train.py                                                             # a CPU, about 3 minutes
     python benchmarks/train.py --device cuda --dtype bfloat16 --attention flash_attention_2 \\
         --hidden-size 1536 --layers 24 --vocab-size 128256 --batch-size 32 --samples 4096 --released-samples 512
 
-Two sets of conversations with one image each: captions of 16 to 128 tokens and a mix of 20 to 512, log-normal both. All
-ways train everything, over the same random weights, text and vectors, by TRL's trainer with its fused head:
+There are two sets of conversations with one image each: captions of 16 to 128 tokens and a mix of 20 to 512, both
+log-normal. All alternatives train all weights, with the same random weights, text and vectors, by TRL's trainer with
+its fused head:
 
-    released   the vector is copied 576 times before the projector, every sample is padded to the longest possible, and
-               its vector is found by its id in a list (tokenized before, which the released code does not do)
+    released   the vector is copied 576 times before the projector, every sample is padded to the maximum length, and
+               its vector is found by its id in a list (tokenized in advance, which the released code does not do)
     stock      TRL's `DataCollatorForVisionLanguageModeling`: random batches, tokenized and padded when they are made
-    ours       tokenized before, batches of similar length, one token an image
-    flat       the same samples, drawn at random and flattened (FlashAttention and flex attention only)
+    ours       tokenized in advance, batches of similar length, one token per image
+    flat       the same samples, drawn at random, padding-free (FlashAttention and flex attention only)
 
-Every way runs in a process of its own; the first step is not timed. Memory is the peak above the loaded model. MFU is
-the flops of the real tokens alone (6 a parameter and token, and attention) over the GPU's dense bfloat16 peak. Prints a
-table with ratios, and writes JSON with `--json`.
+Each alternative runs in its own process; the first step is not timed. Memory is the peak above the loaded model. MFU is
+the number of operations for the real tokens (6 per parameter and token, plus attention) divided by the GPU's dense
+bfloat16 peak. Prints a table with ratios, and writes JSON with `--json`.
 """
 
 import argparse
@@ -49,7 +50,7 @@ EMBED_DIM = 1280
 RELEASED_COPIES = 576
 # Shortest, median and longest answer in tokens.
 SETS = {"captions": (16, 40, 128), "mix": (20, 110, 512)}
-HEADER = 8  # more tokens a sample than this: the question and what the template adds
+HEADER = 8  # additional tokens per sample: the question and the template's tokens
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'assistant' %}"
     "{% generation %}{{ message.content + ' <end>' }}{% endgeneration %}"
@@ -69,7 +70,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--samples", type=int, default=384)
     parser.add_argument("--released-samples", type=int, default=48, help="as the released way is slow")
-    parser.add_argument("--listed-vectors", type=int, default=20_000, help="in the list that the released way scans")
+    parser.add_argument(
+        "--listed-vectors", type=int, default=20_000, help="in the list that the released code's method scans"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -88,7 +91,7 @@ def main() -> None:
 
 
 def in_a_process(name: str, way: str, options) -> dict:
-    """Forked, so that a process's peak memory is one way's, and that the libraries are imported once."""
+    """Run in a forked process: its peak memory belongs to one alternative, and the libraries are imported only once."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(measure(name, way, options)))
@@ -201,7 +204,7 @@ def new_model(copies: int, processor, options) -> UnicornForConditionalGeneratio
 
 
 def project_copies(projector) -> None:
-    """The released order: copy the vector, then project every copy."""
+    """As in the released code: copy the vector, then project every copy."""
 
     def forward(image_embeds):
         copies = image_embeds[:, None].expand(-1, projector.num_image_tokens, -1)
@@ -211,7 +214,7 @@ def project_copies(projector) -> None:
 
 
 def new_trainer(way, name, model, processor, rows, folder, clock, options) -> UnicornTrainer:
-    if way == "stock":  # TRL's collator takes what the column is called for a picture; a vector goes through as it is
+    if way == "stock":  # TRL's collator takes a column of this name for images; a vector passes through unchanged
         data, collator = rows.rename_column("image_embeds", "image").with_format("numpy", ["image"], True), None
     else:
         data = tokenize_conversations(rows, processor).with_format("numpy")
@@ -261,7 +264,7 @@ class ReleasedCollator:
         self.pad_token_id, self.length = processor.tokenizer.pad_token_id, length
         vectors = np.zeros((listed_vectors, EMBED_DIM), np.float16)
         self.embeddings = [{"id": f"listed {row}", "embed": vector} for row, vector in enumerate(vectors)]
-        # The samples' own are spread over the list.
+        # The samples' vectors are spread over the list.
         for row, place in enumerate(np.linspace(0, listed_vectors - 1, len(data)).astype(int)):
             self.embeddings[place] = {"id": data[row]["id"], "embed": data[row]["image_embeds"]}
 
@@ -281,7 +284,7 @@ class ReleasedCollator:
 
 
 def utilization(model, tokens_per_second: float, tokens_per_sample: float, options) -> float | None:
-    """Model flops utilization, of the real tokens; `None` where the device's peak is not known."""
+    """Model FLOPs utilization of the real tokens; None if the device's peak is unknown."""
     name = torch.cuda.get_device_name() if options.device != "cpu" else ""
     peak = next((peak for gpu, peak in PEAK_FLOPS.items() if gpu in name), None)
     if peak is None:

@@ -1,12 +1,12 @@
-"""Stage 3 as whole processes: the released way beside ours, on the same vectors, in one run.
+"""The transfer as whole processes: the released code's method and this package, on the same vectors in one run.
 
-    python benchmarks/transfer.py                     # 100k and 300k rows, then 1.2M rows of ours alone
+    python benchmarks/transfer.py                     # 100k and 300k rows, then 1.2M rows with this package only
     python benchmarks/transfer.py --rows 20000 --large 0
 
-The released way is written here from its description: pickled lists of dicts, float64, one pass each for the means, the
-traces, the mean after projection, and the output. Ours is what a user types: `unicorn-hf transfer fit` and `transfer
-apply`, two processes whose times are added, or both calls in one Python process; the median of three such runs. On a
-busy machine, go by the ratio of the CPU times.
+The released code's method is written here from its description: pickled lists of dicts, float64, one pass each for the
+means, the traces, the mean after projection, and the output. This package runs as a user would run it: `unicorn-hf
+transfer fit` and `transfer apply`, two processes whose times are added, or both calls in one Python process. The result
+is the median of three such runs. On a busy machine, compare the CPU times.
 """
 
 import argparse
@@ -36,7 +36,9 @@ ModalityTransfer.fit(text, image).apply(text, moved)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 300_000])
-    parser.add_argument("--large", type=int, default=1_200_000, help="rows of the last run, of ours alone; 0: none")
+    parser.add_argument(
+        "--large", type=int, default=1_200_000, help="rows of the last run, with this package only; 0 for none"
+    )
     parser.add_argument("--folder", type=Path, help="where to keep the vectors; a temporary folder by default")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/output/transfer.json"))
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
@@ -79,9 +81,9 @@ def run(rows: int, folder: Path | None, with_released: bool) -> list[dict]:
 
 
 def step(name: str, work: Path, *rows: int) -> str:
-    """Run a part of this script as a process of its own.
+    """Run a part of this script in its own process.
 
-    This process must stay small: Linux counts what it holds when it starts another towards the other's peak memory.
+    This process must stay small: Linux adds the memory that it holds at that time to the other process's peak.
     """
     command = [sys.executable, *step_command(name, work, *rows)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -183,9 +185,9 @@ def released(work: Path) -> None:
 
 
 def measure(name: str, rows: int, work: Path, commands: list[list[str]], inputs: str, runs: int = 1) -> dict:
-    """Wall and CPU time and peak memory of Python processes run one after the other, from an empty interpreter on.
+    """Wall time, CPU time and peak memory of Python processes that run one after the other, start-up included.
 
-    The times of the processes are added; the median of `runs` counts.
+    The times of the processes are added; the result is the median of `runs`.
     """
     before = set(work.iterdir())
     all_seconds, all_cpu_seconds, peak = [], [], 0
@@ -216,10 +218,10 @@ def measure(name: str, rows: int, work: Path, commands: list[list[str]], inputs:
 
 
 def settle(work: Path, inputs: str) -> None:
-    """The same start for everyone: nothing left to be written, 4 GB of memory at hand, the inputs in the page cache.
+    """Give every run the same start: no pending writes, 4 GB of available memory, the inputs in the page cache.
 
-    A virtual machine fetches memory that was idle for a while from its host page by page, at 0.3 GB/s where this was
-    written: as slow as a bad disk.
+    A virtual machine fetches memory that was idle from its host page by page, at 0.3 GB/s on the machine where this was
+    measured: as slow as a bad disk.
     """
     os.sync()
     subprocess.run([sys.executable, "-c", "import numpy; numpy.ones(1 << 29)"], check=True)
@@ -259,7 +261,7 @@ def compare(work: Path) -> None:
 
 
 def share_of_limit(result: dict, work: Path) -> None:
-    """How near ours comes to merely moving the bytes it must: images once, text four times, the output once."""
+    """This package's speed as a share of only copying the same bytes: images once, text four times, the output once."""
     size = (work / "text.npy").stat().st_size
     settle(work, "text.npy")
     start = time.perf_counter()

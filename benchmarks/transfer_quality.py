@@ -1,12 +1,13 @@
-"""What each transfer is worth on the sandbox: answers about real pictures by readers that were trained on text alone.
+"""The effect of each transfer in the sandbox: readers trained on text alone answer questions about real images.
 
     python benchmarks/transfer_quality.py             # 3 seeds, some minutes on 2 cores
     python benchmarks/transfer_quality.py --seeds 1 --scenes 300 --pictures 300 --test 100 --steps 100
 
-For each seed: captions of scenes and *other* scenes' pictures become vectors of the shipped tiny CLIP; every method is
-fitted on the two unpaired sets and moves the captions; a small reader (vector and question in, answer out) is trained
-on the moved captions and asked about pictures of unseen scenes. `blind` sees no vector, `paired` learned from pictures.
-The seeds differ in scenes, captions, pictures and the reader's weights, not in the CLIP: nothing here speaks of others.
+For each seed, captions of scenes and images of *other* scenes become vectors of the shipped tiny CLIP. Every method is
+fitted on the two unpaired sets and moves the captions. A small reader (vector and question in, answer out) is trained
+on the moved captions and asked about images of unseen scenes. `blind` gets no vector; `paired` is trained on images.
+The seeds differ in scenes, captions, images and the reader's weights. The CLIP is the same, so the results say nothing
+about other encoders.
 """
 
 import argparse
@@ -40,9 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=3000, help="captioned scenes; two captions each")
-    parser.add_argument("--pictures", type=int, default=2000, help="unpaired pictures, for the image statistics")
-    parser.add_argument("--test", type=int, default=800, help="pictures that are asked about")
-    parser.add_argument("--steps", type=int, default=1200, help="of a reader's training")
+    parser.add_argument("--pictures", type=int, default=2000, help="unpaired images, for the image statistics")
+    parser.add_argument("--test", type=int, default=800, help="images with questions")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps of a reader")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/output/transfer_quality.json"))
     arguments = parser.parse_args()
     encoder = load_encoder("sandbox")
@@ -65,7 +66,7 @@ def run(seed: int, encoder, arguments) -> dict[str, dict[str, float]]:
         written = writer.captions(scene.seed(), 2, rng)
         captions += written
         sources += [index] * len(written)
-    tests = list(dict.fromkeys(scenes.test))  # a scene once, so that retrieval has one right answer
+    tests = list(dict.fromkeys(scenes.test))  # each scene once, so that retrieval has one right answer
     test_captions = [writer.captions(scene.seed(), 1, rng)[0] for scene in tests]
 
     text = encoder.encode_text(captions)
@@ -179,7 +180,7 @@ def print_table(runs: list[dict]) -> None:
 
 
 def print_differences(runs: list[dict]) -> None:
-    """Which differences of accuracy the seeds carry: 95 % intervals of the paired differences, by Student's t."""
+    """Print which differences of accuracy are significant: 95 % intervals of paired differences, by Student's t."""
     pairs = [("none", "blind"), ("mean_shift", "none"), *[(name, "mean_shift") for name in list(METHODS)[2:]]]
     pairs += [("realign", "paired")]
     factor = T_97_5.get(len(runs) - 1, 2.0) / len(runs) ** 0.5

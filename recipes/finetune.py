@@ -46,14 +46,14 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
     set_released_prompt(processor, model, data_args.version)
     set_tokenizer_options(processor, training_args)
     data.check_model(model.config, name)
-    if not model_args.use_peft:  # which freezes all that it does not train, quantised weights included
+    if not model_args.use_peft:  # an adapter freezes all other weights itself, quantised ones too
         freeze_vision_tower(model)
 
     # Training
     tokenize = partial(tokenize_conversations, overlong=data_args.overlong)
     tokens = data.tokenize(tokenize, processor, data_args, training_args)
     training_args.remove_unused_columns = False
-    training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
+    training_args.router_aux_loss_coef = 0.0  # the model returns nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,

@@ -46,7 +46,7 @@ def main(data_args: PreferArguments, training_args: DPOConfig, model_args: Model
     # Training
     pairs = data.tokenize(tokenize_pairs, processor, data_args, training_args)
     training_args.remove_unused_columns = False
-    training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
+    training_args.router_aux_loss_coef = 0.0  # the model returns nothing of its experts' router
     trainer = PreferenceTrainer(
         model=model,
         ref_model=reference,

@@ -37,7 +37,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     data.check_vectors()
 
     # Model
-    set_seed(training_args.seed)  # the projector is drawn here, before the trainer would set the seed
+    set_seed(training_args.seed)  # the projector is initialized here, before the trainer sets the seed
     hub = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
     with loading(model_args.model_name_or_path, model_args.model_revision):
         tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, **hub)
@@ -71,7 +71,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     if data_args.standardize_image_embeds:
         standardize_image_embeds(model, *data.datasets)
     training_args.remove_unused_columns = False
-    training_args.router_aux_loss_coef = 0.0  # the model hands on nothing of its experts' router
+    training_args.router_aux_loss_coef = 0.0  # the model returns nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = UnicornTrainer(
         model=model,
