@@ -130,7 +130,9 @@ def test_a_second_run_keeps_every_step_and_says_so(demo_output, capsys):
     before = modified(demo_output)
     demo(demo_output, fast=True)
     assert modified(demo_output) == before
-    assert capsys.readouterr().out.count("(kept)") == 10
+    said = capsys.readouterr().out
+    assert said.count("(kept)") == 10
+    assert "--fast only checks that every step runs: its models learn almost nothing" in said
 
 
 def test_another_size_in_the_same_folder_is_refused(demo_output):
