@@ -1,5 +1,6 @@
 """PyTorch Unicorn model: a language model that reads each image as one vector of a contrastive image-text space."""
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionModelWithProjection,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
 )
@@ -139,13 +141,16 @@ class UnicornPreTrainedModel(PreTrainedModel):
         return loaded
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, *args, adapter_kwargs=None, **kwargs):
-        """As `PreTrainedModel.load_adapter`, but loads all weights in the adapter's folder."""
+        """As `PreTrainedModel.load_adapter`, but loads all weights of the adapter, and its generation config."""
         if adapter_kwargs is not None:
             kwargs["adapter_kwargs"] = adapter_kwargs
         loaded = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
         if peft_model_id is not None:
             hub_kwargs = {key: value for key, value in (adapter_kwargs or {}).items() if key in _HUB_KWARGS}
             _load_whole_adapter(self, peft_model_id, adapter_name or "default", hub_kwargs)
+            if self.can_generate():
+                with contextlib.suppress(OSError):  # it has none
+                    self.generation_config = GenerationConfig.from_pretrained(peft_model_id, **hub_kwargs)
         return loaded
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):

@@ -26,6 +26,7 @@ from unicorn_hf.training import (
     parse_options,
     set_released_prompt,
     set_tokenizer_options,
+    stop_at_the_end_of_a_turn,
     tokenize_conversations,
 )
 
@@ -52,6 +53,7 @@ def main(data_args: FinetuneArguments, training_args: SFTConfig, model_args: Mod
     # Training
     tokenize = partial(tokenize_conversations, overlong=data_args.overlong)
     tokens = data.tokenize(tokenize, processor, data_args, training_args)
+    stop_at_the_end_of_a_turn(model, processor)
     training_args.remove_unused_columns = False
     training_args.router_aux_loss_coef = 0.0  # the model returns nothing of its experts' router
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}

@@ -21,6 +21,7 @@ from unicorn_hf.training import (
     loading,
     new_adapter,
     parse_options,
+    stop_at_the_end_of_a_turn,
     tokenize_pairs,
 )
 
@@ -45,6 +46,7 @@ def main(data_args: PreferArguments, training_args: DPOConfig, model_args: Model
 
     # Training
     pairs = data.tokenize(tokenize_pairs, processor, data_args, training_args)
+    stop_at_the_end_of_a_turn(model, processor)
     training_args.remove_unused_columns = False
     training_args.router_aux_loss_coef = 0.0  # the model returns nothing of its experts' router
     trainer = PreferenceTrainer(

@@ -25,6 +25,7 @@ from unicorn_hf.training import (
     set_released_prompt,
     set_tokenizer_options,
     standardize_image_embeds,
+    stop_at_the_end_of_a_turn,
     tokenize_captions,
 )
 
@@ -68,6 +69,7 @@ def main(data_args: PretrainArguments, training_args: SFTConfig, model_args: Mod
     # Training
     tokenize = partial(tokenize_captions, learn=data_args.learn, overlong=data_args.overlong)
     tokens = data.tokenize(tokenize, processor, data_args, training_args)
+    stop_at_the_end_of_a_turn(model, processor)
     if data_args.standardize_image_embeds:
         standardize_image_embeds(model, *data.datasets)
     training_args.remove_unused_columns = False

@@ -1,11 +1,13 @@
 """What LoRA leaves behind: a folder that loads as a model, and merges into one."""
 
+import shutil
+
 import pytest
 import torch
 import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from datasets import load_dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from unicorn_hf import InputError
 from unicorn_hf.training import load_model_to_finetune, new_adapter
@@ -52,6 +54,15 @@ def test_a_merged_adapter_says_what_the_adapter_said(whole, adapted, inputs, tmp
         torch.testing.assert_close(alone(**inputs).logits, adapted(**inputs).logits, rtol=1e-4, atol=1e-4)
     words = [model.generate(**inputs, max_new_tokens=8, do_sample=False) for model in (alone, adapted)]
     assert torch.equal(*words)
+
+
+def test_an_adapter_stops_where_its_own_generation_config_says(whole, tmp_path):
+    folder = shutil.copytree(whole["lora"].output_dir, tmp_path / "lora")
+    assert AutoModelForImageTextToText.from_pretrained(folder).generation_config.eos_token_id == 3
+    config = GenerationConfig.from_pretrained(folder)
+    config.eos_token_id = [5, 3]
+    config.save_pretrained(folder)
+    assert AutoModelForImageTextToText.from_pretrained(folder).generation_config.eos_token_id == [5, 3]
 
 
 def test_an_image_changes_what_the_adapter_says(adapted, inputs):

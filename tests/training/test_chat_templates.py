@@ -1,15 +1,16 @@
 """What is trained is what is asked for at inference, over every chat template that TRL ships."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trl
 from datasets import Dataset
 from transformers import AutoProcessor
 
-from tests.training.test_tokenization import byte_tokenizer
+from tests.training.test_tokenization import FAMILIES, byte_tokenizer
 from unicorn_hf import InputError, UnicornProcessor
-from unicorn_hf.training import tokenize_conversations
+from unicorn_hf.training import stop_at_the_end_of_a_turn, tokenize_conversations
 from unicorn_hf.training.chat_templates import WITHOUT_THINKING
 
 TEMPLATES = {
@@ -110,6 +111,29 @@ def test_of_several_templates_the_default_one_is_settled():
     assert row == tokenize(processor_over("qwen3"))
     assert processor.chat_template["default"].startswith(WITHOUT_THINKING)
     assert processor.chat_template["tool_use"] == "{{ tools }}"
+
+
+@pytest.mark.parametrize(
+    ("ends", "more"), [(None, []), (0, [0]), ([0, 200], [0, 200])], ids=["of no end", "of one end", "of two ends"]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_base_model_stops_at_the_end_of_an_answer_too(family, ends, more):
+    template, marks, pieces = FAMILIES[family]
+    processor = UnicornProcessor(byte_tokenizer(template, ["<|endofall|>", *marks]), embed_dim=2)
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    for _ in range(2):
+        stop_at_the_end_of_a_turn(model, processor)
+        end, *others = model.generation_config.eos_token_id
+        assert pieces[1].startswith(f"red{processor.tokenizer.decode([end])}")
+        assert others == more
+
+
+def test_a_template_whose_answers_have_no_end_is_named(caplog):
+    template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=7))
+    stop_at_the_end_of_a_turn(model, UnicornProcessor(byte_tokenizer(template, ["<s>"]), embed_dim=2))
+    assert "the model may not stop by itself" in caplog.text
+    assert model.generation_config.eos_token_id == 7
 
 
 def test_a_header_that_is_neither_asked_with_nor_learnt_is_refused():

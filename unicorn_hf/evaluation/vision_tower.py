@@ -1,5 +1,6 @@
 """`unicorn-hf attach-tower`: write a trained model with its encoder's image tower, so that it reads images itself."""
 
+import contextlib
 from pathlib import Path
 
 from unicorn_hf.data.staging import check_new_folder, new_folder
@@ -96,7 +97,7 @@ def load_vision_tower(encoder: str):
 
 def _load_whole(name, trust_remote_code: bool):
     """A trained model and its processor; an adapter is merged into its base."""
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, GenerationConfig
     from transformers.utils import is_peft_available
 
     from unicorn_hf.training.adapters import read_adapter
@@ -108,5 +109,7 @@ def _load_whole(name, trust_remote_code: bool):
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, name).merge_and_unload()
+        with contextlib.suppress(OSError):  # it has none
+            model.generation_config = GenerationConfig.from_pretrained(name)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     return model, processor

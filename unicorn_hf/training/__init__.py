@@ -3,6 +3,7 @@
 from unicorn_hf.training.adapters import load_model_to_finetune, loading, new_adapter
 from unicorn_hf.training.arguments import DataArguments, FinetuneArguments, PreferArguments, PretrainArguments
 from unicorn_hf.training.batching import LengthGroupedSampler
+from unicorn_hf.training.chat_templates import stop_at_the_end_of_a_turn
 from unicorn_hf.training.collator import PairCollator, UnicornCollator, is_padding_free
 from unicorn_hf.training.freezing import freeze_all_but_projector, freeze_vision_tower
 from unicorn_hf.training.mixture import Mixture
@@ -41,6 +42,7 @@ __all__ = [
     "set_released_prompt",
     "set_tokenizer_options",
     "standardize_image_embeds",
+    "stop_at_the_end_of_a_turn",
     "tokenize_captions",
     "tokenize_conversations",
     "tokenize_pairs",

@@ -63,6 +63,28 @@ def settle_chat_template(processor) -> tuple[str, bool]:
     return learnt, is_marked
 
 
+def stop_at_the_end_of_a_turn(model, processor) -> None:
+    """Let `generate` stop at the token that ends an answer in the chat template. In place.
+
+    A base model stops at the end of a text, such as `<|endoftext|>`, but learns to end its answers with another token,
+    such as `<|im_end|>`.
+    """
+    tokenizer = processor.tokenizer
+    try:
+        text = tokenizer.apply_chat_template(_CHAT, chat_template=tokenizer.get_chat_template(), tokenize=False)
+    except Exception:  # there is no template, or it fails; stage 1 does not need one
+        return
+    _, said, behind = text.rpartition(_CHAT[-1]["content"])
+    tokens = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"] if said else []
+    if not tokens or tokens[0] not in tokenizer.added_tokens_decoder:
+        logger.warning("The chat template ends an answer without a token of its own: the model may not stop by itself")
+        return
+    config = model.generation_config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if tokens[0] not in ends:
+        config.eos_token_id = [tokens[0], *(end for end in ends if end is not None)]
+
+
 def _training_version(tokenizer, template: str) -> tuple[str, bool]:
     """TRL's training version of a template, or the template itself, and whether it has {% generation %} marks."""
     from trl.chat_template_utils import get_training_chat_template

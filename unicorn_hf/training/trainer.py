@@ -196,6 +196,8 @@ class StageTrainer(Trainer):
         super().save_model(str(partial), *args, **kwargs)
         self.accelerator.wait_for_everyone()
         if self.args.should_save and partial.exists():  # a push calls this again and has moved the files already
+            if (partial / "adapter_config.json").exists():  # peft does not save where the model stops
+                self.accelerator.unwrap_model(self.model).generation_config.save_pretrained(partial)
             sync_tree(partial)
             # The configuration comes last: without it, a folder is not a model yet.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
