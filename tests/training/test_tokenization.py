@@ -283,6 +283,20 @@ def test_nothing_that_fits_is_an_error_that_names_the_length(processor):
         tokenize_conversations(conversations(MESSAGES), processor, max_length=4)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_does_not_fit_is_counted_or_refused_also_in_a_short_stream(streaming, processor, caplog):
+    def tokenize(*chats):
+        data = conversations(*chats)
+        data = data.to_iterable_dataset() if streaming else data
+        return list(tokenize_conversations(data, processor, max_length=40, source="chats"))
+
+    long = [{"role": "user", "content": "<image>\n" + "What color? " * 50}, MESSAGES[1]]
+    assert len(tokenize(MESSAGES, long, MESSAGES)) == 2
+    assert caplog.text.count("max_length 40: 0 of 3 samples truncated, 1 left out") == 1
+    with pytest.raises(InputError, match="chats: none of 2 samples fits into max_length 40"):
+        tokenize(long, long)
+
+
 # What is wrong
 
 

@@ -27,7 +27,7 @@ SAMPLE_TOKENS = ("input_ids", "labels")
 PAIR_TOKENS = ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels")
 OVERLONG = ("cut", "drop")
 WHOLE, CUT, TOO_LONG, NOTHING_TO_LEARN = range(4)  # the status of a sample; the last two are left out
-STREAM_REPORT = 10_000  # rows of a stream between two reports of these counts
+STREAM_REPORT = 10_000  # rows of a stream between two reports of these counts, after the first that says something
 _ONE_AT_A_TIME = threading.Lock()
 
 logger = logging.getLogger(__name__)
@@ -356,9 +356,7 @@ def _tokenize_table(
     _report(np.bincount(fates, minlength=4), max_length)
     kept = np.flatnonzero(fates <= CUT)
     if len(kept) == 0:
-        raise InputError(
-            f"{source}: none of {len(tokens):,} samples fits into max_length {max_length} with something to learn"
-        )
+        raise InputError(_nothing_fits(source, len(tokens), max_length))
     tokens = tokens if len(kept) == len(tokens) else tokens.select(kept)
     return tokens.remove_columns(["fate", "num_images"])
 
@@ -374,7 +372,7 @@ def _tokenize_stream(
         one_vector = isinstance(feature, List) and not is_nested(feature)
         vector = List(Value("float32"))
         features = features | {images: feature if images != "image_embeds" else vector if one_vector else List(vector)}
-    counts = np.zeros(4, np.int64)
+    counts, is_told = np.zeros(4, np.int64), np.zeros((), bool)
 
     def tokenize_and_drop(batch, rows):
         tokens = tokenize(batch, rows)
@@ -387,18 +385,23 @@ def _tokenize_stream(
             tokens[images] = batch[images] if as_it_is else [_vectors(value) for value in batch[images]]
         reported = counts.sum() // STREAM_REPORT
         counts[:] += np.bincount(tokens["fate"], minlength=4)
-        if counts.sum() // STREAM_REPORT > reported:
+        if (counts[CUT:].any() and not is_told) or counts.sum() // STREAM_REPORT > reported:
+            is_told[...] = True
             _report(counts, max_length)
         kept = [row for row, fate in enumerate(tokens["fate"]) if fate <= CUT]
         return {name: [tokens[name][row] for row in kept] for name in features}
 
-    return dataset.map(
+    tokens = dataset.map(
         tokenize_and_drop,
         with_indices=True,
         batched=True,
         remove_columns=dataset.column_names,
         features=Features(features),
     )
+    if next(iter(tokens), None) is None:
+        raise InputError(_nothing_fits(source, sum(counts), max_length))
+    counts[:] = 0
+    return tokens
 
 
 def _vectors(value):
@@ -456,6 +459,10 @@ def _check_images(source: str, wanted, given, wrong: tuple[int, str] | None, ids
         f"{source}: sample {ids[row]!r} needs {wanted[row]} images (its <image> placeholders), but there are {where};"
         f" it is row {rows[row]}, and there are {len(different):,} such samples"
     )
+
+
+def _nothing_fits(source: str, num_samples: int, max_length: int | None) -> str:
+    return f"{source}: none of {num_samples:,} samples fits into max_length {max_length} with something to learn"
 
 
 def _report(counts, max_length: int | None) -> None:
