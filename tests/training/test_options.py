@@ -177,6 +177,23 @@ def test_options_that_are_read_are_taken(options, arguments):
     check_options(*arguments("finetune", **options))
 
 
+@pytest.mark.parametrize("place", ["", "checkpoint-8"])
+@pytest.mark.parametrize(
+    ("use_peft", "there", "sentence"),
+    [
+        (False, "adapter_config.json", "holds an adapter, and this run saves a model"),
+        (True, "config.json", "holds a model, and this run saves an adapter"),
+    ],
+)
+def test_a_model_and_an_adapter_are_never_saved_into_one_folder(place, use_peft, there, sentence, arguments, tmp_path):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / there).write_text("{}")
+    options = {"output_dir": str(tmp_path), "lora_target_modules": "all-linear" if use_peft else None}
+    with pytest.raises(InputError, match=sentence):
+        check_options(*arguments("finetune", use_peft=use_peft, **options))
+    check_options(*arguments("finetune", use_peft=not use_peft, output_dir=str(tmp_path)))
+
+
 # Values that nobody can use
 
 
@@ -332,6 +349,14 @@ def test_an_end_or_padding_token_is_the_tokenizers_from_the_start(processor, arg
     for name in ("eos_token", "pad_token"):
         with pytest.raises(InputError, match=f"{name} is '<none>', which is not a token"):
             set_tokenizer_options(processor, arguments("pretrain", **{name: "<none>"})[1])
+
+
+def test_a_tokenizer_needs_an_end_token_which_also_pads(tiny, arguments):
+    processor = UnicornProcessor(AutoTokenizer.from_pretrained(tiny.language_model, eos_token=None, pad_token=None))
+    with pytest.raises(InputError, match=r"has no end token.*--eos_token"):
+        set_tokenizer_options(processor, arguments("pretrain")[1])
+    set_tokenizer_options(processor, arguments("pretrain", eos_token="<|end|>")[1])
+    assert processor.tokenizer.pad_token == "<|end|>"
 
 
 # What the trainers read

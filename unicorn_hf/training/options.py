@@ -149,6 +149,7 @@ def check_options(data_args, training_args, model_args) -> None:
         raise InputError(
             "Name the model by --model_name_or_path: stage 1 a language model, the others the output of the one before"
         )
+    _check_output(Path(training_args.output_dir), is_adapter=bool(model_args.use_peft))
     given = options_given(data_args) | options_given(training_args) | options_given(model_args)
     if {"version", "chat_template_path"} <= set(given):
         raise InputError("version and chat_template_path both set the prompt; use only one of them")
@@ -186,6 +187,19 @@ def check_options(data_args, training_args, model_args) -> None:
         if getattr(training_args, name) == value:
             raise InputError(f"{name} is {value!r}, which needs an evaluation: {_EVALUATION}")
     _check_values(given)
+
+
+def _check_output(output_dir: Path, is_adapter: bool) -> None:
+    """Raise `InputError` if the output would lie beside one of the other kind: the folder would load as the adapter."""
+    other, kind, saved = (
+        ("config.json", "a model", "an adapter") if is_adapter else ("adapter_config.json", "an adapter", "a model")
+    )
+    for folder in (output_dir, *sorted(output_dir.glob("checkpoint-*"))):
+        if (folder / other).is_file():
+            raise InputError(
+                f"{folder}: holds {kind}, and this run saves {saved}, which cannot lie in the same folder; name another"
+                " --output_dir, or remove it"
+            )
 
 
 def _check_values(given: dict) -> None:
@@ -239,14 +253,14 @@ def set_released_prompt(processor, model, version: str | None) -> None:
 def set_tokenizer_options(processor, training_args) -> None:
     """Apply `chat_template_path`, `eos_token` and `pad_token` to the tokenizer. In place.
 
-    The trainer would apply them only after the data are tokenized.
+    The trainer would apply them only after the data are tokenized. Without a padding token, the end token is used.
 
     Args:
         processor: the model's `UnicornProcessor`.
         training_args: TRL's `SFTConfig`; its `chat_template_path` is then `None`.
 
     Raises:
-        InputError: there is no such template, or the tokenizer lacks a token.
+        InputError: there is no such template, the tokenizer lacks a token, or it has no end token.
     """
     tokenizer = processor.tokenizer
     for name in ("eos_token", "pad_token"):
@@ -256,6 +270,12 @@ def set_tokenizer_options(processor, training_args) -> None:
         if token not in tokenizer.get_vocab():
             raise InputError(f"{name} is {token!r}, which is not a token of the model's tokenizer; name another")
         setattr(tokenizer, name, token)
+    if tokenizer.eos_token is None:
+        raise InputError(
+            "The model's tokenizer has no end token, so nothing would teach the model to stop: add --eos_token"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if training_args.chat_template_path is not None:
         template = _read_chat_template(training_args.chat_template_path, tokenizer)
         processor.chat_template = tokenizer.chat_template = template
