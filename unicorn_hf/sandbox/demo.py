@@ -117,8 +117,8 @@ def demo(output, *, fast: bool = False, seed: int = 0) -> dict:
 
 
 def draw_world(folder: Path, size: Size, seed: int) -> str:
-    """Write seeds as a text file, and pictures of other scenes for the statistics and for the test."""
-    from datasets import Dataset
+    """Write seeds as a text file, pictures of other scenes for the statistics and for the test, and questions."""
+    from datasets import Dataset, concatenate_datasets
 
     from unicorn_hf.sandbox.world import draw_all, held_out_pairs, split_scenes
 
@@ -128,7 +128,10 @@ def draw_world(folder: Path, size: Size, seed: int) -> str:
     for name, (subset, picture_seed) in progress_bar(sets.items(), desc="drawing", unit="set"):
         rows = {"seed": [scene.seed() for scene in subset], "image": draw_all(subset, picture_seed)}
         write_dataset(Dataset.from_dict(rows), folder / name, title=f"Pictures: {name}")
-    write_dataset(ask(scenes.test, seed), folder / "questions", title="Questions about the test pictures")
+    questions = ask(scenes.test, seed)
+    asked = read_dataset(folder / "test").select(questions["picture"]).select_columns(["image"])
+    questions = concatenate_datasets([questions, asked], axis=1)
+    write_dataset(questions, folder / "questions", title="Questions about the test pictures")
     return (
         f"{len(scenes.captions):,} seeds; {len(scenes.pictures):,} unpaired and {len(scenes.test):,} test pictures; "
         f"{len(held_out_pairs())} of 276 color-shape pairs held out"
@@ -361,8 +364,8 @@ def questions_with_vectors(output: Path):
 
     questions = read_dataset(output / "1-world" / "questions")
     pictures = read_dataset(output / "4-embeddings" / "test")
-    asked = pictures.select(questions["picture"]).select_columns(["image", "image_embeds"])
-    return concatenate_datasets([questions, asked], axis=1)
+    vectors = pictures.select(questions["picture"]).select_columns(["image_embeds"])
+    return concatenate_datasets([questions, vectors], axis=1)
 
 
 def load_without_package(folder: Path, output: Path) -> str:
