@@ -420,9 +420,9 @@ def _table_text(table: dict, data) -> str:
     kinds = ["all", *sorted(set(table["blind"]) - {"all", VALUE, LETTER}), VALUE, LETTER]
     counts = {"all": len(data), **Counter(data["kind"][:])}
     counts[VALUE] = counts[LETTER] = data["task"][:].count("multiple_choice")
-    lines = [f"{'question':14}{'n':>6}  " + "".join(f"{CONDITIONS[name]:>22}" for name in table)]
+    lines = [f"{'question':14}{'n':>6}  " + "".join(f"{CONDITIONS[name]:>14}" for name in table)]
     for kind in kinds:
-        lines.append(f"{kind:14}{counts[kind]:>6}  " + "".join(f"{row[kind]:>22.3f}" for row in table.values()))
+        lines.append(f"{kind:14}{counts[kind]:>6}  " + "".join(f"{row[kind]:>14.3f}" for row in table.values()))
     return "\n".join(lines)
 
 
