@@ -85,7 +85,8 @@ def make_card(
         size_categories=[next(name for least, name in SIZE_CATEGORIES.items() if rows >= least)],
         unicorn=provenance,
     )
-    infos, configs = {}, {}
+    infos: dict[str, DatasetInfo] = {}
+    configs: dict[str, dict] = {}
     for config, (features, shards, _) in written.items():
         split = SplitInfo("train", num_bytes=shards.num_bytes, num_examples=shards.num_rows)
         infos[config] = DatasetInfo(
@@ -125,7 +126,7 @@ def make_card(
     with as_file(files(__package__) / "dataset_card.md.jinja") as template:
         return DatasetCard.from_template(
             card_data,
-            template_path=template,
+            template_path=str(template),
             title=title,
             sections=sections,
             default=next(iter(written)),
@@ -152,7 +153,7 @@ def histogram(counts: Counter) -> list[tuple[str, int, str]]:
 
 
 def _flat(facts: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict[str, object] = {}
     for name, value in facts.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}: ")

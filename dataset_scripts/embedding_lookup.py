@@ -54,11 +54,11 @@ class EmbeddingLookup:
         self.unusable = unusable or {}
         wrong = dict(find_wrong_rows(vectors.blocks())) if wrong is None else wrong
         if wrong:
-            ids = list(ids)
+            ids = named = list(ids)
             row, what = next(iter(wrong.items()))
             if not skip_non_finite:
                 raise InputError(
-                    f"{name}: row {row} (id {ids[row]!r}) holds {what}; expected a finite vector that is not zero; "
+                    f"{name}: row {row} (id {named[row]!r}) holds {what}; expected a finite vector that is not zero; "
                     "correct it, or leave such rows out with skip_non_finite (--skip-non-finite)"
                 )
         hashes = np.fromiter(map(_hash, ids), np.uint64, len(vectors))
@@ -70,7 +70,7 @@ class EmbeddingLookup:
         if wrong:
             usable = ~np.isin(order, list(wrong))
             for row in order[~usable].tolist():
-                self.unusable[str(ids[row])] = reason_of(wrong[row])
+                self.unusable[str(named[row])] = reason_of(wrong[row])
             hashes, order = hashes[usable], order[usable]
         twice = np.flatnonzero(hashes[1:] == hashes[:-1])
         if len(twice):
@@ -86,7 +86,7 @@ class EmbeddingLookup:
 
     def _view_index(self) -> None:
         # Reading one element of a memoryview is several times faster than reading one of an array.
-        self._hashes, self._rows, self._starts = map(memoryview, self._index)
+        self._hashes, self._rows, self._starts = (array.data for array in self._index)
 
     @classmethod
     def from_dataset(cls, dataset, column: str = "image_embeds", *, skip_non_finite: bool = False) -> "EmbeddingLookup":
@@ -129,19 +129,25 @@ class EmbeddingLookup:
             blocks = usable_blocks(path, unusable, allow_pickle=allow_pickle)
             first = next(blocks)
             ids, rows, wrong = spill(chain([first], blocks), scratch, first[1].shape[1])
-            options = {"keep_last": True, "unusable": unusable, "wrong": wrong}
-            return cls(ids, rows, str(source), skip_non_finite=skip_non_finite, **options)
+            return cls(
+                ids,
+                rows,
+                str(source),
+                skip_non_finite=skip_non_finite,
+                keep_last=True,
+                unusable=unusable,
+                wrong=wrong,
+            )
         vectors = open_vectors(source, column, allow_pickle=allow_pickle)
-        if isinstance(vectors, FileVectors):
-            ids = read_ids(path, vectors.num_rows)
-        elif (ids := vectors.ids()) is None:
+        own_ids = read_ids(vectors.path, vectors.num_rows) if isinstance(vectors, FileVectors) else vectors.ids()
+        if own_ids is None:
             raise InputError(f"{vectors.name}: has no column 'id'; expected one, to look up the vectors")
         if places := isinstance(vectors, FileVectors | TableVectors) and vectors.places():
-            rows, wrong = RowFile(places, vectors.dtype, vectors.embed_dim), None
-        else:
-            listed = iter(ids)
-            pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
-            ids, rows, wrong = spill(pairs, scratch, vectors.embed_dim)
+            rows = RowFile(places, vectors.dtype, vectors.embed_dim)
+            return cls(own_ids, rows, vectors.name, skip_non_finite=skip_non_finite)
+        listed = iter(own_ids)
+        pairs = ((list(islice(listed, len(block))), block) for block in vectors.blocks())
+        ids, rows, wrong = spill(pairs, scratch, vectors.embed_dim)
         return cls(ids, rows, vectors.name, skip_non_finite=skip_non_finite, wrong=wrong)
 
     def __len__(self) -> int:
@@ -302,7 +308,7 @@ class RowFile:
 
     def rows(self, rows: Sequence[int]) -> np.ndarray:
         result = np.empty((len(rows), self.embed_dim), self._dtype)
-        view = memoryview(result).cast("B")
+        view = result.data.cast("B")
         runs, starts, size = self._runs, self._starts, self._row_bytes
         for place, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
             run = bisect_right(starts, row) - 1
@@ -333,7 +339,7 @@ def spill(
             wrong.update(find_wrong_rows([block], len(ids)))
             ids += names
             with np.errstate(over="ignore"):
-                file.write(memoryview(np.ascontiguousarray(block, np.float16)).cast("B"))
+                file.write(np.ascontiguousarray(block, np.float16).data.cast("B"))
         file.flush()
         return ids, RowFile([(Path(file.name), 0, len(ids))], np.float16, embed_dim), wrong
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from unicorn_hf.data.markup import without_marks
 from unicorn_hf.errors import InputError
@@ -27,7 +28,7 @@ class Rejected:
         self.path, self.config = Path(path), config
         self.counts: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
-        self._file = None
+        self._file: TextIO | None = None
 
     def add(self, reason: str, record) -> None:
         self.counts[reason] += 1
@@ -69,7 +70,7 @@ def read_rows(path, *, with_messages: bool, rejected: Rejected, batch_size: int 
     while batch := list(islice(records, batch_size)):
         rows = []
         for record in batch:
-            changes = Counter()
+            changes: Counter[str] = Counter()
             row = convert(record, with_messages=with_messages, changes=changes)
             if isinstance(row, str):
                 rejected.add(row, record)
@@ -147,7 +148,8 @@ def convert_turns(turns, changes: Counter | None = None) -> list[dict[str, str]]
     changes = Counter() if changes is None else changes
     if not isinstance(turns, list) or not turns:
         return "no conversation"
-    messages, places = [], []
+    messages: list[dict[str, str]] = []
+    places: list[int] = []  # of the placeholders: the messages that they stand in
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             return "empty turn"

@@ -158,7 +158,7 @@ class TableSource:
         wanted = VECTOR_COLUMNS if config == PRETRAIN else ("image_embeds",)
         self.vectors = {name: TableVectors(self.reader, name, {}) for name in wanted if name in schema.names}
         embed_dims = {name: vectors.embed_dim for name, vectors in self.vectors.items()}
-        self.lookup = None
+        self.lookup: EmbeddingLookup | None = None
         if "image_embeds" not in embed_dims:
             if embeddings is None:
                 raise InputError(
@@ -175,7 +175,7 @@ class TableSource:
             embed_dims["image_embeds"] = self.lookup.embed_dim
         self.features = make_features(config, embed_dims)
 
-    def tables(self, shards: Sequence, rejected: Rejected | None = None) -> Iterator[pa.Table]:
+    def tables(self, shards: Sequence, rejected: Rejected) -> Iterator[pa.Table]:
         """Tables in the schema of `self.features`. A bad row is an error, because our own steps wrote these rows.
 
         With `skip_non_finite`, a row whose vector is NaN, Inf or zero goes to `rejected` instead.
@@ -185,7 +185,7 @@ class TableSource:
             for table in self.reader.read(piece, stored):
                 yield self._published(table, self.reader.where(piece), rejected)
 
-    def _published(self, table: pa.Table, where: str, rejected: "Rejected | None") -> pa.Table:
+    def _published(self, table: pa.Table, where: str, rejected: Rejected) -> pa.Table:
         text = [name for name in table.column_names if name not in VECTOR_COLUMNS]
         columns = {name: cast_text(table.select([name]), self.features[name], where) for name in text}
         ids = columns["id"].to_pylist()
@@ -197,8 +197,8 @@ class TableSource:
         for name in VECTOR_COLUMNS:
             if name in table.column_names:
                 vectors = vector_block(table, name, self.features[name].length, where, ids)
-            elif name in self.features:
-                vectors = self._look_up(ids, where, left_out)
+            elif self.lookup is not None and name in self.features:
+                vectors = self._look_up(self.lookup, ids, where, left_out)
             else:
                 continue
             half, unusable = as_float16(vectors)
@@ -219,16 +219,16 @@ class TableSource:
             result = result.filter(pa.array([row not in left_out for row in range(len(table))]))
         return result
 
-    def _look_up(self, ids: list[str], where, left_out: dict[int, str]) -> np.ndarray:
-        rows = self.lookup.find(ids)
+    def _look_up(self, lookup: EmbeddingLookup, ids: list[str], where: str, left_out: dict[int, str]) -> np.ndarray:
+        rows = lookup.find(ids)
         for row in np.flatnonzero(rows < 0):
-            reason = self.lookup.unusable.get(ids[row])
+            reason = lookup.unusable.get(ids[row])
             if reason is None or not self.skip_non_finite:
                 raise InputError(
-                    f"{where}: id {ids[row]!r} is not in {self.lookup.name}, so it has no image_embeds; embed it too"
+                    f"{where}: id {ids[row]!r} is not in {lookup.name}, so it has no image_embeds; embed it too"
                 )
             left_out[int(row)] = reason
-        return self.lookup.rows(np.maximum(rows, 0))
+        return lookup.rows(np.maximum(rows, 0))
 
 
 class ReleasedSource:
@@ -248,21 +248,21 @@ class ReleasedSource:
             for rows in read_rows(path, with_messages=self.config == INSTRUCTION, rejected=rejected):
                 vectors = None
                 if self.lookup is not None and rows:
-                    rows, vectors = self._join(rows, rejected)
+                    rows, vectors = self._join(self.lookup, rows, rejected)
                 columns = {name: [row[name] for row in rows] for name in _TEXT_FEATURES[self.config]}
                 if vectors is not None:
                     columns[self.column] = as_lists(vectors)
                 if rows:
                     yield pa.table(columns, schema=schema)
 
-    def _join(self, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
+    def _join(self, lookup: EmbeddingLookup, rows: list[dict], rejected: Rejected) -> tuple[list[dict], np.ndarray]:
         ids = [str(row["record"]["id"]) for row in rows]  # not `row["id"]`, which may have got a suffix
-        places = self.lookup.find(ids)
+        places = lookup.find(ids)
         for row, id_, place in zip(rows, ids, places, strict=True):
             if place < 0:
-                rejected.add(self.lookup.unusable.get(id_, "no embedding"), row["record"])
+                rejected.add(lookup.unusable.get(id_, "no embedding"), row["record"])
         found = np.flatnonzero(places >= 0)
-        return [rows[place] for place in found], self.lookup.rows(places[found]).astype(np.float16, copy=False)
+        return [rows[place] for place in found], lookup.rows(places[found]).astype(np.float16, copy=False)
 
 
 def open_lookup(

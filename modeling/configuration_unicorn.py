@@ -81,7 +81,7 @@ class UnicornConfig(PreTrainedConfig):
 
     @property
     def num_projector_layers(self) -> int:
-        return 1 if self.projector_type == "linear" else int(re.match(r"mlp(\d+)x", self.projector_type)[1])
+        return 1 if self.projector_type == "linear" else int(re.findall(r"\d+", self.projector_type)[0])
 
     @classmethod
     def from_text_config(

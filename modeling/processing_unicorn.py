@@ -85,12 +85,12 @@ class UnicornProcessor(ProcessorMixin):
         if text is None:
             kwargs = {name: value for name, value in kwargs.items() if name not in _PADDING}
             return_tensors = kwargs.pop("return_tensors", None)
-            return BatchFeature(self._process_images(images, return_tensors, **kwargs), tensor_type=return_tensors)
+            return BatchFeature(self._image_inputs(images, return_tensors, **kwargs), tensor_type=return_tensors)
         batch_kwargs = self._pop_batch_kwargs(kwargs)
         encoded = self.tokenizer([text] if isinstance(text, str) else list(text), **kwargs)
         return self._to_batch(encoded, images, per_prompt, **batch_kwargs)
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # each transformers release has other arguments
         self,
         conversation,
         chat_template: str | None = None,
@@ -231,10 +231,10 @@ class UnicornProcessor(ProcessorMixin):
                 data[name] = [pad + row if left_side else row + pad for row, pad in zip(rows, pads, strict=True)]
         if return_mm_token_type_ids:
             data["mm_token_type_ids"] = [[int(i == self.image_token_id) for i in ids] for ids in data["input_ids"]]
-        data |= self._process_images(images, return_tensors, **images_kwargs)
+        data |= self._image_inputs(images, return_tensors, **images_kwargs)
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _process_images(self, images: list, return_tensors, images_kwargs: dict | None = None, **kwargs) -> dict:
+    def _image_inputs(self, images: list, return_tensors, images_kwargs: dict | None = None, **kwargs) -> dict:
         are_vectors = [_is_vector(image) for image in images]
         if not images:
             return {}

@@ -81,13 +81,13 @@ def _check_folder(folder: Path) -> tuple[str, str]:
     from huggingface_hub import DatasetCard, ModelCard
 
     if (folder / "transfer_config.json").is_file():
-        kind, card_class, needed = "transfer", ModelCard, ["transfer.safetensors"]
+        kind, needed = "transfer", ["transfer.safetensors"]
     elif (folder / "config.json").is_file():
-        kind, card_class, needed = "model", ModelCard, ["processor_config.json", "tokenizer_config.json"]
+        kind, needed = "model", ["processor_config.json", "tokenizer_config.json"]
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         needed += sorted({f"{reference.split('.')[0].split('--')[-1]}.py" for reference in _auto_classes(config)})
     elif _shards(folder):
-        kind, card_class, needed = "dataset", DatasetCard, []
+        kind, needed = "dataset", []
     else:
         raise InputError(f"{folder}: holds no dataset, model or transfer; expected a folder written by this package")
     for name in ["README.md", *needed]:
@@ -96,7 +96,7 @@ def _check_folder(folder: Path) -> tuple[str, str]:
                 f"{folder}: is a {kind} without {name}; save it again (for a model, with its processor), then push it"
             )
     try:
-        card_class.load(folder / "README.md")
+        (DatasetCard if kind == "dataset" else ModelCard).load(folder / "README.md")
     except Exception as error:  # the YAML parser and the metadata's classes raise many types
         raise InputError(f"{folder / 'README.md'}: its metadata cannot be read ({_reason(error)})") from error
     return kind, "dataset" if kind == "dataset" else "model"
@@ -135,5 +135,5 @@ def _with_patience(push, repo_id: str, *, attempts: int):
         time.sleep(wait)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -201,8 +201,8 @@ def _read_mapping(value, kind: type | None) -> dict:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = json.loads(value)
     elif isinstance(value, str | list | tuple):
-        pairs = value.split(",") if isinstance(value, str) else value
-        pairs = [str(pair).partition("=") for pair in pairs]
+        texts = value.split(",") if isinstance(value, str) else value
+        pairs = [str(text).partition("=") for text in texts]
         if not all(name and equals for name, equals, _ in pairs):
             raise ValueError
         value = {name: int(text) if text.isdecimal() else text for name, _, text in pairs}

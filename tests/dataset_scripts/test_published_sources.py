@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_datasets import EMBED_DIM, captions, conversations, ids, vectors, write_released
+from unicorn_hf.dataset_scripts.released_json import Rejected
 from unicorn_hf.dataset_scripts.sources import (
     INSTRUCTION,
     PRETRAIN,
@@ -19,7 +20,8 @@ from unicorn_hf.data.shards import write_shards
 
 
 def rows_of(source):
-    return [row for table in source.tables(source.shards) for row in table.to_pylist()]
+    rejected = Rejected("nothing is rejected here", "")
+    return [row for table in source.tables(source.shards, rejected) for row in table.to_pylist()]
 
 
 def step_folder(tmp_path, dataset=None, shards=3):

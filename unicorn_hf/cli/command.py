@@ -9,9 +9,9 @@ import json
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ class Parameter:
     help: str
     panel: str | None = None
     repeat: bool = False
-    bounds: dict = dataclasses.field(default_factory=dict)
+    bounds: Mapping = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -238,7 +238,7 @@ def _config_parameters(config: type[Options]) -> list[Parameter]:
 def _annotation(parameter: Parameter):
     arms = [arm for arm in arms_of(parameter.hint) if arm is not type(None)]
     is_list = parameter.repeat or any(typing.get_origin(arm) is list for arm in arms)
-    options = {"help": parameter.help, "show_default": False}
+    options: dict[str, Any] = {"help": parameter.help, "show_default": False}
     if not parameter.flags:
         options["metavar"] = parameter.name.upper()
         kind = list[str] if is_list else str

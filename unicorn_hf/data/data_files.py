@@ -301,10 +301,11 @@ def _format_of(files: list[Path], folder: Path) -> str:
 
 
 def _split(files: list[Path], root: Path) -> dict[str, list[Path]]:
-    by_split: dict[str | None, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
+    unnamed: list[Path] = []
     for file in files:
-        by_split.setdefault(_split_of(file, root), []).append(file)
-    unnamed = by_split.pop(None, [])
+        split = _split_of(file, root)
+        (unnamed if split is None else by_split.setdefault(split, [])).append(file)
     if not by_split:
         return {"train": unnamed}
     if unnamed:

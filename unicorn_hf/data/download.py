@@ -68,7 +68,7 @@ def _read(url, allow_private: bool, max_bytes: int, end: float) -> tuple[bytes, 
 
 
 def _public_number(host: str, port: int) -> str:
-    numbers = [found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    numbers = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for number in numbers:
         address = ipaddress.ip_address(number.partition("%")[0])
         address = getattr(address, "ipv4_mapped", None) or address

@@ -5,6 +5,7 @@ hidden images and images that a metadata file does not name.
 """
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from unicorn_hf.data.data_files import FILE_FORMATS, IMAGE_SUFFIXES, METADATA_NAMES, DataFiles, files_under
 from unicorn_hf.errors import InputError
@@ -28,19 +29,16 @@ def read_image_folder(found: DataFiles, split: str, read_table):
     """
     import datasets
 
-    files = found.splits.get(split)
-    if files is None and "/" not in split and split not in (".", "..") and (found.root / split).is_dir():
-        files = files_under(found.root / split)
-    if files is None:
-        found.of_split(split)
+    is_folder = "/" not in split and split not in (".", "..") and (found.root / split).is_dir()
+    files = files_under(found.root / split) if split not in found.splits and is_folder else found.of_split(split)
     metadata = [file for file in files if file.name in METADATA_NAMES]
     images = [file for file in files if is_image(file)]
     described, columns = _read_metadata(metadata, read_table)
     images += sorted(set(described) - set(images))  # named but missing: such a row fails and is listed
     if not images:
         raise InputError(f"{found.root}: holds no data file and no image; expected some")
-    rows = {"image": [image_cell(image) for image in images]}
-    features = {"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    rows: dict[str, list] = {"image": [image_cell(image) for image in images]}
+    features: dict[str, Any] = {"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
     folders = sorted({image.parent.name for image in images})
     if metadata:
         for name, feature in columns.items():

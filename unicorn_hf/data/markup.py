@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 _BRACKETS = re.compile(r"[<>\[\]/|◁▷＜＞［］｜]")
 _IN_BRACKETS = [re.compile(r"<([^<>]*)>"), re.compile(r"\[([^\[\]]*)\]"), re.compile(r"◁([^◁▷]*)▷")]
@@ -48,7 +49,7 @@ class Marks:
 
     pattern: re.Pattern
     ids: frozenset
-    tokenizer: object = None
+    tokenizer: Any = None
     normalized_ids: frozenset = frozenset()
     normalized_pattern: re.Pattern | None = None
 
@@ -106,7 +107,7 @@ def _strip(text: str, marks: Marks | None) -> str:
             text = pattern.sub(lambda found: _as_words(found[0]) if _looks_like_a_mark(found) else found[0], text)
         return text
     text = marks.pattern.sub(lambda found: _as_words(found[0]), text)
-    if marks.tokenizer is None:
+    if marks.normalized_pattern is None:
         return text
     if marks.normalized_pattern.search(marks.tokenizer.backend_tokenizer.normalizer.normalize_str(text)):
         encoded = marks.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

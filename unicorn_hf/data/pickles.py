@@ -56,7 +56,7 @@ class PickleVectors(Vectors):
         self.embed_dim = len(self._records(self.files[0])[0]["embed"])
 
     @functools.cached_property
-    def num_rows(self) -> int:
+    def num_rows(self) -> int:  # type: ignore[override]  # a cached property can be written too
         return sum(len(self._records(file)) for file in self.files)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
@@ -120,7 +120,8 @@ def usable_blocks(
     Raises:
         InputError: a file is damaged or does not hold a list, or no record has a vector.
     """
-    embed_dim, counts = None, Counter()
+    embed_dim = None
+    counts: Counter[str] = Counter()
     seen: set[str] = set()
     for file in _files(path, allow_pickle):
         records = read_pickle(file) if file.stat().st_size else []
@@ -185,7 +186,10 @@ def _check_program(file) -> None:
     A short program can nest a tuple in tuples many times over. Hashing it (as a key of a dict) walks through all of it,
     so a hundred bytes could run forever. All other work is proportional to the length of the program.
     """
-    stack, marks, memo = [], [], {}  # for each value its size: the number of members for a tuple, else 1
+    # For each value its size: the number of members for a tuple, else 1.
+    stack: list[int] = []
+    memo: dict[int | None, int] = {}
+    marks: list[int] = []
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count == _MAX_OPCODES:
             raise _Refused(f"has over {_MAX_OPCODES:,} instructions; split it into files of fewer records")
@@ -193,11 +197,11 @@ def _check_program(file) -> None:
         if name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in _GETS:
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         elif name == "MARK":
             marks.append(len(stack))
         elif name in _PUTS:
-            memo[int(argument)] = stack[-1]
+            memo[argument] = stack[-1]
         elif name == "DUP":
             stack.append(stack[-1])
         elif name in _TUPLES:
@@ -297,6 +301,7 @@ def _finished(value, done: dict):
         return value
     if id(value) in done:
         return done[id(value)]
+    result: dict | list | tuple
     if isinstance(value, dict):
         done[id(value)] = result = {}
         result.update((key, _finished(item, done)) for key, item in value.items())

@@ -57,7 +57,7 @@ def read_provenance(source) -> dict:
         from huggingface_hub import hf_hub_download
 
         try:
-            folder = Path(hf_hub_download(source, "README.md", repo_type="dataset")).parent
+            folder = Path(hf_hub_download(str(source), "README.md", repo_type="dataset")).parent
         except OSError:  # no card, or no way to the Hub
             return {}
     said = read_card(folder).get("unicorn") or {}

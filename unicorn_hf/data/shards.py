@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,8 @@ def write_shards(
     shards, digest = Shards(), xxh3_64()
     parts: list[Path] = []
     with contextlib.ExitStack() as open_shard:
-        file = writer = None
+        file: _HashedFile | None = None
+        writer: Any = None  # of pyarrow, which has no types
         for table in groups(tables):
             if file is None or file.size >= shard_size:
                 open_shard.close()

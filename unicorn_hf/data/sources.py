@@ -193,9 +193,9 @@ def _reading_options(found: DataFiles, builder_class) -> dict:
     """The options for reading these files: our defaults, then the card's configuration."""
     import dataclasses
 
-    options = {field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)}
-    options -= {"name", "version", "data_dir", "data_files", "description", "features"}
-    options = {key: value for key, value in found.config.items() if key in options}
+    known = {field.name for field in dataclasses.fields(builder_class.BUILDER_CONFIG_CLASS)}
+    known -= {"name", "version", "data_dir", "data_files", "description", "features"}
+    options = {key: value for key, value in found.config.items() if key in known}
     if found.format == "csv":  # NA, None and null are words, not missing values
         options = {"keep_default_na": False, "na_values": [""]} | options
         if importlib.metadata.version("pandas") < "3.1":  # its default parser gets the last bit of some numbers wrong

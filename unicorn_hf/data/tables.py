@@ -61,7 +61,12 @@ class Tables:
         files, pieces: in the order of the rows.
     """
 
+    kind: str  # for messages
+    name: str
+    schema: pa.Schema
+    num_rows: int
     files: list[Path] = []  # noqa: RUF012 (replaced, never changed)
+    pieces: list[Piece]
 
     def read(self, piece: Piece, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The rows of a piece in tables of at most `BATCH_ROWS` rows: all columns, or these in this order."""
@@ -111,6 +116,9 @@ class Tables:
         if "id" not in self.schema.names:
             return None
         return [str(value) for table in self.read_all(["id"]) for value in table.column("id").to_pylist()]
+
+    def _read(self, piece: Piece, columns: list[str]) -> Iterator[pa.Table]:
+        raise NotImplementedError
 
     def _join(self, schemas: list[pa.Schema]) -> None:
         """Set `num_rows` and the common `schema` of the files.

@@ -163,7 +163,7 @@ class FileVectors(Vectors):
 
 def read_into(block: np.ndarray, file: int, offset: int, path: Path) -> None:
     """Fill an array with the bytes of an open file."""
-    view = memoryview(block).cast("B")
+    view = block.data.cast("B")
     while len(view):
         count = os.preadv(file, [view], offset)
         if not count:
@@ -237,7 +237,7 @@ class TableVectors(Vectors):
         return self.map_blocks(lambda block: block, rows, threads=1)
 
     def map_blocks(self, function: Callable, rows: int = BLOCK_ROWS, threads: int | None = None) -> Iterator:
-        return self._map(function, lambda *piece: self._blocks(*piece, rows), threads)
+        return self._map(function, lambda piece, first_row: self._blocks(piece, first_row, rows), threads)
 
     def tables(self) -> Iterator:
         return self._map(lambda pair: pair, self._tables, threads=1)

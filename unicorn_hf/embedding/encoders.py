@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,11 +47,11 @@ def load_encoder(
         MissingExtraError: the library that the encoder needs is not installed.
     """
     name = canonical_name(name)
-    device = find_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
-    torch_dtype = DTYPES["bfloat16" if device.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]
-    options = {"device": device, "dtype": torch_dtype, "compile": compile}
+    options: dict[str, Any] = {"device": find_device(device), "compile": compile}
+    fastest = "bfloat16" if options["device"].type == "cuda" else "float32"
+    options["dtype"] = DTYPES[fastest if dtype == "auto" else dtype]
 
     library, spec = find_library(name)
     if library == "open_clip":

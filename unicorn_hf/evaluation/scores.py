@@ -52,8 +52,9 @@ class Score:
 
     def __str__(self) -> str:
         text = "{:.3f} [{:.3f}, {:.3f}]".format(self.value, *self.interval)
-        if self.blind is not None:
-            text += "  blind {:.3f}, gain {:+.3f} [{:+.3f}, {:+.3f}]".format(self.blind, self.gain, *self.gain_interval)
+        if self.gain_interval is not None:
+            low, high = self.gain_interval
+            text += f"  blind {self.blind:.3f}, gain {self.gain:+.3f} [{low:+.3f}, {high:+.3f}]"
         return f"{text}  ({self.total:,} questions)"
 
 

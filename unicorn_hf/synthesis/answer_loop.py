@@ -105,7 +105,7 @@ def refusal_entry(error: BadAnswer) -> dict:
         "status": DEAD if error.malformed else REJECTED,
         "reason": error.reason,
         "detail": error.detail,
-        "answer": neutralise(getattr(error, "answer", ""), _KEPT_ANSWER_CHARS),
+        "answer": neutralise(error.answer, _KEPT_ANSWER_CHARS),
     }
 
 
@@ -170,7 +170,7 @@ class _AnswerLoop:
         self.left_out = False  # whether the budget was too small for a request
         self._out_of_budget = False
         self._reserved = 0.0  # the most that the running calls can cost
-        self._failed_in_a_row = []  # requests in the journal; taken back if the run stops because all fail
+        self._failed_in_a_row: list[int] = []  # requests in the journal; taken back if the run stops because all fail
         self._rejected = self._dead = 0
 
     async def run(self, requests: Iterator[tuple[int, dict, int]]) -> None:

@@ -28,8 +28,10 @@ class BadAnswer(Exception):
     """An answer that cannot be kept. The writer is told `detail` and asked again, a bounded number of times.
 
     `malformed` tells a broken answer (in the end, a failed request) from a well-formed one that a filter refuses. One
-    that is `cut_off` needs more tokens, not other words.
+    that is `cut_off` needs more tokens, not other words. `answer` is what the writer wrote, if it did.
     """
+
+    answer = ""
 
     def __init__(self, reason: str, detail: str, *, malformed: bool = False, cut_off: bool = False):
         super().__init__(f"{reason}: {detail}")
@@ -129,8 +131,11 @@ def _ends_inside(text: str, start: int, error: Exception) -> bool:
 
 def _begins_like(text: str, schema: type[pydantic.BaseModel]) -> bool:
     """Whether an incomplete JSON object begins with the name of a field of the schema, or with a part of it."""
-    key, closed = re.match(r'\{\s*"([^"]*)("?)', text).groups()
-    return key in schema.model_fields if closed else key and any(name.startswith(key) for name in schema.model_fields)
+    match = re.match(r'\{\s*"([^"]*)("?)', text)
+    key, closed = match.groups() if match else ("", "")
+    if closed:
+        return key in schema.model_fields
+    return key != "" and any(name.startswith(key) for name in schema.model_fields)
 
 
 def _is_one_record(answer: str, schema: type[pydantic.BaseModel]) -> bool:

@@ -96,7 +96,8 @@ class BatchWriter:
         return entry | {"usage": list(dataclasses.astuple(usage))}
 
     def _write_requests(self, stage, work: WorkFolder, done: bytearray, folder: Path) -> list[Path]:
-        files, count, file = [], 0, None
+        files: list[Path] = []
+        count, file = 0, None
         with Journal(work.journal_path(0)) as journal:
             for request, row, number in pending(stage, work, 0, done):
                 try:
@@ -104,7 +105,7 @@ class BatchWriter:
                 except BadAnswer as error:
                     journal.append({"request": request, **refusal_entry(error)})
                     continue
-                if count % _REQUESTS_A_FILE == 0:
+                if file is None or count % _REQUESTS_A_FILE == 0:
                     if file:
                         file.close()
                     files.append(folder / f"requests-{len(files):05d}.jsonl")

@@ -169,8 +169,8 @@ def repeats_seed(caption: str, seed: str) -> bool:
     said, named = _words(caption), _words(seed)
     if sorted("".join(said)) == sorted("".join(named)) or set(said) <= set(named):
         return True
-    said, named = ({word for word in words if word not in _STOP_WORDS} for words in (said, named))
-    return bool(named) and _all_alike(said, named) and _all_alike(named, said)
+    telling, asked = set(said) - _STOP_WORDS, set(named) - _STOP_WORDS
+    return bool(asked) and _all_alike(telling, asked) and _all_alike(asked, telling)
 
 
 def _all_alike(words: set[str], others: set[str]) -> bool:

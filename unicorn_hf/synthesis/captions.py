@@ -98,7 +98,7 @@ def caption_stage(config: CaptionConfig):
 def _write_in_process(seeds, output, writer, config: CaptionConfig):
     import datasets
 
-    rows = {}
+    rows: dict[str, dict] = {}
     for row in progress_bar(seeds, desc="captions", unit="seed"):
         rng = random.Random(f"captions {config.seed} {row['seed']}")
         for caption in writer.captions(row["seed"], config.captions_per_seed, rng):

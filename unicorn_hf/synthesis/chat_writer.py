@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.parse
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -155,7 +156,7 @@ class ChatWriter:
         end = time.monotonic() + self.deadline
         reason, detail, pause = "deadline", "no server took the call", 0.0
         bad_bodies = server_errors = 0
-        own_searches = {}  # server -> OptionSearch of this call, where the server was used to take its options
+        own_searches: dict[_Server, OptionSearch] = {}  # of this call, where the server was used to take its options
         first_words = None  # the message of the first refusal
         for attempt in range(1 << 10):
             if attempt:
@@ -192,11 +193,12 @@ class ChatWriter:
             except Exception as error:  # transports raise errors of many types; each means "no answer"
                 if not isinstance(error, asyncio.TimeoutError) or limit == self.timeout:
                     reason, detail = self._explain(error)  # an error by our own deadline explains nothing
-                status = getattr(error, "status_code", None)
+                status: Any = getattr(error, "status_code", None)  # an int, if the server has answered
+                response: Any = getattr(error, "response", None)
                 if status in _CONFIGURATION_ERRORS:
                     raise InputError(f"{server.url}: {_CONFIGURATION_ERRORS[status]} ({detail})") from None
                 if status is not None and 300 <= status < 400:
-                    place = error.response.headers.get("location", "another address")
+                    place = response.headers.get("location", "another address")
                     raise InputError(
                         f"{server.url}: redirects to {place[:200]}, and no redirect is followed; if the "
                         "prompts may go there, name that address (--base-url)"
@@ -363,7 +365,8 @@ class _Server:
         self.paused_until = 0.0
         self.options = options
         self.proven = False  # whether it has accepted a request with these options
-        self.search, self.probes = None, _PROBES  # the search for its options, until it has accepted a request
+        self.search: OptionSearch | None = None  # for its options, until it has accepted a request
+        self.probes = _PROBES
         self.open = False  # whether more than one call may run; at first, one call finds the options
         self._changed = self._turned_away = 0  # times in a row
         self._broken = 0  # the number of server errors

@@ -5,6 +5,7 @@ import functools
 import random
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pydantic
 
@@ -20,16 +21,16 @@ from unicorn_hf.synthesis.untrusted_text import neutralise, one_line
 MAX_CAPTION_CHARS = 4000
 LETTERS = "ABCDEF"
 
-_Text = pydantic.constr(min_length=1, max_length=2000)
+Text = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=2000)]
 
 
 class Turn(pydantic.BaseModel):
-    question: _Text
-    answer: _Text
+    question: Text
+    answer: Text
 
 
 class ChoiceTurn(Turn):
-    options: list[_Text] = pydantic.Field(min_length=2, max_length=len(LETTERS))
+    options: list[Text] = pydantic.Field(min_length=2, max_length=len(LETTERS))
 
 
 class ConversationAnswer(pydantic.BaseModel):
@@ -44,11 +45,12 @@ class VerificationAnswer(pydantic.BaseModel):
     answers: list[str] = pydantic.Field(max_length=10)
 
 
+@dataclass(frozen=True)
 class VerifiedStage:
-    """The common part of stages that write one record per caption and may check it by a second request.
+    """The common part of stages that write one record per caption and may check it by a second request."""
 
-    They are dataclasses with the fields `verify` and `prompt_dir`.
-    """
+    verify: bool = False
+    prompt_dir: str | None = None
 
     per_row = 1
 
@@ -90,8 +92,6 @@ class ConversationStage(VerifiedStage):
 
     mix: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
     seed: int = 0
-    verify: bool = False
-    prompt_dir: str | None = None
 
     name = "instructions"
     title = "Instructions"
@@ -127,7 +127,7 @@ class ConversationStage(VerifiedStage):
             answered = parse_answer(text, ConversationAnswer, cut_off).turns
             plain = turns = [(clean(turn.question), clean(turn.answer)) for turn in answered]
         check_turns(plain, row["caption"])
-        messages = []
+        messages: list[dict[str, str]] = []
         for question, answer in turns:
             placeholder = "" if messages else IMAGE_PLACEHOLDER
             messages += [

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from unicorn_hf.data.dataset_folder import write_card
@@ -84,17 +84,17 @@ def write_answers(
             account.rejected[reason] += 1
             _write_line(rejected, {"reason": reason, "row": row, "record": record})
 
-        kept = _accepted(stage, work, plan, account, rejected, dead)
+        kept: Iterable[tuple[dict, dict]] = _accepted(stage, work, plan, account, rejected, dead)
         kept = _distinct(stage, kept, near_duplicates, reject)
         if embed_text is not None:
-            kept = list(kept)
+            pairs = list(kept)
             repeated = semantic_duplicates(
-                [stage.text(row, record) for row, record in kept], embed_text, semantic_threshold
+                [stage.text(row, record) for row, record in pairs], embed_text, semantic_threshold
             )
-            for (row, record), again in zip(kept, repeated, strict=True):
+            for (row, record), again in zip(pairs, repeated, strict=True):
                 if again:
                     reject("semantic_duplicate", row, record)
-            kept = [pair for pair, again in zip(kept, repeated, strict=True) if not again]
+            kept = [pair for pair, again in zip(pairs, repeated, strict=True) if not again]
         shards, columns = _write_shards(stage, kept, staged / "data", account)
     summary = account.to_dict(requested, Prices(**plan["prices"])) | {
         "writer": plan["writer_name"],

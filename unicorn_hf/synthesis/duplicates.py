@@ -27,7 +27,7 @@ class NearDuplicates:
         self.threshold = threshold
         self._min_hash = rensa.RMinHash
         self._index = rensa.RMinHashLSH(threshold, _NUM_PERM, _NUM_BANDS)
-        self._seen = []
+        self._seen: list = []  # sketches
 
     def seen(self, text: str) -> bool:
         """Whether `text` nearly repeats one seen before; if not, it counts as seen from now on."""

@@ -116,8 +116,8 @@ def parse_caption(caption: str) -> Scene:
     things = tuple(Thing(match[2], match[3], size_of.get(match[1] or match[4])) for match in found)
     if len({(thing.color, thing.shape) for thing in things}) < len(things):
         raise InputError(f"caption {caption!r}: the grammar writer expects two objects to differ in color or shape")
-    background = re.search(rf"\b({'|'.join(BACKGROUNDS)})\b", text)
-    background = background[1] if background else None
+    match = re.search(rf"\b({'|'.join(BACKGROUNDS)})\b", text)
+    background = match[1] if match else None
     if len(things) == 1:
         position = next((p for p, phrases in _POSITION_PHRASES.items() if any(x in text for x in phrases)), None)
         return Scene(things, background=background, position=position)
@@ -194,7 +194,7 @@ def _attribute_questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, .
     An object is named by its color or by its shape, never by both: a question that tells what another one asks for
     would let a model answer without the image.
     """
-    questions = []
+    questions: list[tuple[str, str, str, tuple[str, ...]]] = []
     for thing in scene.things:
         by_shape, by_color = _names(thing, scene)
         if by_shape:
@@ -277,8 +277,8 @@ def _wrong_answers(scene: Scene, fault: str, rng: random.Random) -> list[tuple[s
     answers = (("one", "two"), ("yes", "no"), RELATIONS, objects)
     for kind, question, answer in _reasoning_questions(scene, rng):
         if kind in _KINDS[fault]:
-            (values,) = (values for values in answers if answer in values)
-            pairs.append((question, answer, rng.choice([value for value in values if value != answer])))
+            (alike,) = (values for values in answers if answer in values)
+            pairs.append((question, answer, rng.choice([value for value in alike if value != answer])))
     return pairs
 
 

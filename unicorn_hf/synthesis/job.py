@@ -5,6 +5,7 @@ import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from unicorn_hf import executors
 from unicorn_hf.data.sources import read_dataset
@@ -20,7 +21,7 @@ from unicorn_hf.synthesis.usage import Prices, Usage
 from unicorn_hf.synthesis.work_folder import WorkFolder
 from unicorn_hf.synthesis.writers import load_writer
 
-STAGES = {"captions": CaptionStage, "instructions": ConversationStage, "preferences": PreferenceStage}
+STAGES: dict[str, Any] = {"captions": CaptionStage, "instructions": ConversationStage, "preferences": PreferenceStage}
 # The approximate tokens of an answer in each stage, for the estimate before the first call.
 _EXPECTED_TOKENS = {"captions": 50, "instructions": 220, "preferences": 60}
 

@@ -7,18 +7,16 @@ import pydantic
 from unicorn_hf.synthesis.answers import BadAnswer, json_schema, parse_answer
 from unicorn_hf.synthesis.completion import Prompt
 from unicorn_hf.synthesis.conversation_checks import bears_out, check_pair
-from unicorn_hf.synthesis.conversation_stage import VerificationAnswer, VerifiedStage, check_caption_length, clean
+from unicorn_hf.synthesis.conversation_stage import Text, VerificationAnswer, VerifiedStage, check_caption_length, clean
 from unicorn_hf.synthesis.grammar import FAULTS
 from unicorn_hf.synthesis.pairs import make_pair, split_pair
 from unicorn_hf.synthesis.tasks import draw_fault
 
-_Text = pydantic.constr(min_length=1, max_length=2000)
-
 
 class PreferenceAnswer(pydantic.BaseModel):
-    question: _Text
-    answer: _Text
-    wrong_answer: _Text
+    question: Text
+    answer: Text
+    wrong_answer: Text
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,6 @@ class PreferenceStage(VerifiedStage):
 
     mix: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FAULTS, 1.0))
     seed: int = 0
-    verify: bool = False
-    prompt_dir: str | None = None
 
     name = "preferences"
     title = "Preferences"

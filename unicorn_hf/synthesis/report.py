@@ -103,10 +103,9 @@ def _vectors(dataset, chosen: list[int], captions: list[str], embed_text) -> tup
 
 def _what_was_rejected(folder: Path | None, rng: random.Random) -> dict:
     """Requested, rejected and failed by reason, with some rejected rows; empty if the folder has no summary."""
-    path = folder / "summary.json" if folder else None
-    if path is None or not path.is_file():
+    if folder is None or not (folder / "summary.json").is_file():
         return {}
-    summary = read_json(path)
+    summary = read_json(folder / "summary.json")
     shown = {}
     with (folder / "rejected.jsonl").open(encoding="utf-8") as file:
         for number, line in enumerate(file):  # an even sample of a file of any length

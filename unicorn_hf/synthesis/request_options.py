@@ -55,7 +55,7 @@ class RequestOptions:
 
 
 # Every value of an option, and its cost: the cheapest change is tried first.
-_VALUES = {
+_VALUES: dict[str, dict] = {
     "token_limit": {"max_tokens": 0, "max_completion_tokens": 1, None: 6},
     "response_format": {"json_schema": 0, "json_object": 2, None: 4},
     "temperature": {True: 0, False: 2.5},
@@ -85,7 +85,7 @@ class OptionSearch:
 
     def __init__(self, first: RequestOptions, fixed: dict, most: int):
         self.options, self._fixed, self._left = first, fixed, most - 1
-        self._refused = []  # (options, the ones that the refusal named)
+        self._refused: list[tuple[RequestOptions, list[str]]] = []  # with the ones that the refusal named
 
     def refused(self, words: str) -> bool:
         """Note a refusal; False if nothing is left to try. `options` is what to send next.
@@ -140,8 +140,8 @@ def check_options(
 
 
 def _all_options(fixed: dict, system_roles: list[bool]) -> list[RequestOptions]:
-    known = _VALUES | {"system_role": system_roles}
-    values = ([fixed[name]] if name in fixed else list(known[name]) for name in known)
+    known = {name: list(values) for name, values in _VALUES.items()} | {"system_role": system_roles}
+    values = ([fixed[name]] if name in fixed else known[name] for name in known)
     return [RequestOptions(*chosen) for chosen in itertools.product(*values)]
 
 

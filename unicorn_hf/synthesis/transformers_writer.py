@@ -146,7 +146,7 @@ class TransformersWriter:
         self._count += 1
         name = f"request {self._count}"
         answer = asyncio.get_running_loop().create_future()
-        self._manager.register_result_handler(name, lambda result: answer.done() or answer.set_result(result))
+        self._manager.register_result_handler(name, lambda result: None if answer.done() else answer.set_result(result))
         if self._manager.add_request(token_ids, request_id=name, max_new_tokens=max_tokens) is None:
             raise self._stopped()
         end = time.monotonic() + self.deadline

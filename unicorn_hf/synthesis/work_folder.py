@@ -48,7 +48,7 @@ class WorkFolder:
         plan, settings = (json.loads(json.dumps(value)) for value in (plan, settings))  # as it will be read back
         before = self.plan() if self.path.exists() else None
         changed = [key for key in plan if plan[key] != before.get(key)] if before else []
-        if changed and not self._has_answers(before):
+        if before and changed and not self._has_answers(before):
             self.remove()  # for example after a wrong model: no answer is worth keeping
             before = None
         if before:

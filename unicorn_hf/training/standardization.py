@@ -1,5 +1,6 @@
 """Standardize a model's input vectors with statistics of the training data, saved with the model."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -27,13 +28,10 @@ def standardize_image_embeds(model, *datasets) -> None:
     Raises:
         InputError: the data have images instead of vectors.
     """
-    moments = None
-    for dataset in datasets:
-        if "image_embeds" not in dataset.column_names:
-            raise InputError("Standardizing needs image vectors (the column image_embeds), but the data have none")
-        for vectors in _vectors_of(dataset):
-            measured = Moments.measure(vectors, "image_embeds")
-            moments = measured if moments is None else moments.merge(measured)
+    if any("image_embeds" not in dataset.column_names for dataset in datasets):
+        raise InputError("Standardizing needs image vectors (the column image_embeds), but the data have none")
+    measured = (Moments.measure(vectors, "image_embeds") for dataset in datasets for vectors in _vectors_of(dataset))
+    moments = functools.reduce(Moments.merge, measured)
     scale = math.sqrt(len(moments.mean) / moments.trace)
     model.model.set_image_embeds_statistics(mean=moments.mean, scale=scale)
 

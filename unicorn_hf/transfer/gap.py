@@ -157,7 +157,8 @@ def measure_gap(
         samples[NO_GAP] = (Spread(other_images), image_spread)
     elif len(image_quality.sample) >= 4:
         order = rng.permutation(len(image_quality.sample))
-        samples[NO_GAP] = tuple(Spread(image_quality.sample[half]) for half in np.array_split(order, 2))
+        one, other = (Spread(image_quality.sample[half]) for half in np.array_split(order, 2))
+        samples[NO_GAP] = (one, other)
     measures = {
         state: measure(*spreads, paired=paired and state != NO_GAP, seed=seed) for state, spreads in samples.items()
     }

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -100,17 +100,17 @@ class ModalityTransfer:
             through, dtype = transfer.on_units(function), transfer.dtype
             return Moments.measure(vectors, through=through, dtype=dtype, skip_non_finite=skip_non_finite)
 
-        text_vectors, text = measure(text, text_column)
-        image_vectors, image = measure(image, image_column)
-        if image is not None and (differ := text.origin.difference(image.origin)):
+        text_vectors, text_moments = measure(text, text_column)
+        image_vectors, image_moments = measure(image, image_column)
+        if image_moments is not None and (differ := text_moments.origin.difference(image_moments.origin)):
             raise InputError(
                 f"The text vectors have {differ[0]} and the image vectors {differ[1]}; both must come from one encoder"
             )
         measure_text = functools.partial(measure_mapped, text_vectors) if text_vectors is not None else None
-        transfer = fitted_class._learn(text, image, measure_text, **options)
-        transfer.config = transfer._facts(text, image, encoder) | transfer.config
-        if image is not None and measure_text and (image_vectors is not None or not transfer.moves_images):
-            image_mean = image.mean
+        transfer = fitted_class._learn(text_moments, image_moments, measure_text, **options)
+        transfer.config = transfer._facts(text_moments, image_moments, encoder) | transfer.config
+        if image_moments is not None and measure_text and (image_vectors is not None or not transfer.moves_images):
+            image_mean = image_moments.mean
             if transfer.moves_images:
                 image_mean = measure_mapped(image_vectors, transfer, transfer._map_image).mean
             text_mean = measure_text(transfer, transfer._map).mean
@@ -217,8 +217,8 @@ class ModalityTransfer:
         return False
 
     @classmethod
-    def _learn(cls, text: Moments, image: Moments | None, measure_text, **options) -> "ModalityTransfer":
-        """Learn the statistics from the moments of both sets.
+    def _learn(cls, *args: Any, **options: Any) -> "ModalityTransfer":
+        """Learn the statistics from `text, image, measure_text`: the moments of both sets (`image` may be None).
 
         `measure_text(transfer, function)` measures the text set after a function of `transfer` is applied to it. It is
         None if only the moments of the text were given.

@@ -55,7 +55,6 @@ def examine(vectors: Vectors, rows: np.ndarray) -> Quality:
         sample.append(unit[chosen])
         kept.append(chosen + first_row)
         first_row += len(block)
-    projections = np.concatenate(projections)
     quality = Quality(
         name=vectors.name,
         num_rows=first_row,
@@ -65,7 +64,7 @@ def examine(vectors: Vectors, rows: np.ndarray) -> Quality:
         sample=np.concatenate(sample),
         num_bad=len(bad_rows),
         first_bad=[vectors.row_name(row) for row in bad_rows[:3]],
-        num_duplicates=len(projections) - len(np.unique(projections)),
+        num_duplicates=first_row - len(bad_rows) - len(np.unique(np.concatenate(projections))),
         lengths=np.concatenate(lengths),
     )
     for kind, check in _CHECKS.items():
