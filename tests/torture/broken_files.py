@@ -33,7 +33,7 @@ def safetensors_header(rng: random.Random, material: Path, place: Path):
         json.loads("[" * 900 + "]" * 900),
     ]
     text = json.dumps(rng.choice(lies)).encode()
-    size = rng.choice([len(text), len(text), len(text), 0, 1 << 62, len(text) - 3])
+    size = rng.choice([len(text), len(text), len(text), 0, 1 << 62, max(0, len(text) - 3)])
     path = place / "text.safetensors"
     path.write_bytes(struct.pack("<Q", size) + text + data)
     return ["transfer", "fit", "--text", path, "--image", material / "image.npy", "-o", place / "out"], False
