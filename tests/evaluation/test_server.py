@@ -154,6 +154,13 @@ def test_what_cannot_be_answered_is_one_sentence(client, changes, sentence, stre
         ("POST", "chat/completions", b"null", 400, "is not a JSON object"),
         ("POST", "chat/completions", b'{"model": "\xff"}', 400, "is not JSON in UTF-8"),
         ("POST", "chat/completions", b"[" * 200_000, 400, "nested too deeply"),
+        (
+            "POST",
+            "chat/completions",
+            b'{"model": "any", "messages": [{"role": "user", "content": "\\ud800"}]}',
+            400,
+            "the text of a message is '\\ud800', which is not valid Unicode",
+        ),
         ("GET", "chat/completions", b"", 405, "GET /v1/chat/completions: Method Not Allowed"),
         ("POST", "completions", b"{}", 404, "POST /v1/completions: Not Found"),
     ],

@@ -192,7 +192,8 @@ def read_messages(
     Marks of the tokenizer (`marks`) in a text become plain words.
 
     Raises:
-        InputError: a part has an unknown type, or an image is neither a data URL nor a web address, or cannot be read.
+        InputError: a part has an unknown type, a text is not valid Unicode, or an image is neither a data URL nor a web
+            address, or cannot be read.
     """
     chat, images = [], []
     for message in messages:
@@ -200,6 +201,8 @@ def read_messages(
         texts, num_images = [], len(images)
         for part in [{"type": "text", "text": parts}] if isinstance(parts, str) else parts:
             if part.get("type") == "text" and isinstance(part.get("text"), str):
+                if any("\ud800" <= character <= "\udfff" for character in part["text"]):
+                    raise InputError(f"the text of a message is {part['text']!r:.100}, which is not valid Unicode")
                 texts.append(without_marks(part["text"], marks))
             elif part.get("type") == "image_url":
                 url = part.get("image_url")
@@ -219,4 +222,4 @@ def _choice(key: str, content: str, ended: str | None = None) -> dict:
 
 
 def _error(message: str, field: str | None = None) -> dict:
-    return {"message": message, "type": "invalid_request_error", "param": field, "code": None}
+    return {"message": " ".join(message.split()), "type": "invalid_request_error", "param": field, "code": None}
