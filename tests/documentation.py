@@ -43,7 +43,8 @@ def pages() -> list[Path]:
             if isinstance(entry, str):
                 yield entry
             else:
-                yield from names(next(iter(entry.values())))
+                (below,) = entry.values()
+                yield from names([below] if isinstance(below, str) else below)  # a page with a title, or a section
 
     return [ROOT / "README.md", *(ROOT / "docs" / name for name in names(menu))]
 
