@@ -20,7 +20,7 @@ class UnicornProcessor(ProcessorMixin):
 
     Args:
         tokenizer: the language model's. If it lacks `<image>`, the token is added; if it lacks a padding token, the end
-            token is used for padding.
+            token is used for padding. Padding is on the left unless a call passes `padding_side="right"`.
         image_processor: the image tower's; `None` for a model that only takes vectors. `from_pretrained` replaces a
             `dict` (saved settings) by the image processor itself.
         num_image_tokens: the number of language model tokens per image, as in the model's configuration.
@@ -49,6 +49,7 @@ class UnicornProcessor(ProcessorMixin):
             tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, normalized=False, special=True), special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"  # `generate` continues after the last position of each prompt
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
@@ -152,7 +153,8 @@ class UnicornProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         image_names = self.image_processor.model_input_names if self.image_processor is not None else []
-        return [*self.tokenizer.model_input_names, *image_names, "image_embeds"]
+        text_names = [name for name in self.tokenizer.model_input_names if name != "token_type_ids"]
+        return [*text_names, *image_names, "image_embeds"]
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -208,6 +210,7 @@ class UnicornProcessor(ProcessorMixin):
                 for row, row_repeats in zip(rows, repeats, strict=True)
             ]
             for name, rows in encoded.items()
+            if name != "token_type_ids"  # some tokenizers return them; a language model has no use for them
         }
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if truncation and truncation != "do_not_truncate":

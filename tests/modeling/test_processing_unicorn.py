@@ -165,6 +165,26 @@ def test_padding_goes_to_the_side_that_is_asked_for(processor, side):
     assert mask == sorted(mask, reverse=side == "right") and 0 in mask
 
 
+def test_prompts_are_padded_on_the_left_whatever_the_tokenizer_did(tokenizer, tmp_path):
+    """`generate` would go on behind the padding of a short prompt: its answer would depend on the batch."""
+    tokenizer.padding_side = "right"
+    UnicornProcessor(tokenizer).save_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    short, long = processor(text=["a", "a long prompt"], padding=True)["attention_mask"]
+    assert short == [0] * (len(long) - 1) + [1]
+
+
+def test_token_types_are_not_passed_to_the_model(tokenizer):
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" in tokenizer("a")
+    processor = UnicornProcessor(tokenizer)
+    texts = (
+        processor(text="a"),
+        processor.apply_chat_template(STRING[:1], image_embeds=np.ones(5), tokenize=True, return_dict=True),
+    )
+    assert all("token_type_ids" not in each for each in (*texts, processor.model_input_names))
+
+
 BAD_INPUT = {
     "another dimension": (
         dict(text="<image>", image_embeds=np.ones(7)),
