@@ -65,6 +65,18 @@ def test_an_adapter_stops_where_its_own_generation_config_says(whole, tmp_path):
     assert AutoModelForImageTextToText.from_pretrained(folder).generation_config.eos_token_id == [5, 3]
 
 
+def test_an_adapter_names_its_base_by_its_whole_path(whole, model_args, tmp_path, monkeypatch):
+    """From another working directory, `pretrain` or `runs/pretrain` would be a model on the Hub."""
+    base = whole["pretrain"].output_dir
+    monkeypatch.chdir(base.parent)
+    model = load_model_to_finetune(model_args(model_name_or_path=base.name))
+    made = peft.get_peft_model(model, new_adapter(model, model_args()))
+    made.save_pretrained(tmp_path)
+    assert peft.PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == str(base)
+    again = load_model_to_finetune(model_args(model_name_or_path=str(tmp_path)))
+    assert again.active_peft_config.base_model_name_or_path == str(base)
+
+
 def test_an_image_changes_what_the_adapter_says(adapted, inputs):
     other = {**inputs, "image_embeds": inputs["image_embeds"].roll(1, 0)}
     with torch.no_grad():

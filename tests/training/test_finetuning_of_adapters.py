@@ -147,7 +147,7 @@ def test_an_adapter_whose_base_is_gone_is_one_sentence(first, finetune, tmp_path
     (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "stage-1/that/is/gone"}))
     with pytest.raises(InputError, match="stage-1/that/is/gone: no such folder; expected the folder of a model"):
         finetune("lora", moved, tmp_path / "output")
-    with pytest.raises(InputError, match="cannot be loaded as a model"):
+    with pytest.raises(InputError, match="its base model stage-1/that/is/gone is neither a folder nor on the Hub"):
         load_model(moved)
 
 

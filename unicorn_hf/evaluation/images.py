@@ -122,8 +122,10 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import is_peft_available
 
     import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
+    from unicorn_hf.training.adapters import read_adapter
 
     if not Path(name).is_dir() and not is_hub_id(name):
         raise InputError(f"{name}: cannot be loaded as a model (no such folder, and not a repository name org/name)")
@@ -137,8 +139,14 @@ def load_model(name, *, device=None, dtype="auto", trust_remote_code: bool = Fal
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # damaged files, and the code of models, raise dozens of types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        adapter = read_adapter(str(name)) if is_peft_available() else None
         if "trust_remote_code" in str(error):
             reason = "it has its own code; to run that code, if you trust it, add --trust-remote-code"
+        elif adapter is not None and not Path(base := adapter.base_model_name_or_path).exists():
+            reason = (
+                f"its base model {base} is neither a folder nor on the Hub: {reason}; move the base model there, or"
+                " correct base_model_name_or_path in adapter_config.json"
+            )
         raise InputError(f"{name}: cannot be loaded as a model ({reason})") from error
     if model.config.model_type != "unicorn":
         raise InputError(f"{name}: is a {model.config.model_type} model; expected one made by `unicorn-hf train`")

@@ -57,10 +57,13 @@ def load_model_to_finetune(model_args, *, trust_remote_code: bool = False):
             quantization_config=get_quantization_config(model_args),
             trust_remote_code=trust_remote_code,
         )
+    if Path(base).is_dir():  # an adapter saves the path of its base, and a relative one may be read as a Hub id
+        base = model.name_or_path = str(Path(base).resolve())
     if adapter is None:
         return model
     with loading(name, revision):
         model = PeftModel.from_pretrained(model, name, revision=revision, is_trainable=model_args.use_peft)
+    model.active_peft_config.base_model_name_or_path = base
     if not model_args.use_peft:
         return model.merge_and_unload()
     if model_args.lora_target_modules == ALL_LINEAR and (missing := _layers_without_adapter(model)):
