@@ -1,9 +1,12 @@
 """Small models of the real architectures, with random weights, saved as their libraries save them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +23,45 @@ LONG_CAPTION = "a very long caption about nothing in particular " * 12
 
 CONTEXT_LENGTH = 77
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def check_same(folder: Path, expected: Path) -> None:
+    """The same files with the same content to the byte, but for the last bit of a vector, and hashes made of it.
+
+    A vector's last bit depends on how many threads share a sum, in which libraries follow the machine's load.
+    """
+    files, expected_files = (
+        {str(path.relative_to(each)): path for path in sorted(each.rglob("*")) if path.is_file()}
+        for each in (folder, expected)
+    )
+    assert files.keys() == expected_files.keys()
+    for name, path in files.items():
+        if path.suffix == ".arrow":
+            _check_same_rows(_table(path), _table(expected_files[name]))
+        else:
+            content, other = (
+                re.sub(rb"[0-9a-f]{16,}", b"", each.read_bytes()) for each in (path, expected_files[name])
+            )
+            assert content == other, name
+
+
+def _table(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        try:
+            return pa.ipc.open_file(file).read_all()
+        except pa.ArrowInvalid:
+            file.seek(0)
+            return pa.ipc.open_stream(file).read_all()
+
+
+def _check_same_rows(table: pa.Table, expected: pa.Table) -> None:
+    assert table.schema.equals(expected.schema, check_metadata=True)
+    for name in table.column_names:
+        if name.endswith("_embeds"):
+            vectors, others = (np.stack(each[name].to_numpy()).astype(np.float32) for each in (table, expected))
+            np.testing.assert_allclose(vectors, others, rtol=2e-3, atol=1e-5)
+        else:
+            assert table[name].equals(expected[name])
 
 
 def save_open_clip(

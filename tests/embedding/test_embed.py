@@ -17,6 +17,8 @@ from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.embedding import job
 from unicorn_hf.errors import InputError
 
+from .conftest import check_same
+
 
 @pytest.fixture(scope="module")
 def encoder():
@@ -36,10 +38,6 @@ def source(tmp_path) -> Path:
     path = tmp_path / "captions.parquet"
     datasets.Dataset.from_dict({"id": [f"c{i}" for i in range(120)], "caption": texts}).to_parquet(path)
     return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def vectors_of(dataset, column: str) -> np.ndarray:
@@ -96,7 +94,7 @@ def test_an_earlier_column_s_provenance_is_kept(source, tmp_path, encoder):
 def test_worker_processes_give_the_same_folder(source, tmp_path):
     embed(source, tmp_path / "alone", encoder="sandbox", shard_rows=20, num_workers=0)
     embed(source, tmp_path / "helped", encoder="sandbox", shard_rows=20, num_workers=2)
-    assert contents(tmp_path / "alone") == contents(tmp_path / "helped")
+    check_same(tmp_path / "alone", tmp_path / "helped")
 
 
 def test_columns_can_be_left_out(source, tmp_path):
@@ -191,14 +189,13 @@ def run_and_die_at(step: int, monkeypatch, *arguments, **options) -> bool:
     return False
 
 
-def test_killed_at_any_write_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_path, encoder, monkeypatch):
+def test_killed_at_any_write_and_run_again_the_folder_is_the_same(source, tmp_path, encoder, monkeypatch):
     options = {"encoder": encoder, "shard_rows": 60, "num_workers": 0}
     embed(source, tmp_path / "whole", **options)
-    expected = contents(tmp_path / "whole")
     step = 1
     while run_and_die_at(step, monkeypatch, source, out := tmp_path / f"out{step}", **options):
         embed(source, out, **options)
-        assert contents(out) == expected, f"after dying at write {step}"
+        check_same(out, tmp_path / "whole")
         assert not list(tmp_path.glob(f".out{step}.*")), f"after dying at write {step}"
         step += 1
     assert step > 12
@@ -226,7 +223,7 @@ def test_a_finished_run_is_not_done_again(source, tmp_path, encoder, monkeypatch
         embed(source, tmp_path / "out", encoder=encoder, overflow="mean")
 
 
-def test_sigkill_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_path):
+def test_sigkill_and_run_again_the_folder_is_the_same(source, tmp_path):
     options = {"encoder": "sandbox", "shard_rows": 4, "num_workers": 1}
     embed(source, tmp_path / "whole", **options)
     out, work = tmp_path / "out", tmp_path / ".out.embedding"
@@ -239,7 +236,7 @@ def test_sigkill_and_run_again_the_folder_is_the_same_to_the_byte(source, tmp_pa
     process.join()
     assert work.exists() and not out.exists(), "it was killed too late to show anything"
     embed(source, out, **options)
-    assert contents(out) == contents(tmp_path / "whole")
+    check_same(out, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("name", ["dataset/data/train-00001*.arrow", "shards/00001.json"])
@@ -254,7 +251,7 @@ def test_a_shard_that_was_damaged_in_between_is_made_again(source, tmp_path, enc
     (path,) = (tmp_path / ".out.embedding").glob(name)
     path.write_bytes(damage(path.read_bytes()))
     embed(source, tmp_path / "out", **options)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    check_same(tmp_path / "out", tmp_path / "whole")
 
 
 def test_a_source_that_changed_in_between_is_refused(source, tmp_path, encoder, monkeypatch):
@@ -283,7 +280,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(source, tmp_path, enc
         embed(source, tmp_path / "out", **options)
     full.unlink(missing_ok=True)  # the failed write has removed it
     embed(source, tmp_path / "out", **options)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    check_same(tmp_path / "out", tmp_path / "whole")
 
 
 def test_the_vectors_may_be_all_that_is_left(encoder):

@@ -10,7 +10,8 @@ from unicorn_hf import embed
 from unicorn_hf.embedding import EmbeddingJob
 from unicorn_hf.errors import InputError
 
-from .test_embed import captions, contents
+from .conftest import check_same
+from .test_embed import captions
 
 pytest.importorskip("datatrove")
 
@@ -25,16 +26,16 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(source, tmp_path_factory) -> dict[str, bytes]:
+def expected(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("expected") / "out"
     embed(source, folder, encoder="sandbox", shard_rows=20)
-    return contents(folder)
+    return folder
 
 
 @pytest.mark.parametrize("tasks", [2, 4])
 def test_local_tasks_give_the_folder_that_one_gives(tasks, source, expected, tmp_path, capfd):
     embed(source, tmp_path / "out", encoder="sandbox", shard_rows=20, tasks=tasks)
-    assert contents(tmp_path / "out") == expected
+    check_same(tmp_path / "out", expected)
     assert "datatrove" not in "".join(capfd.readouterr())  # no log beside the progress bars
     assert not list(tmp_path.glob(".out*"))
 
@@ -46,7 +47,7 @@ def test_another_number_of_tasks_goes_on_where_a_run_stopped(source, expected, t
     job.run_rank(1, 4)  # what four tasks leave when only the second came to its end
     assert job.done_shards() == {1}
     embed(source, tmp_path / "out", encoder="sandbox", shard_rows=20)
-    assert contents(tmp_path / "out") == expected
+    check_same(tmp_path / "out", expected)
 
 
 def test_a_rank_refuses_a_source_that_has_changed_since_the_run_began(tmp_path):
@@ -75,7 +76,7 @@ def test_ray_gives_the_folder_that_one_task_gives(source, expected, tmp_path):
         )
     finally:
         ray.shutdown()
-    assert contents(tmp_path / "out") == expected
+    check_same(tmp_path / "out", expected)
 
 
 FAKE_SBATCH = """#!{python}
@@ -127,7 +128,7 @@ def test_slurm_jobs_are_submitted_and_give_the_folder_that_one_task_gives(slurm,
     assert "#SBATCH --array=0-0\n" in last
     # The step that makes the folder whole waits for the others.
     assert any("--dependency=after" in path.read_text() for path in slurm.glob("*.args"))
-    assert contents(out) == expected
+    check_same(out, expected)
 
 
 def test_slurm_without_a_partition_is_one_sentence(slurm, source, tmp_path):
