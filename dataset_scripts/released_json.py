@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from unicorn_hf.data.json_nesting import ShallowFile
 from unicorn_hf.data.markup import without_marks
 from unicorn_hf.errors import InputError
 
@@ -95,7 +96,7 @@ def iter_records(path) -> Iterator:
     """The members of a JSON list, or the lines of a JSON-lines file, one by one: memory does not grow with the file.
 
     Raises:
-        InputError: the file holds something else, or is cut short.
+        InputError: the file holds something else, is cut short, or is nested too deep.
     """
     import ijson
 
@@ -109,7 +110,11 @@ def iter_records(path) -> Iterator:
         count = 0
         try:
             for record in ijson.items(
-                file, "item" if start == b"[" else "", multiple_values=start == b"{", use_float=True, buf_size=1 << 20
+                ShallowFile(file, path),
+                "item" if start == b"[" else "",
+                multiple_values=start == b"{",
+                use_float=True,
+                buf_size=1 << 20,
             ):
                 yield record
                 count += 1

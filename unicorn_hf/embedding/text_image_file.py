@@ -6,6 +6,7 @@ import datasets
 import ijson
 
 from unicorn_hf.data.image_folder import image_cell
+from unicorn_hf.data.json_nesting import ShallowFile
 from unicorn_hf.errors import InputError
 
 SIDES = {"texts": "text", "images": "image"}
@@ -18,7 +19,7 @@ def is_text_image_file(path) -> bool:
         return False
     with path.open("rb") as file:
         try:
-            for prefix, event, _ in ijson.parse(file):
+            for prefix, event, _ in ijson.parse(ShallowFile(file, path)):
                 if (prefix, event) in (("", "start_array"), ("", "end_map")):
                     return False
                 if event == "start_map" and prefix in [f"{side}.item" for side in SIDES]:
@@ -45,7 +46,7 @@ def read_side(path, side: str, image_root=None) -> datasets.Dataset:
     rows = []
     try:
         with path.open("rb") as file:
-            for row, record in enumerate(ijson.items(file, f"{side}.item", use_float=True)):
+            for row, record in enumerate(ijson.items(ShallowFile(file, path), f"{side}.item", use_float=True)):
                 rows.append(_checked(record, column, f"{path}: {side}[{row}]"))
     except ijson.JSONError as error:
         reason = " ".join(str(error).split())[:120]
