@@ -31,20 +31,14 @@ class Snippet:
 
 def pages() -> list[Path]:
     """README, then the documentation in the order of its menu."""
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 
-    class Loader(yaml.SafeLoader):
-        """mkdocs.yml names a function of Python, which nobody needs here."""
-
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
-    menu = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
-
-    def names(entries):
-        for entry in entries:
-            if isinstance(entry, str):
-                yield entry
-            else:
-                (below,) = entry.values()
-                yield from names([below] if isinstance(below, str) else below)  # a page with a title, or a section
+    def names(entry):
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for each in entry.values() if isinstance(entry, dict) else entry:
+                yield from names(each)
 
     return [ROOT / "README.md", *(ROOT / "docs" / name for name in names(menu))]
 
