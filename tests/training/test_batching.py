@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
 from unicorn_hf.training import LengthGroupedSampler
-from unicorn_hf.training.batching import WINDOW, group_stream_by_length
+from unicorn_hf.training.batching import WINDOW, EndlessStream, group_stream_by_length
 
 
 def lengths(num_samples=5000):
@@ -54,3 +56,13 @@ def test_a_stream_is_grouped_by_windows():
     assert sorted(order) == list(range(len(size)))
     assert padding(order[: WINDOW * 8], size, 8) == pytest.approx(0.04, abs=0.03)
     assert order.tolist() == [row["input_ids"][0] for row in group_stream_by_length(stream, 8, seed=0)]
+
+
+def test_an_endless_stream_has_every_row_once_a_pass_in_another_order():
+    rows = list(range(20))
+    stream = Dataset.from_dict({"row": rows}).to_iterable_dataset().shuffle(seed=0, buffer_size=100)
+    taken = [row["row"] for row in itertools.islice(EndlessStream(stream), 60)]
+    passes = [taken[:20], taken[20:40], taken[40:]]
+    assert all(sorted(each) == rows for each in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert list(EndlessStream(stream.filter(lambda row: False))) == []

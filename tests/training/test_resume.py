@@ -34,6 +34,19 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before_with_the
     assert not list(again.output_dir.glob("_*"))
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_a_stream_goes_on_in_a_later_pass_with_the_rows_that_it_had_left(recipe, whole, strategy, tmp_path):
+    """A pass has ten steps."""
+    stream = {"streaming": "true", "train_sampling_strategy": strategy}
+    through = recipe("finetune", tmp_path / "through", arguments=stream)
+    assert through.status == [0], through.log[-3000:]
+    output = shutil.copytree(through.output_dir, tmp_path / "output")
+    shutil.rmtree(output / "checkpoint-20")
+    again = recipe("finetune", output, arguments=stream | {"resume_from_checkpoint": "true"})
+    assert again.status == [0], again.log[-3000:]
+    assert losses(output) == losses(through.output_dir)
+
+
 @pytest.mark.parametrize("way", ["finetune", "lora"])
 def test_two_processes_that_were_killed_go_on_with_the_losses_of_one(recipe, whole, way, tmp_path):
     if Version(transformers.__version__) < Version("5.24"):

@@ -1,9 +1,10 @@
 """Put samples of similar length into a batch, because padding dominates the cost of short sequences."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import IterableDataset, Sampler
 
 WINDOW = 50  # batches sorted together: enough for little padding, few enough to keep the order random
 
@@ -45,6 +46,27 @@ def length_grouped_order(lengths: np.ndarray, batch_size: int, generator: np.ran
     rest = len(order) % batch_size
     batches = order[rest:].reshape(-1, batch_size)
     return np.concatenate([generator.permutation(batches).ravel(), order[:rest]]).astype(int)
+
+
+class EndlessStream(IterableDataset):
+    """Yields the rows of a shuffled `datasets.IterableDataset` again and again, each time in another order.
+
+    `Trainer` counts a stream as one epoch of `max_steps`. If the stream ended earlier, a resumed run would skip rows of
+    its first pass only, and train on those of a later pass twice.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
+            is_empty = True
+            for row in self.stream:
+                is_empty = False
+                yield row
+            if is_empty:  # a worker process without a shard of its own
+                return
 
 
 def group_stream_by_length(tokens, batch_size: int, seed: int = 0):

@@ -21,7 +21,7 @@ from trl import DPOTrainer, SFTTrainer
 
 from unicorn_hf.data.staging import sync, sync_tree, write_text
 from unicorn_hf.errors import DISK_FULL, InputError
-from unicorn_hf.training.batching import LengthGroupedSampler
+from unicorn_hf.training.batching import EndlessStream, LengthGroupedSampler
 from unicorn_hf.training.dry_run import dry_run_report
 from unicorn_hf.training.model_card import trained_model_card
 
@@ -107,15 +107,19 @@ class StageTrainer(Trainer):
         return optimizer
 
     def get_train_dataloader(self):
-        dataset, args = self.train_dataset, self.args
-        if args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
+        dataset, sampler, args = self.train_dataset, None, self.args
+        if not hasattr(dataset, "__len__"):
+            dataset = EndlessStream(dataset)
+        elif args.train_sampling_strategy == "group_by_length":
+            batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            seed = args.seed if args.data_seed is None else args.data_seed
+            sampler = LengthGroupedSampler(dataset["length"][:], batch_size, seed)
+        else:
             return super().get_train_dataloader()
-        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        seed = args.seed if args.data_seed is None else args.data_seed
         dataloader = DataLoader(
             dataset,
             batch_size=args.train_batch_size,
-            sampler=LengthGroupedSampler(dataset["length"][:], batch_size, seed),
+            sampler=sampler,
             collate_fn=self.data_collator,
             drop_last=args.dataloader_drop_last,
             num_workers=args.dataloader_num_workers,
