@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import string
 
 import numpy as np
@@ -93,6 +94,21 @@ def test_a_folder_of_two_formats_is_refused_by_their_files(tmp_path):
     (tmp_path / "README.md").write_text(CARD.format('["rows.jsonl", "more.parquet"]'))
     with pytest.raises(InputError, match=r"more\.parquet, rows\.jsonl"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["more.jsonl.gz", "more.csv.ZST", "more.json.zip", "more.tsv", "deeper/more.ndjson"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_rows_that_cannot_be_read_are_never_left_out_of_a_folder(name, beside, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "images.tar.gz").write_bytes(b"x")
+    if beside:
+        write_lines(tmp_path / "rows.jsonl", ["x"])
+    with pytest.raises(InputError, match=rf"holds {re.escape(name)}, which cannot be read; unpack"):
+        read_dataset(tmp_path)
+    (tmp_path / name).rename(tmp_path / "deeper" / "notes.log")
+    if beside:
+        assert len(read_dataset(tmp_path)) == 1
 
 
 def test_files_called_for_a_split_beside_others_are_refused(tmp_path):

@@ -40,6 +40,7 @@ _OTHER_ENDINGS = """
     7z avro bin bz2 ckpt db feather gguf gz h5 hdf5 htm html ipynb lance log md mp3 mp4 msgpack ndjson npy npz onnx orc
     pdf pickle pkl pt pth py safetensors sqlite tgz tsv wav xlsx xml xz yaml yml zip zst
 """
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 _FILE_SUFFIXES = IMAGE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
 
 
@@ -219,6 +220,11 @@ def _of_folder(folder: Path) -> DataFiles:
     files = files_under(folder)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     data = [file for file in files if _is_data(file, folder)]
+    if not images and (unread := [file for file in files if _is_unread_data(file, folder)]):
+        raise InputError(
+            f"{folder}: holds {_names(unread, folder)}, which cannot be read; unpack or convert to one of"
+            f" {', '.join(FILE_FORMATS)}, or name the file to read"
+        )
     if images or not data:
         others = [file for file in data if file.suffix.lower() not in _SIDECARS and file.name not in METADATA_NAMES]
         if images and others:
@@ -265,6 +271,13 @@ def files_under(folder: Path) -> list[Path]:
 
 def _is_data(file: Path, root: Path) -> bool:
     return file.suffix.lower() in FILE_FORMATS and not _is_record(file) and not _is_hidden(file, root)
+
+
+def _is_unread_data(file: Path, root: Path) -> bool:
+    """Whether a file holds rows in a form that is not read: packed (`rows.jsonl.gz`), or of another format."""
+    suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
+    is_packed = suffix in _PACKED and inner in FILE_FORMATS.keys() - {".tar"}
+    return (is_packed or suffix in (".ndjson", ".tsv")) and not _is_hidden(file, root)
 
 
 def _is_record(file: Path) -> bool:
