@@ -8,6 +8,7 @@ fast as one written with the defaults (docs/datasets.md).
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_64
+
+from unicorn_hf.data.staging import sync
 
 BATCH_ROWS = 1000  # of Arrow
 # Of Parquet. Larger groups are slower to write: content-defined chunking of a list column takes more than linear time.
@@ -55,18 +58,23 @@ def write_shards(
         open_writer, groups, schema = _open_parquet, _row_groups, with_plain_vectors(schema)
     shards, digest = Shards(), xxh3_64()
     parts: list[Path] = []
-    with contextlib.ExitStack() as open_shard:
+    synced: list[Future] = []
+    with ThreadPoolExecutor(1) as thread, contextlib.ExitStack() as open_shard:
         file: _HashedFile | None = None
         writer: Any = None  # of pyarrow, which has no types
         for table in groups(tables):
             if file is None or file.size >= shard_size:
                 open_shard.close()
+                if parts:  # the disk takes a shard while the next one is made; the last is left to the caller
+                    synced.append(thread.submit(sync, parts[-1]))
                 parts.append(folder / f".{len(parts)}.partial")
                 file = open_shard.enter_context(_HashedFile(parts[-1], digest))
                 writer = open_shard.enter_context(open_writer(file, schema))
             writer.write_table(pa.table(table.select(schema.names).columns, schema=schema))
             shards.num_rows += len(table)
             shards.num_bytes += table.nbytes
+    for each in synced:
+        each.result()
     for index, part in enumerate(parts):
         shards.files.append(folder / f"{split}-{index:05d}-of-{len(parts):05d}{suffix}")
         part.rename(shards.files[-1])
