@@ -33,3 +33,13 @@ def test_fsdp2_gives_the_losses_and_the_weights_of_one_process(recipe, whole, wa
     assert ours.keys() - theirs.keys() <= {"lm_head.weight"}  # the tied head, which FSDP saves a second time
     for key, value in theirs.items():
         assert (ours[key] - value).abs().max() < 1e-3, key
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_two_processes_share_a_stream(recipe, whole, strategy, tmp_path):
+    stream = {"streaming": "true", "train_sampling_strategy": strategy}
+    one = recipe("finetune", tmp_path / "one", arguments=stream)
+    assert one.status == [0], one.log[-3000:]
+    two = recipe("finetune", tmp_path / "two", num_processes=2, arguments=stream | {"per_device_train_batch_size": 2})
+    assert two.status == [0, 0], two.log[-3000:]
+    assert losses(two.output_dir) == pytest.approx(losses(one.output_dir), abs=1e-3)
