@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from datasets import load_dataset
 from run_settings import LORA, SETTINGS
 from safetensors.torch import load_file
@@ -163,6 +164,26 @@ def test_lora_without_layers_is_one_sentence(finetune, whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="needs --lora_target_modules"):
         patch.setitem(WAYS, "bare", words)
         finetune("bare", whole["pretrain"].output_dir, tmp_path / "output")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_target_modules": ["lm_head"]},
+        {"lora_target_modules": ["q_proj", "embed_tokens"]},
+        {"lora_target_modules": [r".*\.(q_proj|embed_tokens)"]},
+        {"lora_target_parameters": ["embed_tokens.weight"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_of_one_of_two_layers_with_the_same_weights_is_refused(options, whole):
+    model = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)
+    with pytest.raises(
+        InputError, match=r"cannot have an adapter.*--lora_modules_to_save (lm_head|embed_tokens) multi"
+    ):
+        new_adapter(model, trl.ModelConfig(use_peft=True, **options))
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    assert new_adapter(model, trl.ModelConfig(use_peft=True, **options)) is not None
 
 
 @pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "v_proj"], ["all-linear"]])

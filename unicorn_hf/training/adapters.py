@@ -100,6 +100,7 @@ def new_adapter(model, model_args):
             config.exclude_modules = r".*(multi_modal_projector|vision_tower).*"
     config.revision = None if model_args.model_revision == "main" else model_args.model_revision
     _check_names(model, config)
+    _check_tied_layers(model, config)
     return config
 
 
@@ -153,6 +154,31 @@ def _check_names(model, config) -> None:
         for wanted in () if given is None or isinstance(given, str) else sorted(given):
             if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
                 raise InputError(f"{option} has {wanted!r}, but the model has nothing of that name")
+
+
+def _check_tied_layers(model, config) -> None:
+    """Raise `InputError` if an adapter is meant for the embedding or the head, and both have the same weights.
+
+    The adapter would change only one of them, but both once it is merged; peft only warns.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding.weight is not head.weight:
+        return
+    targets, pattern = config.target_modules or [], None
+    if isinstance(targets, str):
+        targets, pattern = [], None if targets == ALL_LINEAR else targets  # which leaves out the head
+    targets = [*targets, *(name.removesuffix(".weight") for name in config.target_parameters or [])]
+    for name, module in model.named_modules():
+        if module is not embedding and module is not head:
+            continue
+        is_target = pattern is not None and re.fullmatch(pattern, name)
+        is_target = is_target or any(name == each or name.endswith(f".{each}") for each in targets)
+        if is_target:
+            raise InputError(
+                f"{name} cannot have an adapter: the embedding and the head of this model have the same weights, so the"
+                f" merged model would differ from the trained one; train it in full with --lora_modules_to_save"
+                f" {name.rpartition('.')[2]} multi_modal_projector"
+            )
 
 
 def _layers_without_adapter(model) -> list[str]:
