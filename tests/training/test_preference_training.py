@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
 from datasets import Dataset, load_dataset
 from run_settings import PREFER_LORA, SETTINGS
 from safetensors.torch import load_file
