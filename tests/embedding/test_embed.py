@@ -227,7 +227,7 @@ def test_sigkill_and_run_again_the_folder_is_the_same(source, tmp_path):
     options = {"encoder": "sandbox", "shard_rows": 4, "num_workers": 1}
     embed(source, tmp_path / "whole", **options)
     out, work = tmp_path / "out", tmp_path / ".out.embedding"
-    process = multiprocessing.get_context("fork").Process(target=embed, args=(source, out), kwargs=options)
+    process = multiprocessing.get_context("spawn").Process(target=embed, args=(source, out), kwargs=options)
     process.start()
     deadline = time.monotonic() + 60
     while not list(work.rglob("train-*.arrow")) and time.monotonic() < deadline:
