@@ -51,6 +51,14 @@ def test_the_command_says_what_came_of_each_side(data_file, tmp_path, open_clip_
     assert '"texts": {' in result.output and '"embedded": 3' in result.output
 
 
+def test_the_command_names_both_sides_for_the_next_step(data_file, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(data_file), "-o", str(out), "--encoder", "sandbox", "--image-root", str(tmp_path / "photos")]
+    result = CliRunner().invoke(app, ["embed", *arguments])
+    assert result.exit_code == 0, result.output
+    assert f"Next: unicorn-hf transfer fit --text {out / 'texts'} --image {out / 'images'} " in result.stderr
+
+
 def test_one_side_is_asked_for_by_its_name(data_file, open_clip_vit):
     encoder = load_encoder(open_clip_vit, device="cpu")
     assert embed(data_file, encoder=encoder, dataset_config="texts").column_names == ["id", "text", "text_embeds"]

@@ -49,11 +49,11 @@ def embed(
             print(f"{summary['failed']:,} rows have no vector; {each.output}/failed.jsonl says why", file=sys.stderr)
     if any(summary["failed"] for summary in summaries):
         raise typer.Exit(3)
-    if job.kind == "text" and not sides:
-        print_next(f"unicorn-hf embed IMAGES -o picture-vectors --encoder {config.encoder}")
-        return
     if sides:
         text, image = (output / side for side in ("texts", "images"))
+    elif job.kind == "text":
+        print_next(f"unicorn-hf embed IMAGES -o picture-vectors --encoder {config.encoder}")
+        return
     else:
         text, image = ("caption-vectors" if Path("caption-vectors").is_dir() else "TEXTS"), output
     print_next(f"unicorn-hf transfer fit --text {text} --image {image} --method realign -o realign")
