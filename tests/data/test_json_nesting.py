@@ -1,5 +1,6 @@
 import io
 import json
+import time
 
 import ijson
 import pytest
@@ -40,3 +41,12 @@ def test_nesting_is_bounded(deep, before):
             while file.read(size):
                 pass
         assert file._levels <= MOST_LEVELS
+
+
+def test_a_long_text_of_quotes_is_read_in_linear_time():
+    content = json.dumps(['"' * 500_000]).encode()
+    file, started = ShallowFile(io.BytesIO(content), "data.json"), time.process_time()
+    while file.read(1 << 16):
+        pass
+    assert file._levels == 0
+    assert time.process_time() - started < 1  # a search from each quote on takes minutes

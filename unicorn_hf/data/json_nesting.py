@@ -1,6 +1,5 @@
 """A bound on the nesting of JSON files, which others wrote."""
 
-import re
 from typing import BinaryIO
 
 import numpy as np
@@ -9,7 +8,6 @@ from unicorn_hf.errors import InputError
 
 MOST_LEVELS = 100  # the records of both papers have four
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -32,9 +30,11 @@ class ShallowFile:
             InputError: arrays and objects are nested more than `MOST_LEVELS` deep.
         """
         part = self._file.read(size)
-        outside, quote, string = _STRING.sub(b"", self._open + part).partition(b'"')
-        ends_in_escape = (len(string) - len(string.rstrip(b"\\"))) % 2
-        self._open = quote + b"\\" * ends_in_escape
+        # Without its escapes, a string ends at the next quote.
+        text = (self._open + part).replace(rb"\\", b"").replace(rb"\"", b"")
+        pieces = text.split(b'"')
+        outside, is_open = b"".join(pieces[::2]), len(pieces) % 2 == 0
+        self._open = b'"' * is_open + b"\\" * text.endswith(b"\\")
         brackets = np.frombuffer(outside.translate(None, _NO_BRACKETS), np.uint8)
         if len(brackets):
             levels = self._levels + np.cumsum(np.where(np.isin(brackets, [*b"[{"]), 1, -1))
