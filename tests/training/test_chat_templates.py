@@ -128,6 +128,14 @@ def test_a_base_model_stops_at_the_end_of_an_answer_too(family, ends, more):
         assert others == more
 
 
+def test_a_model_stops_at_the_end_that_only_the_training_version_of_its_template_writes():
+    processor = UnicornProcessor(byte_tokenizer(TEMPLATES["glm4moe"].read_text(), ["<|end|>", "<|user|>"]), embed_dim=2)
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    learnt = tokenize(processor)["labels"]
+    stop_at_the_end_of_a_turn(model, processor)
+    assert model.generation_config.eos_token_id == [learnt[-1]]
+
+
 def test_a_template_whose_answers_have_no_end_is_named(caplog):
     template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=7))

@@ -64,14 +64,15 @@ def settle_chat_template(processor) -> tuple[str, bool]:
 
 
 def stop_at_the_end_of_a_turn(model, processor) -> None:
-    """Let `generate` stop at the token that ends an answer in the chat template. In place.
+    """Let `generate` stop at the token that ends an answer in the training text. In place.
 
     A base model stops at the end of a text, such as `<|endoftext|>`, but learns to end its answers with another token,
-    such as `<|im_end|>`.
+    such as `<|im_end|>`. The template itself may leave that out after the last answer, as GLM-4's does.
     """
     tokenizer = processor.tokenizer
     try:
-        text = tokenizer.apply_chat_template(_CHAT, chat_template=tokenizer.get_chat_template(), tokenize=False)
+        learnt, _ = _training_version(tokenizer, tokenizer.get_chat_template().removeprefix(WITHOUT_THINKING))
+        text = tokenizer.apply_chat_template(_CHAT, chat_template=learnt, tokenize=False)
     except Exception:  # there is no template, or it fails; stage 1 does not need one
         return
     _, said, behind = text.rpartition(_CHAT[-1]["content"])
