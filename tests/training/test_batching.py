@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
+from torch.utils.data import DataLoader
 
 from unicorn_hf.training import LengthGroupedSampler
 from unicorn_hf.training.batching import WINDOW, EndlessStream, group_stream_by_length
@@ -65,4 +66,14 @@ def test_an_endless_stream_has_every_row_once_a_pass_in_another_order():
     passes = [taken[:20], taken[20:40], taken[40:]]
     assert all(sorted(each) == rows for each in passes)
     assert passes[0] != passes[1] != passes[2]
-    assert list(EndlessStream(stream.filter(lambda row: False))) == []
+
+
+@pytest.mark.parametrize(("num_workers", "num_shards"), [(0, 2), (1, 2), (2, 2), (2, 1)])
+def test_an_endless_stream_goes_on_though_a_worker_gets_no_shard_or_an_empty_one(num_workers, num_shards):
+    rows = Dataset.from_dict({"row": range(4)}).to_iterable_dataset(num_shards)
+    stream = rows.filter(lambda row: row["row"] < 2)
+    shuffled = EndlessStream(stream.shuffle(seed=0, buffer_size=100))
+    batches = itertools.islice(DataLoader(shuffled, batch_size=2, num_workers=num_workers), 20)
+    taken = [batch["row"].tolist() for batch in batches]
+    assert len(taken) == 20
+    assert all(len(batch) == 2 and set(batch) <= {0, 1} for batch in taken)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import IterableDataset, Sampler
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 WINDOW = 50  # batches sorted together: enough for little padding, few enough to keep the order random
 
@@ -53,20 +53,21 @@ class EndlessStream(IterableDataset):
 
     `Trainer` counts a stream as one epoch of `max_steps`. If the stream ended earlier, a resumed run would skip rows of
     its first pass only, and train on those of a later pass twice.
+
+    Args:
+        stream: with at least one row. Each pass deals its shards anew, so that a worker process may get empty ones.
     """
 
     def __init__(self, stream):
         self.stream = stream
 
     def __iter__(self):
+        worker = get_worker_info()
+        if worker is not None and worker.id >= self.stream.num_shards:  # it never gets a shard
+            return
         for epoch in itertools.count():
             self.stream.set_epoch(epoch)
-            is_empty = True
-            for row in self.stream:
-                is_empty = False
-                yield row
-            if is_empty:  # a worker process without a shard of its own
-                return
+            yield from self.stream
 
 
 def group_stream_by_length(tokens, batch_size: int, seed: int = 0):
