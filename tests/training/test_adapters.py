@@ -112,6 +112,20 @@ def test_a_name_of_nothing_in_the_model_is_refused(options, words, whole, model_
         new_adapter(base, model_args(**options))
 
 
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [
+        ([r".*layers\..*"], r"layers\.0, a \w+DecoderLayer"),
+        (["self_attn"], r"self_attn, a \w+Attention"),
+        (["q_proj", "norm"], r"norm, a \w+RMSNorm"),
+    ],
+)
+def test_an_adapter_of_a_whole_block_is_refused(targets, kind, whole, model_args):
+    base = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)
+    with pytest.raises(InputError, match=f"lora_target_modules takes in [a-z_.0-9]*{kind}; an adapter is for linear"):
+        new_adapter(base, model_args(lora_target_modules=targets))
+
+
 def test_the_same_options_over_their_own_output_go_on_with_its_adapter(whole, model_args, tmp_path):
     for way, wanted in (("all", ["all-linear"]), ("one", ["q_proj"])):
         base = AutoModelForImageTextToText.from_pretrained(whole["pretrain"].output_dir)

@@ -100,6 +100,7 @@ def new_adapter(model, model_args):
             config.exclude_modules = r".*(multi_modal_projector|vision_tower).*"
     config.revision = None if model_args.model_revision == "main" else model_args.model_revision
     _check_names(model, config)
+    _check_kinds(model, config)
     _check_tied_layers(model, config)
     return config
 
@@ -156,6 +157,17 @@ def _check_names(model, config) -> None:
                 raise InputError(f"{option} has {wanted!r}, but the model has nothing of that name")
 
 
+def _check_kinds(model, config) -> None:
+    """Raise `InputError` if `lora_target_modules` takes in more than layers with a matrix, such as whole blocks."""
+    for name, module in model.named_modules():
+        is_layer = next(module.children(), None) is None and getattr(getattr(module, "weight", None), "ndim", 2) > 1
+        if name and not is_layer and _is_one_of(config.target_modules, name):
+            raise InputError(
+                f"lora_target_modules takes in {name}, a {type(module).__name__}; an adapter is for linear layers and"
+                " embeddings: name those alone, for instance all-linear, or q_proj v_proj"
+            )
+
+
 def _check_tied_layers(model, config) -> None:
     """Raise `InputError` if an adapter is meant for the embedding or the head, and both have the same weights.
 
@@ -164,21 +176,23 @@ def _check_tied_layers(model, config) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding.weight is not head.weight:
         return
-    targets, pattern = config.target_modules or [], None
-    if isinstance(targets, str):
-        targets, pattern = [], None if targets == ALL_LINEAR else targets  # which leaves out the head
-    targets = [*targets, *(name.removesuffix(".weight") for name in config.target_parameters or [])]
+    parameters = [name.removesuffix(".weight") for name in config.target_parameters or []]
     for name, module in model.named_modules():
         if module is not embedding and module is not head:
             continue
-        is_target = pattern is not None and re.fullmatch(pattern, name)
-        is_target = is_target or any(name == each or name.endswith(f".{each}") for each in targets)
-        if is_target:
+        if _is_one_of(config.target_modules, name) or _is_one_of(parameters, name):
             raise InputError(
                 f"{name} cannot have an adapter: the embedding and the head of this model have the same weights, so the"
                 f" merged model would differ from the trained one; train it in full with --lora_modules_to_save"
                 f" {name.rpartition('.')[2]} multi_modal_projector"
             )
+
+
+def _is_one_of(targets, name: str) -> bool:
+    """Whether peft takes a module for one of `lora_target_modules`: a regular expression, names, or `ALL_LINEAR`."""
+    if isinstance(targets, str):
+        return targets != ALL_LINEAR and re.fullmatch(targets, name) is not None  # all linear layers but the head
+    return any(name == each or name.endswith(f".{each}") for each in targets or [])
 
 
 def _layers_without_adapter(model) -> list[str]:
