@@ -79,7 +79,7 @@ class UnicornProcessor(ProcessorMixin):
             raise ValueError("Pass text, images or image_embeds")
         if images is not None and image_embeds is not None:
             raise ValueError("Got both images and image_embeds: pass one of them")
-        kwargs |= kwargs.pop("text_kwargs", {}) | kwargs.pop("common_kwargs", {})
+        kwargs = _flat(kwargs)
         images, per_prompt = _flatten(
             images if image_embeds is None else image_embeds, vectors=image_embeds is not None
         )
@@ -123,7 +123,7 @@ class UnicornProcessor(ProcessorMixin):
             texts = self.tokenizer.apply_chat_template(conversations, chat_template=template, tokenize=False, **kwargs)
             return texts if is_batched else texts[0]
 
-        tokenizer_kwargs = {**(processor_kwargs or {})}
+        tokenizer_kwargs = _flat(processor_kwargs or {})
         if return_tensors is not None:
             tokenizer_kwargs["return_tensors"] = return_tensors
         batch_kwargs = self._pop_batch_kwargs(tokenizer_kwargs) | self._pop_batch_kwargs(kwargs)
@@ -268,6 +268,13 @@ class UnicornProcessor(ProcessorMixin):
         if not np.isfinite(vector).all():
             raise ValueError(f"image vector {index} holds NaN or infinite values")
         return vector
+
+
+def _flat(kwargs: dict) -> dict:
+    """Keyword arguments of a processor, with those that transformers groups by what they are for."""
+    groups = ("text_kwargs", "common_kwargs")
+    flat = {name: value for name, value in kwargs.items() if name not in groups}
+    return flat | {name: value for group in groups for name, value in kwargs.get(group, {}).items()}
 
 
 def _check_placeholders(placeholders: list[int], num_images: int, per_prompt: list[int] | None) -> None:

@@ -113,6 +113,16 @@ def test_assistant_mask_covers_the_answers_behind_expanded_placeholders(tokenize
     assert encoded["image_embeds"].shape == (3, EMBED_DIM)
 
 
+def test_a_chat_is_padded_as_a_prompt_is_by_grouped_arguments_too(processor):
+    chats = [[{"role": "user", "content": text}] for text in ("a", "a red circle")]
+    grouped = {"text_kwargs": {"padding": True, "padding_side": "right"}, "common_kwargs": {"return_tensors": "pt"}}
+    padded = processor.apply_chat_template(chats, processor_kwargs=grouped, tokenize=True, return_dict=True)
+    assert padded["attention_mask"][:, 0].tolist() == [1, 1]
+    assert padded["attention_mask"][:, -1].tolist() == [0, 1]
+    texts = processor.apply_chat_template(chats)
+    assert torch.equal(padded["input_ids"], processor(text=texts, add_special_tokens=False, **grouped)["input_ids"])
+
+
 @pytest.mark.skipif(
     "sanitize_control_tokens" not in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
     reason="this version of transformers has no sanitize_control_tokens",
