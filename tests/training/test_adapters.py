@@ -58,7 +58,8 @@ def test_a_merged_adapter_says_what_the_adapter_said(whole, adapted, inputs, tmp
 
 def test_an_adapter_stops_where_its_own_generation_config_says(whole, tmp_path):
     folder = shutil.copytree(whole["lora"].output_dir, tmp_path / "lora")
-    assert AutoModelForImageTextToText.from_pretrained(folder).generation_config.eos_token_id == 3
+    ends = AutoModelForImageTextToText.from_pretrained(folder).generation_config.eos_token_id
+    assert ends in (3, [3], [3, 3])  # the trainer of transformers 5.10 adds the tokenizer's to it
     config = GenerationConfig.from_pretrained(folder)
     config.eos_token_id = [5, 3]
     config.save_pretrained(folder)
