@@ -140,7 +140,7 @@ def _check_names(model, config) -> None:
     parameters = [name for name, _ in model.named_parameters()]
     if isinstance(config.target_modules, str) and config.target_modules != ALL_LINEAR:
         try:
-            fitting = any(re.fullmatch(config.target_modules, name) for name in modules)
+            fitting = any(_is_one_of(config.target_modules, name) for name in modules)
         except re.error as error:
             raise InputError(
                 f"lora_target_modules is {config.target_modules!r}, which is not a regular expression ({error})"
@@ -153,7 +153,7 @@ def _check_names(model, config) -> None:
         ("lora_modules_to_save", config.modules_to_save, modules),
     ):
         for wanted in () if given is None or isinstance(given, str) else sorted(given):
-            if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
+            if not any(_is_one_of([wanted], name) for name in known):
                 raise InputError(f"{option} has {wanted!r}, but the model has nothing of that name")
 
 
