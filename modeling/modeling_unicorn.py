@@ -70,6 +70,9 @@ class UnicornImageConditioner(nn.Module):
     A vector is normalized (if configured), then centred and scaled by fixed statistics.
     """
 
+    image_embeds_mean: torch.Tensor
+    image_embeds_scale: torch.Tensor
+
     def __init__(self, config: UnicornConfig):
         super().__init__()
         self.normalize = config.normalize_image_embeds
@@ -204,7 +207,7 @@ class UnicornPreTrainedModel(PreTrainedModel):
         self, pixel_values: torch.Tensor, pixel_attention_mask=None, spatial_shapes=None
     ) -> torch.Tensor:
         """The image tower's unnormalized vectors of images: `[num_images, embed_dim]`."""
-        vision_tower = self.base_model.vision_tower
+        vision_tower: PreTrainedModel | None = self.base_model.vision_tower
         if vision_tower is None:
             raise ValueError(
                 "This model has no image tower (vision_config is None), so it cannot read pixel_values: pass"
@@ -281,7 +284,7 @@ class UnicornModel(UnicornPreTrainedModel):
     def get_placeholder_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """The positions of image placeholders in the prompts: bool `[batch_size, sequence_length]`."""
         if input_ids is not None:
-            return input_ids == self.config.image_token_id
+            return input_ids.eq(self.config.image_token_id)
         # Without ids, a placeholder is recognised by its embedding.
         image_token = torch.full((), self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
@@ -479,7 +482,7 @@ class UnicornForConditionalGeneration(UnicornPreTrainedModel, GenerationMixin):
         logits = _scale_logits(logits, self.config.text_config)
         loss = None
         if labels is not None:
-            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            labels = labels.masked_fill(labels.eq(self.config.image_token_id), -100)
             if attention_mask is not None and attention_mask.shape == labels.shape:
                 # Padding is not a target. The first token after left padding is not one either: it would be predicted
                 # from padding.
