@@ -55,7 +55,7 @@ lock: $(UV)  ## write the two sets of versions anew: the newest of today as the 
 docs: .venv-docs/.installed  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
-bench: .venv/.installed  ## every measured number of the README
+bench: .venv/.installed  ## every measured number of docs/measured.md
 	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
 clean:  ## remove the environments and what the demo made

@@ -5,7 +5,7 @@
 A transformer of P parameters takes 2 P operations per token in the forward pass, and 2 P more for each of these: the
 gradient of its activations, the gradient of its weights, and a second forward pass with gradient checkpointing (Kaplan
 et al. 2020, arXiv 2001.08361; attention is left out, because sequences are short). The hours are these operations
-divided by a share of the card's peak; `benchmarks/train.py --device cuda` measures the share of a real training run.
+divided by a share of the card's peak; `benchmarks/recipes.py` measures the share of real training runs.
 Prints the table of docs/reproduce.md.
 """
 
