@@ -1,6 +1,7 @@
 import io
 import json
 import time
+from codecs import BOM_UTF8
 
 import ijson
 import pytest
@@ -50,3 +51,8 @@ def test_a_long_text_of_quotes_is_read_in_linear_time():
         pass
     assert file._levels == 0
     assert time.process_time() - started < 1  # a search from each quote on takes minutes
+
+
+def test_a_byte_order_mark_is_left_out():
+    content = BOM_UTF8 + json.dumps([{"caption": "\ufeff a cat"}]).encode()
+    assert list(ijson.items(ShallowFile(io.BytesIO(content), "data.json"), "item")) == [{"caption": "\ufeff a cat"}]

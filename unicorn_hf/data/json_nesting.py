@@ -1,5 +1,6 @@
 """A bound on the nesting of JSON files, which others wrote."""
 
+from codecs import BOM_UTF8
 from typing import BinaryIO
 
 import numpy as np
@@ -12,7 +13,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class ShallowFile:
-    """A JSON file for ijson to read, which refuses arrays and objects in too many others.
+    """A JSON file for ijson to read, without its byte order mark, which refuses arrays and objects in too many others.
 
     ijson names each value by the path to it, so its memory grows with the square of the levels: 100 kB of brackets
     would take 25 GB.
@@ -20,6 +21,7 @@ class ShallowFile:
 
     def __init__(self, file: BinaryIO, name):
         self._file, self._name = file, name
+        self._is_start = True
         self._levels = 0
         self._open = b""  # how the next part begins if this one ends within a string
 
@@ -30,6 +32,8 @@ class ShallowFile:
             InputError: arrays and objects are nested more than `MOST_LEVELS` deep.
         """
         part = self._file.read(size)
+        if part and self._is_start:  # ijson begins with an empty read
+            part, self._is_start = part.removeprefix(BOM_UTF8), False
         # Without its escapes, a string ends at the next quote.
         text = (self._open + part).replace(rb"\\", b"").replace(rb"\"", b"")
         pieces = text.split(b'"')
