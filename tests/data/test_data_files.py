@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from unicorn_hf import InputError
 from unicorn_hf.data.data_files import find_data_files, is_hub_id, read_card
@@ -96,7 +97,10 @@ def test_a_folder_of_two_formats_is_refused_by_their_files(tmp_path):
         read_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["more.jsonl.gz", "more.csv.ZST", "more.json.zip", "more.tsv", "deeper/more.ndjson"])
+@pytest.mark.parametrize(
+    "name",
+    ["more.jsonl.gz", "more.csv.ZST", "more.json.zip", "more.tsv", "deeper/more.ndjson", "more.feather", "more.xlsx"],
+)
 @pytest.mark.parametrize("beside", [True, False])
 def test_rows_that_cannot_be_read_are_never_left_out_of_a_folder(name, beside, tmp_path):
     (tmp_path / "deeper").mkdir()
@@ -109,6 +113,15 @@ def test_rows_that_cannot_be_read_are_never_left_out_of_a_folder(name, beside, t
     (tmp_path / name).rename(tmp_path / "deeper" / "notes.log")
     if beside:
         assert len(read_dataset(tmp_path)) == 1
+
+
+def test_packed_metadata_of_images_are_never_left_out(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "notes.csv.gz").write_bytes(b"x")
+    assert len(read_dataset(tmp_path)) == 1
+    (tmp_path / "metadata.jsonl.gz").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds metadata\.jsonl\.gz, which cannot be read; unpack"):
+        read_dataset(tmp_path)
 
 
 def test_files_called_for_a_split_beside_others_are_refused(tmp_path):

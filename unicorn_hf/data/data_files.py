@@ -41,6 +41,7 @@ _OTHER_ENDINGS = """
     pdf pickle pkl pt pth py safetensors sqlite tgz tsv wav xlsx xml xz yaml yml zip zst
 """
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
+_UNREAD_TABLES = (".avro", ".feather", ".ndjson", ".orc", ".tsv", ".xlsx")
 _FILE_SUFFIXES = IMAGE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
 
 
@@ -220,7 +221,10 @@ def _of_folder(folder: Path) -> DataFiles:
     files = files_under(folder)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     data = [file for file in files if _is_data(file, folder)]
-    if not images and (unread := [file for file in files if _is_unread_data(file, folder)]):
+    unread = [file for file in files if _is_unread_data(file, folder)]
+    if images:  # only what would describe them: any other file beside images is left alone
+        unread = [file for file in unread if file.stem in METADATA_NAMES]
+    if unread:
         raise InputError(
             f"{folder}: holds {_names(unread, folder)}, which cannot be read; unpack or convert to one of"
             f" {', '.join(FILE_FORMATS)}, or name the file to read"
@@ -277,7 +281,7 @@ def _is_unread_data(file: Path, root: Path) -> bool:
     """Whether a file holds rows in a form that is not read: packed (`rows.jsonl.gz`), or of another format."""
     suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
     is_packed = suffix in _PACKED and inner in FILE_FORMATS.keys() - {".tar"}
-    return (is_packed or suffix in (".ndjson", ".tsv")) and not _is_hidden(file, root)
+    return (is_packed or suffix in _UNREAD_TABLES) and not _is_hidden(file, root)
 
 
 def _is_record(file: Path) -> bool:
