@@ -23,6 +23,7 @@ BATCH_ROWS = 1000  # of Arrow
 # Of Parquet. Larger groups are slower to write: content-defined chunking of a list column takes more than linear time.
 ROW_GROUP_BYTES = 2 << 20
 SHARD_BYTES = 500 << 20
+SYNC_BYTES = 64 << 20  # the disk takes these while the next ones are made, so that little is left to sync at the end
 
 
 @dataclass
@@ -65,14 +66,14 @@ def write_shards(
         for table in groups(tables):
             if file is None or file.size >= shard_size:
                 open_shard.close()
-                if parts:  # the disk takes a shard while the next one is made; the last is left to the caller
-                    synced.append(thread.submit(sync, parts[-1]))
                 parts.append(folder / f".{len(parts)}.partial")
                 file = open_shard.enter_context(_HashedFile(parts[-1], digest))
                 writer = open_shard.enter_context(open_writer(file, schema))
             writer.write_table(pa.table(table.select(schema.names).columns, schema=schema))
             shards.num_rows += len(table)
             shards.num_bytes += table.nbytes
+            if shards.num_bytes >= SYNC_BYTES * (len(synced) + 1) and (not synced or synced[-1].done()):
+                synced.append(thread.submit(sync, parts[-1]))
     for each in synced:
         each.result()
     for index, part in enumerate(parts):
