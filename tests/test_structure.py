@@ -74,3 +74,12 @@ def test_modeling_stands_alone():
     for name, others in imports().items():
         if name.startswith("unicorn_hf.modeling"):
             assert all(other.startswith("unicorn_hf.modeling") for other in others), name
+
+
+def test_the_page_of_the_architecture_names_every_floor_and_every_file_of_the_ground_floor():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    ground = [path.name for path in (ROOT / "unicorn_hf" / "data").glob("[!_]*.py")]
+    top = [path.name for path in (ROOT / "unicorn_hf").glob("[!_]*.py")]
+    folders = [path.parent.name for path in (ROOT / "unicorn_hf").glob("*/__init__.py")]
+    folders = [f"{name}/" for name in {*folders, *PACKAGES} - {"unicorn_hf"}]
+    assert not [name for name in (*ground, *top, *folders) if f"`{name}`" not in page]
