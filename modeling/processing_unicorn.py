@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AddedToken, AutoImageProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
 IMAGE_TOKEN = "<image>"
 _PADDING = ("padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of")
@@ -199,6 +200,11 @@ class UnicornProcessor(ProcessorMixin):
         **images_kwargs,
     ) -> BatchFeature:
         """Turn encoded prompts, which have one placeholder per image, and the images into the model's inputs."""
+        for strategy, strategies in ((padding, PaddingStrategy), (truncation, TruncationStrategy)):
+            if isinstance(strategy, str):
+                strategies(strategy)  # raises a ValueError that lists the strategies
+        if padding_side not in (None, "left", "right"):
+            raise ValueError(f"padding_side is {padding_side!r}; expected 'left' or 'right'")
         prompts = encoded["input_ids"]
         counts = [ids.count(self.image_token_id) for ids in prompts]
         _check_placeholders(counts, len(images), per_prompt)

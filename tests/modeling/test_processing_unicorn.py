@@ -175,6 +175,15 @@ def test_padding_goes_to_the_side_that_is_asked_for(processor, side):
     assert mask == sorted(mask, reverse=side == "right") and 0 in mask
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("padding_side", "top", "'left' or 'right'"), ("padding", "long", "longest"), ("truncation", "end", "only_first")],
+)
+def test_unknown_ways_to_pad_and_truncate_are_refused(processor, name, value, expected):
+    with pytest.raises(ValueError, match=expected):
+        processor(text=["a", "a long prompt"], **{"padding": True, "truncation": True, name: value})
+
+
 def test_prompts_are_padded_on_the_left_whatever_the_tokenizer_did(tokenizer, tmp_path):
     """`generate` would go on behind the padding of a short prompt: its answer would depend on the batch."""
     tokenizer.padding_side = "right"
