@@ -65,7 +65,7 @@ def measure(demo_output: Path, seed: int) -> dict[str, dict]:
     if not dataset.exists():
         pairs = write_preferences(demo_output / "2-captions" / "captions", writer="grammar", seed=seed, mix=MIX)
         publish(demo_output / "5-transfers" / "moved" / "realign", None, dataset, preference=pairs)
-    prefer(before, dataset, folder / "right answers", seed, "--loss_type", "sft")
+    prefer(before, dataset, folder / "right answers", seed, "--loss_type", "sft", "--loss_weights", "1")
     prefer(before, dataset, folder / "preferences", seed)
     data = {"yes_no": ask_what_is_there(demo_output, seed), "elsewhere": questions_with_vectors(demo_output)}
     scores = {}
