@@ -10,12 +10,14 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from unicorn_hf import embed, load_encoder
 from unicorn_hf.data.dataset_folder import write_dataset
 from unicorn_hf.data.provenance import read_provenance
 from unicorn_hf.embedding import job
 from unicorn_hf.errors import InputError
+from unicorn_hf.transfer import Moments
 
 from .conftest import check_same
 
@@ -72,6 +74,40 @@ def test_rows_that_fail_and_rows_that_succeed_are_the_input(source, tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["rows"], summary["embedded"], summary["failed"]) == (120, 118, 2)
     assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 118
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_shard_without_a_usable_row_is_only_empty(modality, first, tmp_path):
+    if modality == "text":
+        (tmp_path / "empty.jsonl").write_text('{"caption": ""}\n' * 2)
+        (tmp_path / "data.jsonl").write_text('{"caption": "a"}\n' * 2)
+        both = ["empty.jsonl", "data.jsonl"] if first else ["data.jsonl", "empty.jsonl"]
+        source = tmp_path / "both.jsonl"
+        source.write_text("".join((tmp_path / name).read_text() for name in both))
+    else:
+        source = tmp_path / "photos"
+        source.mkdir()
+        for number in range(2):
+            Image.new("RGB", (8, 8), (90, number, 0)).save(source / f"m{number}.png")
+            (source / f"{'a' if first else 'z'}{number}.png").write_text("no image")
+    embed(source, tmp_path / "out", encoder="sandbox", shard_rows=2)
+    failed = [json.loads(line)["row"] for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
+    assert failed == ([0, 1] if first else [2, 3])
+    assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 2
+    assert Moments.measure(tmp_path / "out", f"{modality}_embeds").count == 2
+
+
+def test_data_without_a_usable_row_are_refused_and_can_be_corrected(tmp_path):
+    source = tmp_path / "data.jsonl"
+    source.write_text('{"caption": " "}\n')
+    with pytest.raises(InputError, match=r"none of its 1 rows could be embedded; the first: .*the text is empty"):
+        embed(source, tmp_path / "out", encoder="sandbox")
+    with pytest.raises(InputError, match="none of its 1 rows could be embedded"):
+        embed(source, encoder="sandbox")
+    assert os.listdir(tmp_path) == ["data.jsonl"]
+    source.write_text('{"caption": "a"}\n')
+    assert len(embed(source, tmp_path / "out", encoder="sandbox")) == 1
 
 
 def test_rows_without_a_vector_are_told_of_where_there_is_no_folder(source):

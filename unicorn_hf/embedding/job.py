@@ -146,8 +146,19 @@ class EmbeddingJob(EmbedConfig):
         """The embedded rows with their vectors, and the failed rows, each with its place and the reason."""
         self.open_source()
         shards = sorted(self.embed_shards(range(self.num_shards), self.load_encoder(0)), key=lambda shard: shard.index)
-        tables, failures = zip(*map(self.complete, shards), strict=True)
-        return datasets.Dataset(pa.concat_tables(tables)), [failure for each in failures for failure in each]
+        tables, failed = zip(*map(self.complete, shards), strict=True)
+        failures = [failure for each in failed for failure in each]
+        self.check_not_all(failures, self.source.num_rows)
+        return datasets.Dataset(pa.concat_tables(tables)), failures
+
+    def check_not_all(self, failures: list[dict], rows: int) -> None:
+        """Raise `InputError` if every row failed."""
+        if failures and len(failures) == rows:
+            first = json.dumps(failures[0], ensure_ascii=False)[:300]
+            raise InputError(
+                f"{self.data if isinstance(self.data, str) else 'the dataset'}: none of its {rows:,} rows could be "
+                f"embedded; the first: {first}; correct the data, or name another column (--column)"
+            )
 
     def open_source(self) -> None:
         """Open the data, choose the column, and cut the rows into shards.
@@ -404,14 +415,15 @@ class EmbeddingJob(EmbedConfig):
             write_json({"counts": shard.counts, "failures": failures}, self.counts_file(shard.index))
             path = self.shard_file(shard.index)
             partial = path.with_name(f".{path.name}.partial")
-            write_text(write_arrow(embed_table_storage(table), partial), self.fingerprint_file(shard.index))
+            table = embed_table_storage(table) if len(table) else table  # it does not take an empty one
+            write_text(write_arrow(table, partial), self.fingerprint_file(shard.index))
             rename_durably(partial, path)
 
     def finish(self) -> dict:
         """Turn the shards into the output folder and return its summary.
 
         Raises:
-            InputError: a shard is missing.
+            InputError: a shard is missing, or no row could be embedded.
         """
         done = self.done_shards()
         if len(done) < self.num_shards:
@@ -425,6 +437,10 @@ class EmbeddingJob(EmbedConfig):
             features = datasets.Features.from_arrow_schema(shard.schema)
         embed_dim = features[self.embeds_column].length
         counts = self.count(done)
+        failures = [failure for record in records for failure in record["failures"]]
+        if failures and len(failures) == counts["rows"] and self.executor != "slurm":  # nothing of it is worth keeping
+            shutil.rmtree(self.work)
+        self.check_not_all(failures, counts["rows"])
         summary = {
             **counts,
             "embedded": counts["rows"] - counts["failed"],
@@ -433,7 +449,6 @@ class EmbeddingJob(EmbedConfig):
             "settings": read_json(self.work / "settings.json"),
         }
         with writing(self.output):
-            failures = [failure for record in records for failure in record["failures"]]
             if failures:
                 lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
                 (dataset / "failed.jsonl").write_text(lines, encoding="utf-8")

@@ -63,6 +63,8 @@ def content_encoder(tokenizer) -> Callable[[Sequence[str]], list[list[int]]]:
 
     def encode(texts):
         texts = list(texts)
+        if not texts:  # tokenizers of transformers do not take an empty list
+            return []
         rows = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
         for row, (text, ids) in enumerate(zip(texts, rows, strict=True)):
             if not marks.ids.isdisjoint(ids):
