@@ -1,5 +1,6 @@
 """What `apply` writes: datasets and .npy files that are whole or not there."""
 
+import os
 import pickle
 
 import datasets
@@ -112,3 +113,21 @@ def test_an_output_that_exists_is_not_touched(transfer, text, tmp_path):
 def _npy(rows, path):
     np.save(path / "text.npy", rows)
     return path / "text.npy"
+
+
+@pytest.mark.parametrize("output", ["moved.npy", "moved"])
+def test_a_set_without_a_usable_row_is_refused(output, text, image, tmp_path):
+    transfer = ReAlign.fit(text, image)
+    np.save(tmp_path / "zeros.npy", np.zeros((3, text.shape[1]), np.float16))
+    with pytest.raises(InputError, match=r"zeros\.npy: every row is NaN, Inf or zero"):
+        transfer.apply(tmp_path / "zeros.npy", tmp_path / output, skip_non_finite=True)
+    assert os.listdir(tmp_path) == ["zeros.npy"]
+
+
+def test_a_block_without_a_usable_row_is_left_out(text, image, tmp_path):
+    transfer, rows = ReAlign.fit(text, image), np.zeros((1100, text.shape[1]), np.float16)
+    rows[-1] = 1
+    np.save(tmp_path / "rows.npy", rows)
+    transfer.apply(tmp_path / "rows.npy", tmp_path / "moved.npy", skip_non_finite=True)
+    transfer.apply(tmp_path / "rows.npy", tmp_path / "moved", skip_non_finite=True)
+    assert len(np.load(tmp_path / "moved.npy")) == len(datasets.load_dataset(str(tmp_path / "moved"))["train"]) == 1

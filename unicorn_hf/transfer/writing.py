@@ -50,11 +50,18 @@ def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
         rows = _write_npy_header(file, half, vectors.num_rows, vectors.embed_dim)
         written = 0
         for _, moved, _ in kept_rows(half=half):
-            file.write(memoryview(moved).cast("B"))
+            if len(moved):
+                file.write(memoryview(moved).cast("B"))
             written += len(moved)
+        _check_left(written, vectors)
         if written != rows:
             file.seek(0)
             _write_npy_header(file, half, written, vectors.embed_dim)
+
+
+def _check_left(num_rows: int, vectors: Vectors) -> None:
+    if not num_rows:
+        raise InputError(f"{vectors.name}: every row is NaN, Inf or zero; expected vectors")
 
 
 def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
@@ -83,6 +90,7 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path,
             yield pa.table([*table.columns, as_lists(moved)], schema=schema)
 
     shards = write_shards(tables(), folder / "data", schema, shard_size=SHARD_BYTES)
+    _check_left(shards.num_rows, vectors)
     write_card(
         folder,
         title=f"{out_column} by the {transfer.method} transfer",
