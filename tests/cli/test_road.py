@@ -1,6 +1,7 @@
 """`unicorn-hf run`: the shipped roads; the one for real models with tiny stand-ins."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,33 @@ def test_every_step_says_what_it_reads(tmp_path):
     for command, names in _INPUTS.items():
         if command not in _TRAIN:
             assert set(names) <= {parameter.name for parameter in COMMANDS[command].parameters}, command
+
+
+def test_a_step_that_is_made_again_and_killed_is_not_done(road, monkeypatch):
+    """Training writes into its output, so that the folder exists from the start."""
+    write(road / "road.yaml", yaml.safe_load((road / "road.yaml").read_text())["steps"][:1])
+    assert run().returncode == 0
+    shutil.rmtree(road / "captions")
+    read = Road.read(road / "road.yaml")
+
+    def kill(words):
+        (road / "captions").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", kill)
+    with pytest.raises(KeyboardInterrupt):
+        read.run()
+    assert " to do " in read.plan()
+
+
+def test_a_language_model_in_a_folder_that_is_missing_is_named(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    options = {"dataset": "org/data", "output_dir": "stage-1"}
+    names = ("gpt2", "org/model", "models/lama")
+    write(tmp_path / "road.yaml", [{"train pretrain": {**options, "model_name_or_path": name}} for name in names])
+    monkeypatch.chdir(tmp_path)
+    (sentence,) = Road.read(tmp_path / "road.yaml").missing()
+    assert sentence.startswith("step 3 (train pretrain): models/lama is missing")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ _INPUTS = {
     "gap": ("text", "image", "transfer"),
     "publish": ("pretrain", "instruction", "preference", "transfer", "steps"),
     "import": ("source", "embeddings"),
-    "train pretrain": ("dataset",),  # its language model may be a name on the Hub without a slash, such as gpt2
+    "train pretrain": ("dataset", "model_name_or_path"),
     "train finetune": ("dataset", "model_name_or_path"),
     "train prefer": ("dataset", "model_name_or_path"),
     "evaluate": ("model", "data", "transfer"),
@@ -89,7 +89,10 @@ class Step:
     def inputs(self) -> list[str]:
         """The files, folders and Hub ids that it reads."""
         values = [self.options.get(name) for name in _INPUTS[self.command]]
-        return [str(each) for value in values for each in (value if isinstance(value, list) else [value]) if each]
+        names = [str(each) for value in values for each in (value if isinstance(value, list) else [value]) if each]
+        if self.command == "train pretrain":  # its language model may be on the Hub without a slash, such as gpt2
+            names = [name for name in names if "/" in name or name == self.options.get("dataset")]
+        return names
 
     def fingerprint(self) -> str:
         """A hash of the options, and of the names, sizes and modification times of the files that they name."""
@@ -169,6 +172,8 @@ class Road:
                 continue
             print(f"--- step {number} of {len(self.steps)}: {step.command}", flush=True)
             fingerprint, started = step.fingerprint(), time.monotonic()
+            # Its last run no longer counts: training writes into its output, which exists from the start.
+            self.write_record(step, None)
             ended = subprocess.run([sys.executable, "-m", "unicorn_hf", *step.words]).returncode
             if ended not in (0, _SOME_ROWS_FAILED):
                 print(f"unicorn-hf: step {number} ({step.command}) ended with status {ended}", file=sys.stderr)
@@ -207,10 +212,11 @@ class Road:
             raise InputError(f"{self.record_file}: is damaged; remove it, and what the steps wrote")
         return record
 
-    def write_record(self, step: Step, fingerprint: str) -> None:
+    def write_record(self, step: Step, fingerprint: str | None) -> None:
         from unicorn_hf.data.staging import write_json
 
-        write_json({**self.record(), _key(step): fingerprint}, self.record_file)
+        record = {key: value for key, value in self.record().items() if key != _key(step)}
+        write_json(record | ({} if fingerprint is None else {_key(step): fingerprint}), self.record_file)
 
 
 def _will_be_there(name: str, made: list[Path]) -> bool:
