@@ -99,7 +99,18 @@ def test_a_folder_of_two_formats_is_refused_by_their_files(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["more.jsonl.gz", "more.csv.ZST", "more.json.zip", "more.tsv", "deeper/more.ndjson", "more.feather", "more.xlsx"],
+    [
+        "more.jsonl.gz",
+        "more.csv.ZST",
+        "more.json.zip",
+        "more.tsv",
+        "deeper/more.ndjson",
+        "more.feather",
+        "more.xlsx",
+        "more.tsv.gz",
+        "more.jsonl.zstd",
+        "more.pq",
+    ],
 )
 @pytest.mark.parametrize("beside", [True, False])
 def test_rows_that_cannot_be_read_are_never_left_out_of_a_folder(name, beside, tmp_path):
@@ -115,12 +126,38 @@ def test_rows_that_cannot_be_read_are_never_left_out_of_a_folder(name, beside, t
         assert len(read_dataset(tmp_path)) == 1
 
 
-def test_packed_metadata_of_images_are_never_left_out(tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    (tmp_path / "notes.csv.gz").write_bytes(b"x")
+@pytest.mark.parametrize("card", [None, '"**"', "imgs"])
+@pytest.mark.parametrize("name", ["metadata.jsonl.gz", "Metadata.tsv", "captions.csv.zst"])
+def test_rows_about_images_that_cannot_be_read_are_never_left_out(name, card, tmp_path):
+    (tmp_path / "imgs").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "imgs" / "a.png")
+    (tmp_path / "imgs" / "masks.zip").write_bytes(b"x")
+    if card:
+        (tmp_path / "README.md").write_text(CARD.format(card))
     assert len(read_dataset(tmp_path)) == 1
-    (tmp_path / "metadata.jsonl.gz").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"holds metadata\.jsonl\.gz, which cannot be read; unpack"):
+    (tmp_path / "imgs" / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=rf"holds imgs/{re.escape(name)}, which cannot be read; unpack"):
+        read_dataset(tmp_path)
+
+
+def test_a_card_s_pattern_does_not_mean_the_card(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", ["x"])
+    (tmp_path / "README.md").write_text(CARD.format('"*"'))
+    assert len(read_dataset(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("data_files: []", "its data_files name no file"),
+        ("data_files: {}", "its data_files name no file"),
+        ("data_dir: nope", "names the data_dir 'nope', but there is no such folder"),
+    ],
+)
+def test_a_card_that_names_nothing_is_refused(entry, message, tmp_path):
+    write_lines(tmp_path / "rows.jsonl", ["x"])
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {entry}\n---\n")
+    with pytest.raises(InputError, match=rf"README\.md: {message}"):
         read_dataset(tmp_path)
 
 

@@ -40,8 +40,8 @@ _OTHER_ENDINGS = """
     7z avro bin bz2 ckpt db feather gguf gz h5 hdf5 htm html ipynb lance log md mp3 mp4 msgpack ndjson npy npz onnx orc
     pdf pickle pkl pt pth py safetensors sqlite tgz tsv wav xlsx xml xz yaml yml zip zst
 """
-_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
-_UNREAD_TABLES = (".avro", ".feather", ".ndjson", ".orc", ".tsv", ".xlsx")
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".zip", ".7z")
+_UNREAD_TABLES = (".avro", ".feather", ".ipc", ".ndjson", ".ods", ".orc", ".pq", ".tsv", ".xls", ".xlsx")
 _FILE_SUFFIXES = IMAGE_SUFFIXES | FILE_FORMATS.keys() | {f".{ending}" for ending in _OTHER_ENDINGS.split()}
 
 
@@ -162,6 +162,9 @@ def _of_config(folder: Path, config: dict) -> DataFiles:
     base = folder
     if config.get("data_dir"):
         base = _inside(folder, str(config["data_dir"]))
+        if not base.is_dir():
+            name = str(config["data_dir"])[:100]
+            raise InputError(f"{folder / 'README.md'}: names the data_dir {name!r}, but there is no such folder")
     entries = config.get("data_files")
     if entries is None:
         found = _of_folder(base)
@@ -176,6 +179,9 @@ def _of_config(folder: Path, config: dict) -> DataFiles:
             files = splits.setdefault(str(entry.get("split", "train")), [])
             files += [file for file in _matches(folder, base, pattern) if file not in files]
     files = [file for files in splits.values() for file in files]
+    if not files:
+        raise InputError(f"{folder / 'README.md'}: its data_files name no file; list some, or leave data_files out")
+    _check_all_read(files, folder)
     return DataFiles(folder, _format_of(files, folder), splits, config)
 
 
@@ -204,8 +210,7 @@ def _matches(folder: Path, base: Path, pattern) -> list[Path]:
     recursive = "**" in pattern
     found = glob.glob(pattern, root_dir=base, recursive=recursive)
     files = sorted(base / name for name in found if (base / name).is_file())
-    if recursive:
-        files = [file for file in files if not _is_record(file) and not _is_hidden(file, base)]
+    files = [file for file in files if not _is_record(file) and not (recursive and _is_hidden(file, base))]
     if not files:
         raise InputError(f"{folder / 'README.md'}: names {pattern!r} as data, but there is no such file in {base}")
     return files
@@ -221,14 +226,7 @@ def _of_folder(folder: Path) -> DataFiles:
     files = files_under(folder)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     data = [file for file in files if _is_data(file, folder)]
-    unread = [file for file in files if _is_unread_data(file, folder)]
-    if images:  # only what would describe them: any other file beside images is left alone
-        unread = [file for file in unread if file.stem in METADATA_NAMES]
-    if unread:
-        raise InputError(
-            f"{folder}: holds {_names(unread, folder)}, which cannot be read; unpack or convert to one of"
-            f" {', '.join(FILE_FORMATS)}, or name the file to read"
-        )
+    _check_all_read(files, folder)
     if images or not data:
         others = [file for file in data if file.suffix.lower() not in _SIDECARS and file.name not in METADATA_NAMES]
         if images and others:
@@ -277,11 +275,22 @@ def _is_data(file: Path, root: Path) -> bool:
     return file.suffix.lower() in FILE_FORMATS and not _is_record(file) and not _is_hidden(file, root)
 
 
-def _is_unread_data(file: Path, root: Path) -> bool:
-    """Whether a file holds rows in a form that is not read: packed (`rows.jsonl.gz`), or of another format."""
-    suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
-    is_packed = suffix in _PACKED and inner in FILE_FORMATS.keys() - {".tar"}
-    return (is_packed or suffix in _UNREAD_TABLES) and not _is_hidden(file, root)
+def _check_all_read(files: list[Path], root: Path) -> None:
+    """Raise `InputError` if one of the files holds rows in a form that is not read.
+
+    That is another format, or a packed file (`rows.jsonl.gz`). Archives such as `images.zip` are left alone.
+    """
+
+    def is_unread(file: Path) -> bool:
+        suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
+        is_packed = suffix in _PACKED and (inner in _UNREAD_TABLES or inner in FILE_FORMATS.keys() - {".tar"})
+        return (is_packed or suffix in _UNREAD_TABLES) and not _is_hidden(file, root)
+
+    if unread := [file for file in files if is_unread(file)]:
+        raise InputError(
+            f"{root}: holds {_names(unread, root)}, which cannot be read; unpack or convert to one of"
+            f" {', '.join(FILE_FORMATS)}, or name the file to read"
+        )
 
 
 def _is_record(file: Path) -> bool:
