@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AddedToken, AutoImageProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
-from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+from transformers.tokenization_utils_base import LARGE_INTEGER, PaddingStrategy, TruncationStrategy
 
 IMAGE_TOKEN = "<image>"
 _PADDING = ("padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of")
@@ -89,7 +89,12 @@ class UnicornProcessor(ProcessorMixin):
             return_tensors = kwargs.pop("return_tensors", None)
             return BatchFeature(self._image_inputs(images, return_tensors, **kwargs), tensor_type=return_tensors)
         batch_kwargs = self._pop_batch_kwargs(kwargs)
-        encoded = self.tokenizer([text] if isinstance(text, str) else list(text), **kwargs)
+        if kwargs.get("return_overflowing_tokens"):
+            raise ValueError("return_overflowing_tokens would separate images from their text: leave it out")
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("text holds no prompt: pass at least one")
+        encoded = self.tokenizer(texts, **kwargs)
         return self._to_batch(encoded, images, per_prompt, **batch_kwargs)
 
     def apply_chat_template(  # type: ignore[override]  # each transformers release has other arguments
@@ -114,6 +119,8 @@ class UnicornProcessor(ProcessorMixin):
             processor_kwargs: keyword arguments of `__call__` (`padding`, `add_special_tokens`, ...).
             kwargs: arguments of the tokenizer's `apply_chat_template`, and variables of the template.
         """
+        if not conversation:
+            raise ValueError("The conversation is empty: pass at least one message")
         is_batched = isinstance(conversation[0], list | tuple) or hasattr(conversation[0], "messages")
         conversations = [getattr(chat, "messages", chat) for chat in (conversation if is_batched else [conversation])]
         images = [[image for message in messages for image in _images_of(message)] for messages in conversations]
@@ -201,22 +208,26 @@ class UnicornProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Turn encoded prompts, which have one placeholder per image, and the images into the model's inputs."""
         for strategy, strategies in ((padding, PaddingStrategy), (truncation, TruncationStrategy)):
-            if isinstance(strategy, str):
+            if not isinstance(strategy, bool | None):
                 strategies(strategy)  # raises a ValueError that lists the strategies
         if padding_side not in (None, "left", "right"):
             raise ValueError(f"padding_side is {padding_side!r}; expected 'left' or 'right'")
+        for name, number in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; expected 1 or more")
         prompts = encoded["input_ids"]
         counts = [ids.count(self.image_token_id) for ids in prompts]
         _check_placeholders(counts, len(images), per_prompt)
         # Each placeholder is repeated `num_image_tokens` times, in the ids and in all lists beside them.
         repeats = [[self.num_image_tokens if i == self.image_token_id else 1 for i in ids] for ids in prompts]
-        data = {
+        data: dict[str, list] = {
             name: [
                 [value for value, times in zip(row, row_repeats, strict=True) for _ in range(times)]
                 for row, row_repeats in zip(rows, repeats, strict=True)
             ]
             for name, rows in encoded.items()
-            if name != "token_type_ids"  # some tokenizers return them; a language model has no use for them
+            # Some tokenizers return token types, which a language model has no use for; lengths are counted below.
+            if name not in ("token_type_ids", "length")
         }
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         if truncation and truncation != "do_not_truncate":
@@ -229,12 +240,18 @@ class UnicornProcessor(ProcessorMixin):
                     f"Mismatch in `image` token count between text and `input_ids`: of {whole} image tokens {left} are"
                     f" left after truncation to {limit} tokens: disable truncation or increase `max_length`"
                 )
+        if padding == "max_length" and limit > LARGE_INTEGER:
+            padding = False  # as in transformers' tokenizers, if there is no largest length
+        if "length" in encoded:
+            data["length"] = [len(ids) for ids in data["input_ids"]]
         if padding and padding != "do_not_pad":
             length = limit if padding == "max_length" else max(map(len, data["input_ids"]))
             multiple = pad_to_multiple_of or 1
             length = -(-length // multiple) * multiple
             left_side = (padding_side or self.tokenizer.padding_side) == "left"
             for name, rows in data.items():
+                if name == "length":
+                    continue
                 fill = {"input_ids": self.tokenizer.pad_token_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
                 pads = [[fill.get(name, 0)] * (length - len(row)) for row in rows]
                 data[name] = [pad + row if left_side else row + pad for row, pad in zip(rows, pads, strict=True)]

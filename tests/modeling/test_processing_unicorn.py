@@ -177,11 +177,36 @@ def test_padding_goes_to_the_side_that_is_asked_for(processor, side):
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("padding_side", "top", "'left' or 'right'"), ("padding", "long", "longest"), ("truncation", "end", "only_first")],
+    [
+        ("padding_side", "top", "'left' or 'right'"),
+        ("padding", "long", "longest"),
+        ("padding", 2.5, "longest"),
+        ("truncation", "end", "only_first"),
+        ("max_length", -1, "max_length is -1; expected 1 or more"),
+        ("pad_to_multiple_of", 0, "expected 1 or more"),
+        ("return_overflowing_tokens", True, "leave it out"),
+        ("text", [], "holds no prompt"),
+    ],
 )
 def test_unknown_ways_to_pad_and_truncate_are_refused(processor, name, value, expected):
     with pytest.raises(ValueError, match=expected):
-        processor(text=["a", "a long prompt"], **{"padding": True, "truncation": True, name: value})
+        processor(**{"text": ["a", "a long prompt"], "padding": True, "truncation": True, name: value})
+
+
+def test_an_empty_conversation_is_refused(processor):
+    with pytest.raises(ValueError, match="conversation is empty"):
+        processor.apply_chat_template([], tokenize=True)
+
+
+def test_padding_to_a_length_that_nobody_gave_does_not_pad(processor, tokenizer):
+    tokenizer.model_max_length = int(1e30)
+    prompts = ["a", "a long prompt"]
+    assert processor(text=prompts, padding="max_length")["input_ids"] == processor(text=prompts)["input_ids"]
+
+
+def test_lengths_count_the_image_tokens(processor):
+    batch = processor(text=["<image>", "b"], image_embeds=VECTORS[:1], padding=True, return_length=True)
+    assert batch["length"] == [sum(mask) for mask in batch["attention_mask"]]
 
 
 def test_prompts_are_padded_on_the_left_whatever_the_tokenizer_did(tokenizer, tmp_path):
