@@ -224,6 +224,9 @@ def test_the_card_says_how_it_was_trained(prefer, whole, tmp_path):
         ({"beta": -1.0}, "beta is -1.0; expected a number in"),
         ({"truncation_mode": "keep_end"}, "truncation_mode is 'keep_end', which this stage does not read"),
         ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"loss_weights": [0.0]}, r"loss_weights is \[0.0\]; expected numbers of 0 or more, and not only 0"),
+        ({"loss_weights": [float("nan")]}, "loss_weights is"),
+        ({"loss_weights": [-1.0]}, "loss_weights is"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The `'keep_end'`:FutureWarning")

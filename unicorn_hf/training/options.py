@@ -1,5 +1,6 @@
 """Check the options of TRL and transformers: an option that a stage does not read or cannot use is refused by name."""
 
+import math
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -173,6 +174,9 @@ def check_options(data_args, training_args, model_args) -> None:
         if not model_args.load_in_4bit:
             unread = unread | dict.fromkeys(FOUR_BITS, "it is for weights of 4 bits; add --load_in_4bit")
     if isinstance(data_args, PreferArguments):
+        weights = training_args.loss_weights
+        if weights is not None and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            raise InputError(f"loss_weights is {weights}; expected numbers of 0 or more, and not only 0")
         unread = unread | UNREAD_OF_PAIRS
     elif Version(trl.__version__) < Version("1.16"):  # (2026-11)
         unread = unread | {"label_smoothing_factor": f"TRL {trl.__version__} fails on it; 1.16 does not"}
