@@ -51,7 +51,7 @@ def steps() -> list[Step]:
             "H100",
         ),
         Step("1.2M captions by LLM2CLIP (8B)", 2 * LLAMA_8B * 100 * 1.2e6, SHARE, vectors(1.2e6, 1280), "20", "H100"),
-        Step("100K pictures by LLM2CLIP (ViT-L/14-336)", 382e9 * 100e3, SHARE, vectors(100e3, 1280), "4", "H100"),
+        Step("100K images by LLM2CLIP (ViT-L/14-336)", 382e9 * 100e3, SHARE, vectors(100e3, 1280), "4", "H100"),
         Step("stage 1, Llama-3-8B, one image token", 4 * LLAMA_8B * (CAPTION + 1) * 1.2e6, SHARE, "16", "24", "H100"),
         Step(
             "stage 1, Llama-3-8B, 576 image tokens", 4 * LLAMA_8B * (CAPTION + 576) * 1.2e6, SHARE, "16", "40", "H100"
@@ -61,7 +61,7 @@ def steps() -> list[Step]:
         ),
         Step("stage 2, Llama-3-8B, LoRA", 6 * LLAMA_8B * (CONVERSATION + 1) * 471e3, SHARE, "2", "40", "H100"),
         Step(
-            "ReVision: stage 1 on 2M captions, Llama-3-8B",
+            "ReVision: stage 1 on 2M captions, one image token",
             4 * LLAMA_8B * (CAPTION + 1) * 2e6,
             SHARE,
             "16",
@@ -85,7 +85,7 @@ def steps() -> list[Step]:
             "RTX 4090",
         ),
         Step(
-            "smallest: 100K captions and 5K pictures by CLIP B/32",
+            "smallest: 100K captions and 5K images by CLIP B/32",
             2 * 63e6 * 77 * 100e3 + 8.8e9 * 5e3,
             SHARE,
             vectors(105e3, 512),

@@ -1,7 +1,7 @@
 """Stage 3: train the model, or LoRA adapters, to prefer right answers to wrong ones (DPO, arXiv 2305.18290).
 
 accelerate launch recipes/prefer.py --config recipes/demo/prefer.yaml \
-    --model_name_or_path STAGE_2_OUTPUT --dataset DATASET --output_dir OUTPUT
+    --model_name_or_path STAGE_2_OUTPUT --dataset DATASET --dataset_config unicorn-preference --output_dir OUTPUT
 """
 
 import unicorn_hf.modeling  # noqa: F401  (adds Unicorn to the Auto classes)
