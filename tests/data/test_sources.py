@@ -157,6 +157,14 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_rows(name, content, streamin
         assert list(rows) == [{"text": "red dog"}, {"text": "blue dog"}]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
+def test_another_encoding_is_named(name, encoding, tmp_path):
+    (tmp_path / name).write_text('{"id": 1}', encoding=encoding)
+    with pytest.raises(InputError, match=rf"{name}: is in UTF-16 or UTF-32, by its first bytes; expected UTF-8"):
+        read_dataset(tmp_path / name)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("name", "content"),

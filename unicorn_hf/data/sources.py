@@ -88,6 +88,9 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
         return dataset.to_iterable_dataset() if streaming else dataset
     files = {name: found.of_split(name) for name in names}
     features = None
+    if found.format in ("json", "csv", "text") and "encoding" not in found.config:
+        for path in (path for name in names for path in files[name]):
+            _check_encoding(path)
     if found.format in ("json", "csv", "text") and all(map(_is_blank, files[names[0]])):
         raise InputError(f"{found.root}: is empty; expected at least one row")
     if found.format == "json":
@@ -113,6 +116,13 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
         builder = open_builder(found, files, features=features_of_all(found, files))
         builder.download_and_prepare()
     return builder.as_dataset(split=split)
+
+
+def _check_encoding(path: Path) -> None:
+    """Raise `InputError` where a text file begins with the mark of another encoding (what Windows calls Unicode)."""
+    with path.open("rb") as file:
+        if file.read(4).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+            raise InputError(f"{path}: is in UTF-16 or UTF-32, by its first bytes; expected UTF-8; save it as UTF-8")
 
 
 def _check_depth(path: Path) -> None:
