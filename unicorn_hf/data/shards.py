@@ -89,6 +89,8 @@ def write_arrow(table: pa.Table, path: Path) -> str:
     with _HashedFile(path, digest) as file, pa.ipc.new_stream(file, table.schema) as writer:
         for batch in _batches([table]):
             writer.write_table(batch)
+        if not len(table):  # `datasets` 4.7 fails on a file without a batch
+            writer.write_batch(pa.RecordBatch.from_pylist([], schema=table.schema))
     return digest.hexdigest()
 
 
