@@ -147,13 +147,12 @@ def make_inputs(size: str, folder: Path, options) -> None:
     """A language model, a model of stage 1, and the dataset with its three configurations."""
     config = SIZES[size]
     words = SimpleNamespace(vocab_size=config.vocab_size)
-    tokenizer = new_processor(1, words).tokenizer
     processor = new_processor(1, words)
     with torch.device(options.device):
         language_model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    language_model.generation_config.eos_token_id = tokenizer.eos_token_id
+    language_model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     language_model.save_pretrained(folder / "language-model")
-    tokenizer.save_pretrained(folder / "language-model")
+    processor.tokenizer.save_pretrained(folder / "language-model")
     del language_model
     model = UnicornForConditionalGeneration.from_text_pretrained(
         folder / "language-model", tokenizer=processor.tokenizer, embed_dim=EMBED_DIM, dtype=torch.bfloat16

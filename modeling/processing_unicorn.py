@@ -242,19 +242,18 @@ class UnicornProcessor(ProcessorMixin):
                 )
         if padding == "max_length" and limit > LARGE_INTEGER:
             padding = False  # as in transformers' tokenizers, if there is no largest length
-        if "length" in encoded:
-            data["length"] = [len(ids) for ids in data["input_ids"]]
+        lengths = [len(ids) for ids in data["input_ids"]]
         if padding and padding != "do_not_pad":
-            length = limit if padding == "max_length" else max(map(len, data["input_ids"]))
+            length = limit if padding == "max_length" else max(lengths)
             multiple = pad_to_multiple_of or 1
             length = -(-length // multiple) * multiple
             left_side = (padding_side or self.tokenizer.padding_side) == "left"
             for name, rows in data.items():
-                if name == "length":
-                    continue
                 fill = {"input_ids": self.tokenizer.pad_token_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
                 pads = [[fill.get(name, 0)] * (length - len(row)) for row in rows]
                 data[name] = [pad + row if left_side else row + pad for row, pad in zip(rows, pads, strict=True)]
+        if "length" in encoded:
+            data["length"] = lengths
         if return_mm_token_type_ids:
             data["mm_token_type_ids"] = [[int(i == self.image_token_id) for i in ids] for ids in data["input_ids"]]
         data |= self._image_inputs(images, return_tensors, **images_kwargs)

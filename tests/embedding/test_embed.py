@@ -80,11 +80,9 @@ def test_rows_that_fail_and_rows_that_succeed_are_the_input(source, tmp_path):
 @pytest.mark.parametrize("first", [True, False])
 def test_a_shard_without_a_usable_row_is_only_empty(modality, first, tmp_path):
     if modality == "text":
-        (tmp_path / "empty.jsonl").write_text('{"caption": ""}\n' * 2)
-        (tmp_path / "data.jsonl").write_text('{"caption": "a"}\n' * 2)
-        both = ["empty.jsonl", "data.jsonl"] if first else ["data.jsonl", "empty.jsonl"]
-        source = tmp_path / "both.jsonl"
-        source.write_text("".join((tmp_path / name).read_text() for name in both))
+        empty, usable = '{"caption": ""}\n' * 2, '{"caption": "a"}\n' * 2
+        source = tmp_path / "captions.jsonl"
+        source.write_text(empty + usable if first else usable + empty)
     else:
         source = tmp_path / "photos"
         source.mkdir()

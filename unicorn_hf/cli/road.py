@@ -88,11 +88,11 @@ class Step:
     @property
     def inputs(self) -> list[str]:
         """The files, folders and Hub ids that it reads."""
-        values = [self.options.get(name) for name in _INPUTS[self.command]]
-        names = [str(each) for value in values for each in (value if isinstance(value, list) else [value]) if each]
-        if self.command == "train pretrain":  # its language model may be on the Hub without a slash, such as gpt2
-            names = [name for name in names if "/" in name or name == self.options.get("dataset")]
-        return names
+        names = _INPUTS[self.command]
+        if self.command == "train pretrain" and "/" not in str(self.options.get("model_name_or_path")):
+            names = ("dataset",)  # the language model may be on the Hub without a slash, such as gpt2
+        values = [self.options.get(name) for name in names]
+        return [str(each) for value in values for each in (value if isinstance(value, list) else [value]) if each]
 
     def fingerprint(self) -> str:
         """A hash of the options, and of the names, sizes and modification times of the files that they name."""

@@ -87,14 +87,15 @@ def _read_files(found: DataFiles, split: str, streaming: bool):
         dataset = _select({name: read_image_folder(found, name, read_dataset) for name in names}, split)
         return dataset.to_iterable_dataset() if streaming else dataset
     files = {name: found.of_split(name) for name in names}
+    paths = [path for each in files.values() for path in each]
     features = None
     if found.format in ("json", "csv", "text") and "encoding" not in found.config:
-        for path in (path for name in names for path in files[name]):
+        for path in paths:
             _check_encoding(path)
     if found.format in ("json", "csv", "text") and all(map(_is_blank, files[names[0]])):
         raise InputError(f"{found.root}: is empty; expected at least one row")
     if found.format == "json":
-        for path in (path for name in names for path in files[name]):
+        for path in paths:
             _check_depth(path)
     if found.format == "csv":
         features = _card_features(found) or csv_features(found, files)

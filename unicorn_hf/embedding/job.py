@@ -438,9 +438,12 @@ class EmbeddingJob(EmbedConfig):
         embed_dim = features[self.embeds_column].length
         counts = self.count(done)
         failures = [failure for record in records for failure in record["failures"]]
-        if failures and len(failures) == counts["rows"] and self.executor != "slurm":  # nothing of it is worth keeping
-            shutil.rmtree(self.work)
-        self.check_not_all(failures, counts["rows"])
+        try:
+            self.check_not_all(failures, counts["rows"])
+        except InputError:
+            if self.executor != "slurm":  # nothing of it is worth keeping
+                shutil.rmtree(self.work)
+            raise
         summary = {
             **counts,
             "embedded": counts["rows"] - counts["failed"],

@@ -103,7 +103,7 @@ class Moments:
             total = total.merge(moments)
             first_row += len(block)
         if not total.count:
-            raise InputError(f"{vectors.name}: every row is NaN, Inf or zero; expected vectors")
+            raise no_vectors(vectors)
         return total
 
     @property
@@ -208,6 +208,11 @@ def merge_files(paths) -> dict[str, Moments]:
             raise InputError(f"{path}: {error}") from error
         merged[modality].info = moments.info
     return merged
+
+
+def no_vectors(vectors: Vectors) -> InputError:
+    """The error for a set of which every row was left out."""
+    return InputError(f"{vectors.name}: every row is NaN, Inf or zero; expected vectors")
 
 
 def no_direction(vectors: Vectors, row: np.ndarray, index: int) -> InputError:

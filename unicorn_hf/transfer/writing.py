@@ -12,6 +12,7 @@ from unicorn_hf.data.dataset_folder import write_card
 from unicorn_hf.data.staging import new_file, new_folder
 from unicorn_hf.data.vector_sets import Vectors
 from unicorn_hf.errors import InputError
+from unicorn_hf.transfer.moments import no_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +54,11 @@ def _write_npy(kept_rows: Callable, vectors: Vectors, output: Path) -> None:
             if len(moved):
                 file.write(memoryview(moved).cast("B"))
             written += len(moved)
-        _check_left(written, vectors)
+        if not written:
+            raise no_vectors(vectors)
         if written != rows:
             file.seek(0)
             _write_npy_header(file, half, written, vectors.embed_dim)
-
-
-def _check_left(num_rows: int, vectors: Vectors) -> None:
-    if not num_rows:
-        raise InputError(f"{vectors.name}: every row is NaN, Inf or zero; expected vectors")
 
 
 def _write_npy_header(file, half: bool, rows: int, embed_dim: int) -> int:
@@ -90,7 +87,8 @@ def _write_folder(kept_rows: Callable, transfer, vectors: Vectors, folder: Path,
             yield pa.table([*table.columns, as_lists(moved)], schema=schema)
 
     shards = write_shards(tables(), folder / "data", schema, shard_size=SHARD_BYTES)
-    _check_left(shards.num_rows, vectors)
+    if not shards.num_rows:
+        raise no_vectors(vectors)
     write_card(
         folder,
         title=f"{out_column} by the {transfer.method} transfer",
